@@ -1,0 +1,34 @@
+# `make sweep` and `make test` need nothing but Python 3.11 or newer: each makes .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: sweep test check clean
+
+sweep: $(VENV)/.installed
+	$(BIN)/python experiments/sweep_opt.py
+
+test: $(VENV)/.installed-test check
+	$(BIN)/python -m pytest -q --durations=10
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+# torch first and by itself: installed, its CPU build satisfies the project's range. Elsewhere the
+# index decides which build this is.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) results

@@ -1,0 +1,141 @@
+"""Files of a model, its masks, and a half-done round of training. No pickle anywhere.
+
+A stage's output is an ordinary Hugging Face directory plus `masks.safetensors`, masks packed eight
+to a byte. A training checkpoint holds, for every rank, its rows of weights and Adam moments, so any
+other number of ranks can read it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from transformers import PreTrainedModel
+
+from core.parallel import Ranks, local, whole
+from core.sparsity import Masks
+
+MASKS_FILE = "masks.safetensors"
+WEIGHTS_FILE = "model.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_masks(path: Path, masks: Masks) -> None:
+    """Writes masks bit-packed; shapes go into the header."""
+    packed = {n: torch.from_numpy(np.packbits(m.numpy().reshape(-1))) for n, m in masks.items()}
+    shapes = json.dumps({name: list(mask.shape) for name, mask in masks.items()})
+    save_file(packed, path, metadata={"shapes": shapes})
+
+
+def load_masks(path: Path) -> Masks:
+    """Reads what `save_masks` wrote."""
+    with safe_open(path, framework="pt") as file:
+        shapes = json.loads(file.metadata()["shapes"])
+    masks = {}
+    for name, packed in load_file(path).items():
+        shape = shapes[name]
+        bits = np.unpackbits(packed.numpy(), count=int(np.prod(shape)))
+        masks[name] = torch.from_numpy(bits.astype(bool)).view(shape)
+    return masks
+
+
+def save_model(directory: Path, model: PreTrainedModel, masks: Masks, ranks: Ranks) -> None:
+    """Gathers the weights and writes, on rank 0, config, weights and masks (collective)."""
+    state: dict[str, Tensor] = {}
+    # Tied parameters come once; loading ties them again.
+    for name, param in [*model.named_parameters(), *persistent_buffers(model)]:
+        full = whole(param.detach())
+        if ranks.rank == 0:
+            state[name] = full.cpu().contiguous()
+    if ranks.rank > 0:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = copy.deepcopy(model.config)
+    config.dtype = next(iter(state.values())).dtype
+    config.save_pretrained(directory)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(directory)
+    if masks:
+        save_masks(directory / MASKS_FILE, masks)
+
+
+def persistent_buffers(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
+    """Buffers that belong to a state dict."""
+    kept = model.state_dict().keys()
+    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+
+
+def first_row(tensor: Tensor) -> int:
+    """Where this rank's rows begin in the full tensor (FSDP2 shards dimension 0)."""
+    if not isinstance(tensor, DTensor):
+        return 0
+    _, offset = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    return offset[0]
+
+
+def save_training(
+    directory: Path,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    ranks: Ranks,
+) -> None:
+    """Writes this rank's rows of weights and moments, and the number of steps done."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors, rows = {}, {}
+    for name, param in model.named_parameters():
+        rows[name] = first_row(param)
+        tensors[f"weight/{name}"] = local(param.detach()).cpu().contiguous()
+        for moment in MOMENTS:
+            value = optimizer.state[param][moment]
+            tensors[f"{moment}/{name}"] = local(value).cpu().contiguous()
+    file = directory / f"rank-{ranks.rank:05}-of-{ranks.size:05}.safetensors"
+    save_file(tensors, file, metadata={"step": str(step), "first_rows": json.dumps(rows)})
+
+
+def load_training_(
+    directory: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
+) -> int:
+    """Restores weights and moments, written by any number of ranks; returns the steps done."""
+    paths = sorted(directory.glob("rank-*.safetensors"))
+    assert paths, f"no checkpoint in {directory}"
+    files = [safe_open(path, framework="pt") for path in paths]
+    metadata = [file.metadata() for file in files]
+    starts = [json.loads(m["first_rows"]) for m in metadata]
+    step = int(metadata[0]["step"])
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            state = optimizer.state[param]
+            state["step"] = torch.tensor(float(step))
+            for moment in MOMENTS:
+                state[moment] = torch.zeros_like(param)
+            for kind, tensor in (("weight", param), *((m, state[m]) for m in MOMENTS)):
+                pieces = [
+                    (start[name], file.get_slice(f"{kind}/{name}"))
+                    for start, file in zip(starts, files)
+                ]
+                copy_rows_(local(tensor), first_row(param), pieces)
+    return step
+
+
+def copy_rows_(target: Tensor, first: int, pieces: list[tuple[int, object]]) -> None:
+    """Fills `target`, rows `first ...` of a full tensor, from pieces that start at given rows."""
+    if target.numel() == 0:
+        return
+    for start, piece in pieces:
+        count = piece.get_shape()[0]  # pyright: ignore[reportAttributeAccessIssue]
+        low, high = max(first, start), min(first + len(target), start + count)
+        if low < high:
+            rows = piece[low - start : high - start]  # pyright: ignore[reportIndexIssue]
+            target[low - first : high - first].copy_(rows)

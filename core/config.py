@@ -1,0 +1,212 @@
+"""Settings of one cell's science: what to calibrate on, how to prune, train and evaluate.
+
+Every class is frozen and validates itself; a `ValueError` names the flag, the value and the remedy.
+Here only fields that change numbers; where work runs and where results go is the orchestrator's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Sampling = Literal["documents", "stream"]
+Budget = Literal["round", "total"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def require(condition: bool, flag: str, value: object, remedy: str) -> None:
+    """Raises the one-line `ValueError` that bad input gets: flag, value, remedy."""
+    if not condition:
+        raise ValueError(f"--{flag} {value}: {remedy}")
+
+
+def require_known(flag: str, value: str, known: Iterable[str]) -> None:
+    """Refuses a name that is not in `known`, suggesting the nearest one."""
+    known = list(known)
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"--{flag} {value!r} is unknown: {hint}known are {', '.join(known)}")
+
+
+def require_unique(flag: str, values: Iterable[object]) -> None:
+    """Refuses an empty list and repeated values."""
+    values = list(values)
+    require(bool(values), flag, "(empty)", "give at least one value")
+    seen: set[object] = set()
+    for value in values:
+        require(value not in seen, flag, value, "given twice; name each value once")
+        seen.add(value)
+
+
+@dataclass(frozen=True)
+class MaskStructure:
+    """N:M sparsity: of every `group` consecutive inputs of a row exactly `survivors` survive."""
+
+    survivors: int
+    group: int
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "mask-structures") -> MaskStructure:
+        """Reads `"N:M"`; raises ValueError unless 0 < N < M."""
+        match = re.fullmatch(r"(\d+):(\d+)", text)
+        require(match is not None, flag, repr(text), "write N:M, for example 2:4")
+        assert match is not None
+        survivors, group = int(match[1]), int(match[2])
+        require(
+            0 < survivors < group,
+            flag,
+            text,
+            "N of every M inputs survive, so 0 < N < M, for example 2:4",
+        )
+        return cls(survivors, group)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction pruned, 1 - N/M."""
+        return 1 - self.survivors / self.group
+
+    def __str__(self) -> str:
+        return f"{self.survivors}:{self.group}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a prune step aims at: a sparsity, or a mask structure (then the sparsity follows)."""
+
+    sparsity: float
+    """Fraction of zeros wanted in each pruned matrix, 0 to 1."""
+    mask_structure: str | None = None
+    """`"N:M"` or None for unstructured."""
+
+    def __post_init__(self) -> None:
+        require(
+            math.isfinite(self.sparsity) and 0 <= self.sparsity <= 1,
+            "sparsities",
+            self.sparsity,
+            "a sparsity is a fraction between 0 and 1",
+        )
+
+    @classmethod
+    def structured(cls, text: str) -> Target:
+        """The target of an N:M structure."""
+        return cls(round(MaskStructure.parse(text).sparsity, 6), text)
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """The text windows on which layer inputs are observed. Magnitude pruning needs none."""
+
+    text: str | None = None
+    """Hub dataset (`c4`, `wikitext2`, `ptb`), local file, or `embedded[:part]`; by default the
+    embedded text for the embedded model, else c4."""
+    num_samples: int = 128
+    """Number of windows."""
+    seq_len: int | None = None
+    """Tokens a window; by default min(2048, the model's maximum)."""
+    sampling: Sampling | None = None
+    """`documents`: a random window of a random long enough document; `stream`: random windows of
+    the joined text. By default the original loaders' rule: documents for c4, else stream."""
+
+    def __post_init__(self) -> None:
+        require(self.num_samples > 0, "calibration.num-samples", self.num_samples, "use 1 or more")
+        if self.seq_len is not None:
+            require(self.seq_len > 1, "calibration.seq-len", self.seq_len, "use 2 tokens or more")
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Settings of the solvers; each method reads only the fields it names in `fields_read`."""
+
+    dampening_frac: float = 0.01
+    """Share of the mean Hessian diagonal added to the diagonal (SparseGPT's percdamp)."""
+    block_size: int = 128
+    """Columns whose masks are chosen together (SparseGPT's blocksize)."""
+
+    def __post_init__(self) -> None:
+        require(
+            math.isfinite(self.dampening_frac) and self.dampening_frac > 0,
+            "prune.dampening-frac",
+            self.dampening_frac,
+            "use a positive share, 0.01 in the paper",
+        )
+        require(self.block_size > 0, "prune.block-size", self.block_size, "use 1 or more, e.g. 128")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Masked training between or after prune steps: AdamW, warm-up, decay, no dropout."""
+
+    text: str | None = None
+    """As `calibration.text`; by default the embedded train part, else c4."""
+    tokens: int | None = None
+    """Training tokens a round (`budget=round`) or a cell (`budget=total`); by default 32,768 for
+    the embedded model, else 1,048,576."""
+    lr: float = 3e-4
+    """Peak learning rate."""
+    budget: Budget = "round"
+    """Whether `tokens` is spent in each round or in all rounds of a cell together."""
+    seq_len: int | None = None
+    """Tokens a window; by default min(2048, the model's maximum)."""
+    batch_tokens: int | None = None
+    """Tokens an optimizer step over all workers; by default 2,048 for the embedded model, else
+    8 windows."""
+    warmup_frac: float = 0.1
+    """Share of the steps with rising learning rate; then it falls linearly to zero."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    clip_norm: float = 1.0
+    """Largest global gradient norm."""
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("finetune.tokens", self.tokens),
+            ("finetune.batch-tokens", self.batch_tokens),
+        ):
+            require(value is None or value > 0, flag, value, "use a positive number of tokens")
+        if self.seq_len is not None:
+            require(self.seq_len > 1, "finetune.seq-len", self.seq_len, "use 2 tokens or more")
+        for flag, value in (("finetune.lr", self.lr), ("finetune.clip-norm", self.clip_norm)):
+            require(math.isfinite(value) and value > 0, flag, value, "use a positive number")
+        require(0 <= self.warmup_frac <= 1, "finetune.warmup-frac", self.warmup_frac, "use 0 to 1")
+        require(
+            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
+            "finetune.weight-decay",
+            self.weight_decay,
+            "use 0 or more",
+        )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Perplexity on held-out text."""
+
+    texts: tuple[str, ...] = ()
+    """Texts to evaluate on; by default the embedded test part, else wikitext2."""
+    seq_len: int | None = None
+    """Tokens a window; by default min(2048, the model's maximum)."""
+    stride: int | None = None
+    """Step between windows; equal to `seq_len` by default (non-overlapping)."""
+    max_windows: int | None = None
+    """Evaluate on the first windows only; all by default."""
+
+    def __post_init__(self) -> None:
+        if self.texts:
+            require_unique("eval.texts", self.texts)
+        if self.seq_len is not None:
+            require(self.seq_len > 1, "eval.seq-len", self.seq_len, "use 2 tokens or more")
+        if self.stride is not None:
+            require(self.stride > 0, "eval.stride", self.stride, "use 1 token or more")
+            if self.seq_len is not None:
+                require(
+                    self.stride <= self.seq_len,
+                    "eval.stride",
+                    self.stride,
+                    f"at most the window, {self.seq_len}, or tokens are skipped",
+                )
+        if self.max_windows is not None:
+            require(self.max_windows > 0, "eval.max-windows", self.max_windows, "use 1 or more")

@@ -1,0 +1,163 @@
+"""Token windows of exact length from text sources, seeded and never padded.
+
+Sources and their rows are in `texts.py`, whose names are offered here too. A document or a stream
+is tokenized as one string with the tokenizer's default special tokens, so these stand once, at
+its start.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from core.config import Sampling, require
+from core.texts import Role, Text, documents, joined, resolve_text, same_text
+
+__all__ = [
+    "Role",
+    "Text",
+    "calibration_windows",
+    "default_sampling",
+    "documents",
+    "joined",
+    "resolve_text",
+    "same_text",
+    "token_stream",
+    "training_windows",
+]
+
+
+def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids with the tokenizer's default special tokens, of a string of any length."""
+    # `verbose=False` leaves out the warning that a text is longer than the model's window.
+    return tokenizer(text, verbose=False, return_attention_mask=False)["input_ids"]  # pyright: ignore
+
+
+@functools.lru_cache(maxsize=8)
+def token_stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """All tokens of the joined text [num_tokens], kept for the next call with the same objects.
+
+    The text is one string to the tokenizer, since splitting it could change tokens at the cuts:
+    about 1 MB a second on one core.
+    """
+    return torch.tensor(tokenize(joined(text), tokenizer), dtype=torch.long)
+
+
+def default_sampling(text: Text) -> Sampling:
+    """The original loaders' rule: documents of C4, the stream of everything else."""
+    return "documents" if text.name.split(":")[0] == "c4" else "stream"
+
+
+def calibration_windows(
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    num_samples: int,
+    seq_len: int,
+    sampling: Sampling | None,
+    seed: int,
+) -> Tensor:
+    """Random windows to observe layer inputs on, drawn as the SparseGPT code draws them.
+
+    Args:
+        text: the calibration text.
+        tokenizer: the model's.
+        num_samples: number of windows.
+        seq_len: tokens a window.
+        sampling: `documents` draws a document until one is longer than the window, then a window
+            of it; `stream` draws windows of the joined text; None is `default_sampling`.
+        seed: of Python's `random.Random`, whose draws come in the original's order.
+
+    Returns:
+        Token ids [num_samples, seq_len].
+
+    Raises:
+        ValueError: too little text, saying how much there is.
+    """
+    draw = random.Random(seed)
+    if (sampling or default_sampling(text)) == "documents":
+        return _document_windows(text, tokenizer, num_samples, seq_len, draw)
+    stream = token_stream(text, tokenizer)
+    available = len(stream) // seq_len
+    remedy = (
+        f"its {len(stream):,} tokens are {available} windows of {seq_len}, fewer than the "
+        f"{num_samples} wanted; give a longer text or lower --calibration.num-samples or .seq-len"
+    )
+    enough = available >= num_samples and len(stream) > seq_len
+    require(enough, text.flag, text.name, remedy)
+    starts = [draw.randint(0, len(stream) - seq_len - 1) for _ in range(num_samples)]
+    return torch.stack([stream[start : start + seq_len] for start in starts])
+
+
+def _document_windows(
+    text: Text, tokenizer: PreTrainedTokenizerBase, count: int, seq_len: int, draw: random.Random
+) -> Tensor:
+    rows = documents(text)
+    require(len(rows) > 0, text.flag, text.name, "holds no documents; give one with text")
+
+    @functools.cache
+    def tokens(index: int) -> list[int]:
+        return tokenize(rows[index], tokenizer)
+
+    windows, misses = [], 0
+    while len(windows) < count:
+        document = tokens(draw.randint(0, len(rows) - 1))
+        if len(document) > seq_len:
+            start = draw.randint(0, len(document) - seq_len - 1)
+            windows.append(document[start : start + seq_len])
+        elif not windows:
+            misses += 1
+            if misses == len(rows):
+                # As many misses as documents: look at all of them before drawing for ever.
+                longest = max(len(tokens(index)) for index in range(len(rows)))
+                remedy = (
+                    f"none of its {len(rows):,} documents is longer than a window of {seq_len} "
+                    f"tokens, the longest has {longest}; lower --calibration.seq-len or set "
+                    "--calibration.sampling stream"
+                )
+                require(longest > seq_len, text.flag, text.name, remedy)
+    return torch.tensor(windows, dtype=torch.long)
+
+
+def training_windows(
+    stream: Tensor, num_windows: int, seq_len: int, seed: int, round_index: int
+) -> Tensor:
+    """Packed windows for one round of fine-tuning, in training order.
+
+    The text is passed over as often as needed. Each pass cuts it into windows from a random
+    offset on and shuffles them, so no token is seen twice in a pass. The first windows are the
+    same however many are asked for.
+
+    Args:
+        stream: token ids [num_tokens].
+        num_windows: number of windows.
+        seq_len: tokens a window.
+        seed: the cell's.
+        round_index: the round of the branch; each has an order of its own.
+
+    Returns:
+        Token ids [num_windows, seq_len].
+
+    Raises:
+        ValueError: the text is shorter than one window.
+    """
+    remedy = f"the text makes 0 windows of {seq_len} tokens; give a longer text or shorter windows"
+    require(len(stream) >= seq_len, "finetune.text", f"of {len(stream)} tokens", remedy)
+    digest = hashlib.sha256(f"{seed}:{round_index}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    passes: list[Tensor] = []
+    missing = num_windows
+    while missing > 0:
+        # The offset leaves room for at least one window.
+        offsets = min(seq_len, len(stream) - seq_len + 1)
+        offset = int(torch.randint(offsets, (1,), generator=generator))
+        count = (len(stream) - offset) // seq_len
+        windows = stream[offset : offset + count * seq_len].view(count, seq_len)
+        order = torch.randperm(count, generator=generator)[:missing]
+        passes.append(windows[order])
+        missing -= len(order)
+    return torch.cat(passes) if passes else stream.new_empty(0, seq_len)

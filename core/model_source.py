@@ -1,0 +1,149 @@
+"""Finds a model by directory, hub name or `embedded`, and says exactly which one it is.
+
+Knows files and the hub, not model families (those are in `models.py`). Weights are safetensors
+only; nothing is downloaded here but the answer which commit a name stands for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants
+
+from core.config import require
+from core.identity import cached_snapshot, files_hash, first_line, hub_commit
+
+EMBEDDED = "embedded"
+EMBEDDED_DIR = Path(__file__).parent / "assets" / "model"
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILES = re.compile(r"tokenizer.*|vocab.*|merges\.txt|.*_tokens(_map)?\.json|.*\.model")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is, and which one it is."""
+
+    name: str
+    """As the user gave it."""
+    path_or_repo: str
+    """A local directory, or the repository on the hub."""
+    revision: str | None
+    """The hub commit; None for a local directory."""
+    identity: str
+    """The hub commit, or `sha256:` of the local config, tokenizer and weights."""
+    weights_revision: str | None = None
+    """The hub commit with the safetensors weights, where it is another one than `revision`."""
+
+
+def resolve_model(name: str, revision: str | None = None) -> ModelSource:
+    """Finds a model by directory, hub name (`org/model` or `org/model@revision`) or `embedded`.
+
+    Raises:
+        ValueError: in one line, if there is none or it has no safetensors weights.
+    """
+    path = EMBEDDED_DIR if name == EMBEDDED else Path(name).expanduser()
+    if path.exists() or name == EMBEDDED:
+        require(
+            revision is None,
+            "models",
+            name,
+            f"revision {revision} has no effect on a local directory; leave it out",
+        )
+        return local_source(name, path)
+    repo, _, asked = name.partition("@")
+    require(
+        re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", repo) is not None,
+        "models",
+        repr(name),
+        "no such directory; give a model directory, a hub name such as facebook/opt-125m, or "
+        f"{EMBEDDED!r}",
+    )
+    return _hub_source(name, repo, revision or asked or None)
+
+
+def local_source(name: str, path: Path) -> ModelSource:
+    """The source of a checkpoint directory; raises ValueError if a part of it is absent."""
+    require(
+        (path / "config.json").is_file(),
+        "models",
+        name,
+        "has no config.json; give the directory that save_pretrained wrote",
+    )
+    weights = _weights(path)
+    require(
+        bool(weights),
+        "models",
+        name,
+        "has no (or not all of its) *.safetensors weights; save it with safetensors",
+    )
+    files = [path / "config.json", *weights]
+    files += [file for file in path.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
+    return ModelSource(name, str(path), None, f"sha256:{files_hash(files)}")
+
+
+def _weights(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, index included; empty unless all are there."""
+    index = directory / WEIGHTS_INDEX
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if not index.is_file():
+        return []
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    files = [directory / shard for shard in shards]
+    return [index, *files] if all(file.is_file() for file in files) else []
+
+
+def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
+    need = f"fetch its config, tokenizer and safetensors (`hf download {repo}`) or give a directory"
+    try:
+        commit = hub_commit(repo, "config.json", revision, "model")
+        require(commit is not None, "models", name, "has no config.json on the hub")
+        weights = _weights_commit(repo, commit)
+        if weights is None and revision is None:
+            weights = _converted_commit(repo)
+    except ConnectionError as error:
+        near = f"did you mean {EMBEDDED!r}? " if get_close_matches(name, [EMBEDDED]) else ""
+        remedy = f"{near}no such directory, and the hub does not give it ({error}); {need}"
+        raise ValueError(f"--models {name!r}: {remedy}") from error
+    remedy = "has no safetensors weights, and pickled ones are not loaded; convert it first"
+    require(weights is not None, "models", name, remedy)
+    assert commit is not None and weights is not None
+    if weights == commit:
+        return ModelSource(name, repo, commit, commit)
+    return ModelSource(name, repo, commit, f"{commit}+{weights}", weights)
+
+
+def _weights_commit(repo: str, revision: str | None) -> str | None:
+    """The commit of a revision if it has safetensors weights, all of them where it is cached."""
+    for file in (WEIGHTS, WEIGHTS_INDEX):
+        snapshot = cached_snapshot(repo, file, revision, "model")
+        if snapshot is not None and _weights(snapshot):
+            return snapshot.name
+    return hub_commit(repo, WEIGHTS, revision, "model") or hub_commit(
+        repo, WEIGHTS_INDEX, revision, "model"
+    )
+
+
+def _converted_commit(repo: str) -> str | None:
+    """The commit of the hub's own safetensors conversion, which older models such as OPT rely on.
+
+    Their main branch has pickled weights only; the conversion is an open pull request by the
+    hub's bot. `from_pretrained` looks for it too, but not for a pinned commit.
+    """
+    refs = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "refs")
+    for ref in sorted(refs.glob("refs/pr/*")):
+        snapshot = cached_snapshot(repo, WEIGHTS, f"refs/pr/{ref.name}", "model")
+        if snapshot is not None:
+            return snapshot.name
+    try:
+        requests = HfApi().get_repo_discussions(
+            repo, author="SFconvertbot", discussion_type="pull_request", discussion_status="open"
+        )
+        numbers = [pull.num for pull in requests if "safetensors" in pull.title]
+    except Exception as error:
+        raise ConnectionError(first_line(error)) from error
+    return _weights_commit(repo, f"refs/pr/{numbers[0]}") if numbers else None

@@ -1,0 +1,60 @@
+"""Which dtype runs where: weights as stored, bf16 training where the hardware has it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from core.config import DType
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 are native on the device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capability = torch.backends.cpu.get_cpu_capability()
+    native = ("avx512_bf16", "amx_bf16")
+    return capability == "AVX512" and any(cpu_flag(flag) for flag in native)
+
+
+def cpu_flag(flag: str) -> bool:
+    """Whether Linux lists a CPU feature; False where that cannot be read."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return any(line.startswith("flags") and flag in line for line in file)
+    except OSError:
+        return False
+
+
+def inference_dtype(wanted: DType, stored: str, device: torch.device) -> str:
+    """Dtype that a model is loaded and run in before any training.
+
+    `auto` takes the stored dtype, except that half types without native support become float32.
+    """
+    if wanted != "auto":
+        return wanted
+    if stored == "bfloat16" and not has_bfloat16(device):
+        return "float32"
+    if stored == "float16" and device.type == "cpu":
+        return "float32"
+    return stored
+
+
+def training_dtype(wanted: DType, device: torch.device) -> str:
+    """Autocast dtype of training: bf16 where native, else float32; weights stay float32."""
+    if wanted == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    # float16 gradients would need loss scaling; bf16 has the range.
+    return "bfloat16" if wanted == "float16" else wanted
+
+
+def autocast(
+    device: torch.device, stored: torch.dtype, compute: torch.dtype
+) -> AbstractContextManager[object]:
+    """Autocast to `compute` where weights are stored in a wider dtype, else nothing."""
+    if stored == compute or compute == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, compute)

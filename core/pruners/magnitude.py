@@ -1,0 +1,37 @@
+"""Magnitude pruning: the smallest absolute weights of each matrix go (layer-wise)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from core.config import Target
+from core.pruners.base import Pruned, Pruner, Solution, Statistic, require_finite
+from core.pruners.masks import choose
+
+
+@final
+@dataclass(frozen=True)
+class Magnitude(Pruner):
+    """Score `|w|`, compared within a whole matrix; survivors keep their value. No calibration."""
+
+    name: ClassVar[str] = "magnitude"
+    version: ClassVar[int] = 1
+
+    def prune(
+        self,
+        weights: Sequence[Tensor],
+        statistic: Statistic | None,
+        target: Target,
+        masks: Sequence[Tensor] | None = None,
+    ) -> Solution:
+        """Prunes each matrix by itself; `statistic` is not read."""
+        require_finite(weights)
+        pruned = []
+        for i, weight in enumerate(weights):
+            mask = choose(weight.abs().float(), target, masks[i] if masks else None)
+            pruned.append(Pruned(weight.masked_fill(~mask, 0), mask))
+        return Solution(pruned)

@@ -1,0 +1,128 @@
+"""Who survives: exact counts, ties broken by position, earlier masks kept.
+
+A mask is True where the weight survives. All choices prune the lowest scores; a weight that an
+earlier mask pruned scores minus infinity and goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from core.config import MaskStructure, Target
+
+
+def num_pruned(sparsity: float, numel: int) -> int:
+    """Weights to prune among `numel`: the nearest whole number."""
+    return round(sparsity * numel)
+
+
+def lowest(scores: Tensor, count: int) -> Tensor:
+    """Marks exactly `count` entries in each row of `scores` (last dimension), lowest first.
+
+    Among equal scores the earlier position goes first, so the count is exact even where many
+    scores are equal, as in bfloat16.
+    """
+    size = scores.shape[-1]
+    assert 0 <= count <= size
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    if count == size:
+        return torch.ones_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(count, dim=-1, keepdim=True).values
+    chosen = scores < threshold
+    missing = count - chosen.sum(-1, keepdim=True)
+    ties = scores == threshold
+    if torch.equal(ties.sum(-1, keepdim=True), missing):
+        return chosen | ties
+    return chosen | (ties & (ties.cumsum(-1) <= missing))
+
+
+def keep_earlier(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores in which already pruned weights are minus infinity."""
+    return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+
+
+def unstructured_mask(scores: Tensor, sparsity: float, earlier: Tensor | None = None) -> Tensor:
+    """Mask of a whole matrix, exactly `round(sparsity * numel)` pruned (more if earlier were)."""
+    count = num_pruned(sparsity, scores.numel())
+    if earlier is not None:
+        count = max(count, int((~earlier).sum()))
+    flat = keep_earlier(scores, earlier).reshape(-1)
+    return ~lowest(flat, count).view(scores.shape)
+
+
+def row_mask(scores: Tensor, sparsity: float, earlier: Tensor | None = None) -> Tensor:
+    """Mask with exactly `round(sparsity * cols)` pruned in each row, as Wanda compares."""
+    count = num_pruned(sparsity, scores.shape[1])
+    assert earlier is None or int((~earlier).sum(1).max()) <= count, (
+        "earlier rows exceed the target"
+    )
+    return ~lowest(keep_earlier(scores, earlier), count)
+
+
+def group_mask(scores: Tensor, structure: MaskStructure, earlier: Tensor | None = None) -> Tensor:
+    """N:M mask: in every group of M consecutive columns the N highest scores survive."""
+    rows, cols = scores.shape
+    assert cols % structure.group == 0
+    count = structure.group - structure.survivors
+    if earlier is not None:
+        assert_room(earlier, structure)
+    groups = keep_earlier(scores, earlier).reshape(rows, -1, structure.group)
+    return ~lowest(groups, count).view(rows, cols)
+
+
+def assert_room(earlier: Tensor, structure: MaskStructure) -> None:
+    """Asserts that no group lost more weights before than the structure prunes."""
+    pruned = (~earlier).reshape(len(earlier), -1, structure.group).sum(-1)
+    room = structure.group - structure.survivors
+    assert int(pruned.max()) <= room, "earlier groups exceed the target"
+
+
+def choose(
+    scores: Tensor, target: Target, earlier: Tensor | None = None, by_row: bool = False
+) -> Tensor:
+    """The mask of a whole matrix for a target; `by_row` compares within rows, else everywhere."""
+    if target.mask_structure is not None:
+        structure = MaskStructure.parse(target.mask_structure)
+        require_divisible(scores.shape[1], structure)
+        return group_mask(scores, structure, earlier)
+    select = row_mask if by_row else unstructured_mask
+    return select(scores, target.sparsity, earlier)
+
+
+def require_divisible(cols: int, structure: MaskStructure) -> None:
+    """Refuses N:M on a width that M does not divide."""
+    if cols % structure.group:
+        raise ValueError(
+            f"--mask-structures {structure}: a matrix has {cols} inputs, "
+            f"which {structure.group} does not divide; choose another M"
+        )
+
+
+def block_quotas(
+    rows: int, cols: int, ends: Sequence[int], sparsity: float, earlier: Tensor | None
+) -> list[int]:
+    """How many weights each block of columns prunes, blocks ending at `ends`.
+
+    A block that ends at column e brings the count to `round(sparsity * rows * e)`, unless earlier
+    masks pruned more there, or pruned so much further right that this block must leave room: the
+    whole matrix always comes out at `round(sparsity * rows * cols)`.
+    """
+    if earlier is None:
+        by_column = torch.zeros(cols, dtype=torch.long)
+    else:
+        by_column = (~earlier).sum(0).cpu()
+    total = max(num_pruned(sparsity, rows * cols), int(by_column.sum()))
+    quotas, done, start = [], 0, 0
+    for end in ends:
+        here, later = int(by_column[start:end].sum()), int(by_column[end:].sum())
+        wanted = num_pruned(sparsity, rows * end) - done
+        quota = max(here, min(wanted, total - done - later))
+        assert 0 <= quota <= rows * (end - start)
+        quotas.append(quota)
+        done, start = done + quota, end
+    assert done == total
+    return quotas

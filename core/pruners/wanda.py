@@ -1,0 +1,44 @@
+"""Wanda: weight times input norm, compared within each row (arXiv 2306.11695)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from core.config import Target
+from core.pruners.base import Pruned, Pruner, Solution, Statistic, require_finite
+from core.pruners.hessian import InputNorms
+from core.pruners.masks import choose
+
+
+@final
+@dataclass(frozen=True)
+class Wanda(Pruner):
+    """Score `|w_ij| * ||x_j||`; each row prunes `round(s * cols)`; survivors keep their value."""
+
+    name: ClassVar[str] = "wanda"
+    version: ClassVar[int] = 1
+    statistic: ClassVar[type[Statistic] | None] = InputNorms
+
+    def prune(
+        self,
+        weights: Sequence[Tensor],
+        statistic: Statistic | None,
+        target: Target,
+        masks: Sequence[Tensor] | None = None,
+    ) -> Solution:
+        """Prunes each matrix row by row; inputs that were always zero go first."""
+        assert isinstance(statistic, InputNorms)
+        require_finite(weights)
+        statistic.require_finite()
+        rms = statistic.rms()
+        pruned = []
+        for i, weight in enumerate(weights):
+            # A dead input scores below a weight that merely happens to be zero.
+            scores = (weight.abs().float() * rms).masked_fill_(rms == 0, -1.0)
+            mask = choose(scores, target, masks[i] if masks else None, by_row=True)
+            pruned.append(Pruned(weight.masked_fill(~mask, 0), mask))
+        return Solution(pruned)

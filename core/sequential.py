@@ -1,0 +1,239 @@
+"""Prunes a model block by block, each on inputs that come from the already pruned blocks.
+
+For each block: gather statistics of every layer's inputs in one forward of the still unpruned
+block, sum them over ranks, prune, then run the pruned block to get the next block's inputs (the
+order of the SparseGPT code, arXiv 2301.00774). Calibration windows and solves are split over ranks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from core.config import Target
+from core.models import (
+    block_inputs,
+    decoder_blocks,
+    hidden_backbone,
+    prunable_linears,
+    run_block,
+)
+from core.parallel import Ranks, assign_owners, gathered, write_
+from core.precision import autocast
+from core.pruners import Pruned, Pruner, PruningError, Statistic
+from core.sparsity import Masks
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What pruning a model did."""
+
+    masks: Masks
+    """Every prunable matrix, on the CPU of every rank."""
+    dampening_frac: float | None
+    """The largest damping a layer needed; None where the method has none."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Linears of one block that read the same input, and the statistic of it."""
+
+    names: list[str]
+    statistic: Statistic | None
+
+
+class Activations:
+    """This rank's hidden states between two blocks, and what each block is called with."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        windows: Tensor,
+        micro_batch: int,
+        compute_dtype: torch.dtype | None,
+        ranks: Ranks,
+    ):
+        stored = next(hidden_backbone(model).parameters()).dtype
+        # Entered anew for each forward: while it lasts, autocast keeps its copies of the weights,
+        # which pruning changes, and it would round the solvers' products.
+        self.autocast = functools.partial(autocast, ranks.device, stored, compute_dtype or stored)
+        self.hidden: list[Tensor] = []
+        # Windows are never padded, so arguments depend on the batch size alone.
+        self.kwargs: dict[int, list[dict[str, Any]]] = {}
+        with gathered(model), self.autocast():
+            for batch in ranks.share(windows).split(micro_batch):
+                hidden, kwargs = block_inputs(model, batch.to(ranks.device))
+                self.hidden.append(hidden)
+                self.kwargs.setdefault(len(batch), kwargs)
+
+    def run(self, block: nn.Module, index: int, store: bool, after: Callable[[], None]) -> None:
+        """Runs a block on every micro-batch; `store` makes its outputs the next inputs."""
+        for i, hidden in enumerate(self.hidden):
+            with self.autocast():
+                output = run_block(block, hidden, self.kwargs[len(hidden)][index])
+            after()
+            if store:
+                self.hidden[i] = output
+
+
+@torch.no_grad()
+def prune_(
+    model: PreTrainedModel,
+    pruner: Pruner,
+    target: Target,
+    ranks: Ranks,
+    *,
+    windows: Tensor | None = None,
+    masks: Masks | None = None,
+    micro_batch: int = 8,
+    compute_dtype: torch.dtype | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> PruneReport:
+    """Prunes all blocks in place; collective over ranks.
+
+    Args:
+        model: a causal LM, sharded by `parallel.shard_` where there are several ranks.
+        pruner: the method.
+        target: sparsity or N:M for every prunable matrix.
+        ranks: this process among the others.
+        windows: calibration tokens [num_samples, seq_len], the same on every rank; None for a
+            method without statistics.
+        masks: the branch's masks so far; they only grow.
+        micro_batch: windows a forward pass.
+        compute_dtype: dtype of forward passes, the weights' own by default.
+        report: called with (blocks done, blocks) after each block.
+
+    Raises:
+        PruningError: on all ranks alike, naming the layer.
+    """
+    blocks, linears = decoder_blocks(model), prunable_linears(model)
+    activations, kept, dampening = None, dict(masks or {}), []
+    if pruner.statistic is not None:
+        assert windows is not None and len(windows) >= ranks.size
+        activations = Activations(model, windows, micro_batch, compute_dtype, ranks)
+    for index, (block, named) in enumerate(zip(blocks, linears, strict=True)):
+        with gathered(block):
+            groups = gather_statistics(pruner, block, index, named, activations, ranks)
+            pruned, frac = prune_block(pruner, target, groups, named, masks or {}, ranks)
+        for name, matrix in pruned.items():
+            write_(named[name].weight, matrix.weight)
+            kept[name] = matrix.mask.cpu()
+        dampening.extend([] if frac is None else [frac])
+        if activations is not None and index + 1 < len(blocks):
+            with gathered(block):
+                activations.run(block, index, store=True, after=lambda: None)
+        if report is not None:
+            report(index + 1, len(blocks))
+    return PruneReport(kept, max(dampening, default=None))
+
+
+def gather_statistics(
+    pruner: Pruner,
+    block: nn.Module,
+    index: int,
+    named: dict[str, nn.Linear],
+    activations: Activations | None,
+    ranks: Ranks,
+) -> list[Group]:
+    """One forward over this rank's windows; linears with the same input tensor form a group."""
+    if pruner.statistic is None or activations is None:
+        return [Group([name], None) for name in named]
+    seen: dict[str, Tensor] = {}
+    groups: dict[tuple[str, ...], Statistic] = {}
+
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: seen.__setitem__(name, inputs[0].detach())
+
+    def update() -> None:
+        assert len(seen) == len(named), f"never called: {sorted(named.keys() - seen.keys())}"
+        assert pruner.statistic is not None
+        same: dict[tuple[int, torch.Size, tuple[int, ...]], list[str]] = {}
+        for name in named:
+            x = seen[name]
+            same.setdefault((x.data_ptr(), x.shape, x.stride()), []).append(name)
+        for names in same.values():
+            x = seen[names[0]].flatten(0, -2)
+            if tuple(names) not in groups:
+                groups[tuple(names)] = pruner.statistic(x.shape[-1], ranks.device)
+            groups[tuple(names)].update(x)
+        seen.clear()
+
+    hooks = [linear.register_forward_pre_hook(record(name)) for name, linear in named.items()]
+    try:
+        activations.run(block, index, store=False, after=update)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert sum(map(len, groups)) == len(named), "linears changed their inputs between batches"
+    return [Group(list(names), statistic) for names, statistic in groups.items()]
+
+
+def prune_block(
+    pruner: Pruner,
+    target: Target,
+    groups: list[Group],
+    named: dict[str, nn.Linear],
+    masks: Masks,
+    ranks: Ranks,
+) -> tuple[dict[str, Pruned], float | None]:
+    """Each group is solved by one rank, the work spread evenly, and sent to all."""
+    owners = assign_owners((solve_cost(group, named) for group in groups), ranks.size)
+    for group, owner in zip(groups, owners):
+        if group.statistic is not None:
+            for tensor in group.statistic.tensors():
+                ranks.sum_to_(tensor, owner)
+    results: dict[str, Pruned] = {}
+    error, frac = None, torch.zeros(1, dtype=torch.float64)
+    for group, owner in zip(groups, owners):
+        if owner != ranks.rank or error is not None:
+            continue
+        weights = [named[name].weight for name in group.names]
+        earlier = [masks[name].to(ranks.device) for name in group.names] if masks else None
+        try:
+            solution = pruner.prune(weights, group.statistic, target, earlier)
+        except PruningError as e:
+            error = f"{group.names[0]}: {e}"
+            continue
+        results.update(zip(group.names, solution.matrices, strict=True))
+        frac = torch.maximum(
+            frac, torch.tensor([solution.dampening_frac or 0.0], dtype=torch.float64)
+        )
+    error = ranks.agree(error)
+    if error is not None:
+        raise PruningError(error)
+    for group, owner in zip(groups, owners):
+        for name in group.names:
+            results[name] = send(results.get(name), named[name].weight, owner, ranks)
+    if ranks.size > 1:
+        # The largest damping anywhere: each rank knows only its own solves.
+        gathered_fracs = torch.zeros(ranks.size, dtype=torch.float64)
+        gathered_fracs[ranks.rank] = frac
+        frac = ranks.sum_(gathered_fracs).max()
+    return results, frac.item() or None
+
+
+def send(matrix: Pruned | None, weight: Tensor, owner: int, ranks: Ranks) -> Pruned:
+    """The owner's matrix on every rank."""
+    if ranks.size == 1:
+        assert matrix is not None
+        return matrix
+    if matrix is None:
+        matrix = Pruned(torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool))
+    matrix = replace(matrix, weight=matrix.weight.detach().contiguous())
+    as_bytes = matrix.mask.to(torch.uint8)
+    ranks.broadcast_(matrix.weight, owner)
+    ranks.broadcast_(as_bytes, owner)
+    return replace(matrix, mask=as_bytes.bool())
+
+
+def solve_cost(group: Group, named: dict[str, nn.Linear]) -> float:
+    """Multiplications of a factor-and-solve: n^3/3 for the factor, rows n^2 for the solve."""
+    rows = sum(named[name].out_features for name in group.names)
+    cols = named[group.names[0]].in_features
+    return cols**3 / 3 + rows * cols**2

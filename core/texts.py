@@ -1,0 +1,292 @@
+"""Text sources: which text a name and a role stand for, its rows, and how the rows are joined.
+
+A source is the embedded text, a hub dataset by short name, or a local file. `resolve_text` reads
+no more than it must to say which text it is; `documents` and `joined` give the content, and
+`data.py` makes token windows of it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, cast
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub import utils as hub_utils
+
+from core.config import require, require_known
+from core.identity import file_hash, first_line, hub_commit
+
+Role = Literal["calibration", "finetune", "evaluation"]
+Form = Literal["plain", "raw", "jsonl", "json", "parquet"]
+
+FLAGS: dict[Role, str] = {
+    "calibration": "calibration.text",
+    "finetune": "finetune.text",
+    "evaluation": "eval.texts",
+}
+"""The flag that a text of each role comes from, for messages."""
+EMBEDDED_DIR = Path(__file__).parent / "assets" / "text"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a named text."""
+
+    file: str
+    stream_rows: int | None = None
+    """How many rows `joined` takes; all by default."""
+    joiner: str = "\n\n"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A text that goes by a short name: its parts, and which of them each role reads."""
+
+    parts: dict[str, Part]
+    roles: dict[Role, str]
+    repos: tuple[str, ...] = ()
+    """The dataset on the hub, then names it had before; none for the embedded text."""
+    revision: str | None = None
+    form: Form = "parquet"
+    column: str = "text"
+
+
+# C4's shards are 0.8 GB each: a stream of one takes its first rows, some ten million tokens. The
+# evaluation rule is the SparseGPT code's (datautils.py): 1,100 documents, of whose tokens the
+# paper uses the first 256 windows.
+NAMED = {
+    "embedded": Named(
+        parts={
+            name: Part(f"{name}.jsonl.xz")
+            for name in ("train", "calibration", "validation", "test")
+        },
+        roles={"calibration": "calibration", "finetune": "train", "evaluation": "test"},
+        form="jsonl",
+    ),
+    "wikitext2": Named(
+        repos=("Salesforce/wikitext", "wikitext"),
+        parts={
+            name: Part(f"wikitext-2-raw-v1/{name}-00000-of-00001.parquet")
+            for name in ("train", "validation", "test")
+        },
+        roles={"calibration": "train", "finetune": "train", "evaluation": "test"},
+    ),
+    "c4": Named(
+        repos=("allenai/c4",),
+        parts={
+            "calibration": Part("en/c4-train.00000-of-01024.json.gz", stream_rows=20_000),
+            "train": Part("en/c4-train.00001-of-01024.json.gz", stream_rows=20_000),
+            "validation": Part("en/c4-validation.00000-of-00008.json.gz", 1_100, joiner=" "),
+        },
+        roles={"calibration": "calibration", "finetune": "train", "evaluation": "validation"},
+        form="json",
+    ),
+    "ptb": Named(
+        repos=("ptb-text-only/ptb_text_only", "ptb_text_only"),
+        revision="refs/convert/parquet",
+        parts={
+            name: Part(f"penn_treebank/{name}/0000.parquet", joiner=" ")
+            for name in ("train", "validation", "test")
+        },
+        roles={"calibration": "train", "finetune": "train", "evaluation": "test"},
+        column="sentence",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text in one role; holds no content."""
+
+    name: str
+    """As the user gave it."""
+    role: Role
+    part: str
+    """Which part of the source, in words."""
+    content: str
+    """Identity of the stored bytes: hub commit and file, or `sha256:`."""
+    form: Form
+    rule: Part
+    path: str | None
+    """The local file; None for a file on the hub."""
+    repo: str | None = None
+    commit: str | None = None
+    column: str = "text"
+
+    @property
+    def identity(self) -> str:
+        """What determines the text that `documents` and `joined` give, for hashing."""
+        how = self.form if self.form == "plain" else f"{self.form}:{self.column}"
+        return f"{self.content} {how} rows={self.rule.stream_rows} joiner={self.rule.joiner!r}"
+
+    @property
+    def flag(self) -> str:
+        """The command line flag that named it, for messages."""
+        return FLAGS[self.role]
+
+
+def resolve_text(name: str, role: Role) -> Text:
+    """Finds a text by short name (`embedded`, `c4:validation`, ...) or as a local file.
+
+    Args:
+        name: a key of `NAMED`, alone (the role picks the part) or with `:part`; else a path.
+        role: what the text is for.
+
+    Raises:
+        ValueError: in one line naming the flag, for an unknown name, an empty or absent file, or a
+            hub dataset that is neither cached nor reachable.
+    """
+    flag = FLAGS[role]
+    short, colon, asked = name.partition(":")
+    if short not in NAMED:
+        return _local_text(name, role)
+    named = NAMED[short]
+    if colon:
+        require_known(flag, name, [f"{short}:{part}" for part in named.parts])
+    part = asked or named.roles[role]
+    rule = named.parts[part]
+    if named.repos:
+        return _hub_text(name, role, named, part)
+    path = EMBEDDED_DIR / rule.file
+    content = f"sha256:{file_hash(path)}"
+    return Text(name, role, f"embedded {part}", content, named.form, rule, str(path))
+
+
+def _local_text(name: str, role: Role) -> Text:
+    flag, path = FLAGS[role], Path(name).expanduser()
+    if not path.exists() and not path.suffix and len(path.parts) == 1:
+        require_known(flag, name, [*NAMED, "or the path of a local file"])
+    require(path.is_file(), flag, name, "no such file; give a text file or one of the short names")
+    require(path.stat().st_size > 0, flag, name, "the file is empty; give one with text")
+    forms: dict[str, Form] = {".raw": "raw", ".jsonl": "jsonl", ".parquet": "parquet"}
+    form = forms.get(path.suffix, "plain")
+    content = f"sha256:{file_hash(path)}"
+    return Text(name, role, "whole file", content, form, Part(path.name), str(path))
+
+
+def _hub_text(name: str, role: Role, named: Named, part: str) -> Text:
+    rule, causes = named.parts[part], []
+    for repo in named.repos:
+        try:
+            commit = hub_commit(repo, rule.file, named.revision, "dataset")
+        except ConnectionError as error:
+            causes.append(first_line(error))
+            continue
+        if commit is not None:
+            # One dataset under an old and a new name is one content.
+            content = f"{named.repos[0]}@{commit}:{rule.file}"
+            where = f"{named.repos[0]} {rule.file}"
+            return Text(
+                name, role, where, content, named.form, rule, None, repo, commit, named.column
+            )
+    cause = causes[0] if causes else "no such file there"
+    raise ValueError(
+        f"--{FLAGS[role]} {name}: the hub does not give it ({cause}); fetch {rule.file} of dataset "
+        f"{named.repos[0]} (`hf download --repo-type dataset`) or give a local file"
+    )
+
+
+def same_text(a: Text, b: Text) -> bool:
+    """Whether two texts hold the same content, whatever they are called and used for."""
+    return a.content == b.content
+
+
+def documents(text: Text) -> Sequence[str]:
+    """The documents of a text: its rows, or the lines of plain text that are not blank.
+
+    Rows of a hub file stay on disk and are read one by one.
+
+    Raises:
+        ValueError: in one line naming the flag, for content that cannot be read as text.
+    """
+    if text.form == "plain":
+        return [line for line in _read(text).split("\n") if line.strip()]
+    return _rows(text)
+
+
+def joined(text: Text) -> str:
+    """The whole text as one string: plain text as it is, rows joined by the part's joiner."""
+    if text.form == "plain":
+        return _read(text)
+    return text.rule.joiner.join(islice(_rows(text), text.rule.stream_rows))
+
+
+def _rows(text: Text) -> Sequence[str]:
+    if text.form == "raw":
+        # As the WikiText dataset has its rows: newline kept, and a blank line is an empty row.
+        return [line if line.strip() else "" for line in io.StringIO(_read(text))]
+    if text.form == "jsonl":
+        return [_json_row(text, n, line) for n, line in enumerate(_read(text).split("\n")) if line]
+    return _table(text)
+
+
+def _json_row(text: Text, index: int, line: str) -> str:
+    try:
+        row = json.loads(line)[text.column]
+    except (ValueError, KeyError, TypeError):
+        row = None
+    remedy = f'line {index + 1} is not an object like {{"{text.column}": "..."}}'
+    require(isinstance(row, str), text.flag, text.name, remedy)
+    return cast(str, row)
+
+
+def _read(text: Text) -> str:
+    assert text.path is not None
+    data = Path(text.path).read_bytes()
+    try:
+        decoded = (lzma.decompress(data) if text.path.endswith(".xz") else data).decode("utf-8")
+    except UnicodeDecodeError as error:
+        remedy = f"not UTF-8 text (byte {error.start}); convert it"
+        raise ValueError(f"--{text.flag} {text.name}: {remedy}") from error
+    return decoded.replace("\r\n", "\n")
+
+
+def _table(text: Text) -> Sequence[str]:
+    """One column of a parquet or JSON file, memory-mapped by `datasets`."""
+    # Imported here: it takes a second, and most sweeps read no table.
+    from datasets import load_dataset
+
+    try:
+        with _no_bars():
+            path = text.path or hf_hub_download(
+                cast(str, text.repo), text.rule.file, repo_type="dataset", revision=text.commit
+            )
+            table = load_dataset(text.form, data_files=path, split="train")
+    except Exception as error:
+        # Readers of each format raise errors of their own.
+        remedy = f"cannot be read: {first_line(error)}"
+        raise ValueError(f"--{text.flag} {text.name}: {remedy}") from error
+    kinds = {name: getattr(kind, "dtype", None) for name, kind in (table.features or {}).items()}
+    remedy = f"has no column {text.column!r} of strings; its columns are {', '.join(kinds)}"
+    is_text = kinds.get(text.column) in ("string", "large_string")
+    require(is_text, text.flag, text.name, remedy)
+    return cast(Sequence[str], table[text.column])
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keeps the progress bars of downloads and of `datasets` off the terminal."""
+    import datasets
+
+    shown = [
+        enable
+        for enable, disabled in (
+            (hub_utils.enable_progress_bars, hub_utils.are_progress_bars_disabled()),
+            (datasets.enable_progress_bars, datasets.are_progress_bars_disabled()),
+        )
+        if not disabled
+    ]
+    hub_utils.disable_progress_bars()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for enable in shown:
+            enable()

@@ -1,0 +1,26 @@
+"""How far can OPT be pruned, with which method, and what does fine-tuning win back?
+
+    python experiments/sweep_opt.py                            # embedded small OPT, this machine
+    python experiments/sweep_opt.py --models facebook/opt-125m facebook/opt-1.3b
+    python experiments/sweep_opt.py --dry-run
+
+Running the same command again recomputes nothing; a changed grid computes what is new.
+"""
+
+import sys
+
+from orchestrator.cli import main
+from orchestrator.config import GridConfig, OutputConfig, SweepConfig
+
+PRESET = SweepConfig(
+    grid=GridConfig(
+        models=("embedded",),
+        methods=("magnitude", "wanda", "sparsegpt"),
+        regimes=("oneshot", "finetune", "iterative"),
+        sparsities=(0.3, 0.5, 0.7, 0.8, 0.9),
+    ),
+    output=OutputConfig(out_dir="results/sweep_opt"),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PRESET, __doc__ or ""))

@@ -1,0 +1,163 @@
+"""Trains the embedded model: a small OPT with its own tokenizer on the embedded text.
+
+    python experiments/train_embedded_model.py [--tokens 30000000] [--dest core/assets/model]
+
+A byte-level BPE is fitted to the train part, then an `OPTForCausalLM` is trained on windows of
+that part (bf16 autocast, AdamW, warm-up and cosine decay, dropout). The weights with the lowest
+validation loss are kept. About half an hour on 2 cores; progress goes to the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import math
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+
+ASSETS = Path(__file__).resolve().parents[1] / "core" / "assets"
+VOCAB_SIZE, WINDOW, BATCH = 3072, 256, 32
+PEAK_LR, FINAL_LR, WARMUP_STEPS, WEIGHT_DECAY, CLIP = 3e-3, 3e-5, 100, 0.1, 1.0
+
+
+def documents(part: str) -> list[str]:
+    """The documents of one part of the embedded text."""
+    with lzma.open(ASSETS / "text" / f"{part}.jsonl.xz", "rt", encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]
+
+
+def fit_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with OPT's special tokens and ids: `</s>` stands before each text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="</s> $A", special_tokens=[("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="</s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        model_max_length=WINDOW,
+    )
+
+
+def stream(tokenizer: PreTrainedTokenizerFast, part: str) -> torch.Tensor:
+    """One long row of ids: every document begins with `</s>`."""
+    return torch.tensor([i for ids in tokenizer(documents(part)).input_ids for i in ids])
+
+
+@torch.no_grad()
+def mean_nll(model: OPTForCausalLM, ids: torch.Tensor, max_windows: int | None = None) -> float:
+    """Mean negative log-likelihood per token (nats) over non-overlapping windows, no dropout."""
+    windows = ids[: ids.numel() // WINDOW * WINDOW].view(-1, WINDOW)[:max_windows]
+    model.eval()
+    losses = []
+    for batch in windows.split(64):
+        with torch.autocast("cpu", torch.bfloat16):
+            losses.append(model(batch, labels=batch).loss.float().item() * len(batch))
+    model.train()
+    return sum(losses) / len(windows)
+
+
+def learning_rate(step: int, num_steps: int) -> float:
+    """Linear warm-up, then cosine decay to FINAL_LR."""
+    if step < WARMUP_STEPS:
+        return PEAK_LR * (step + 1) / WARMUP_STEPS
+    done = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)
+    return FINAL_LR + 0.5 * (PEAK_LR - FINAL_LR) * (1 + math.cos(math.pi * done))
+
+
+def epochs(ids: torch.Tensor, generator: torch.Generator):
+    """Batches without end; each pass shifts the window grid and shuffles the windows."""
+    while True:
+        offset = int(torch.randint(WINDOW, (1,), generator=generator))
+        windows = ids[offset : offset + (ids.numel() - offset) // WINDOW * WINDOW].view(-1, WINDOW)
+        order = torch.randperm(len(windows), generator=generator)
+        yield from (windows[i] for i in order[: len(order) // BATCH * BATCH].view(-1, BATCH))
+
+
+def build_model() -> OPTForCausalLM:
+    """A 4-block OPT of 2.4 M parameters, freshly initialised."""
+    config = OPTConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=192,
+        word_embed_proj_dim=192,
+        ffn_dim=768,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        max_position_embeddings=WINDOW,
+        dropout=0.1,
+        attention_dropout=0.0,
+        pad_token_id=1,
+        bos_token_id=2,
+        eos_token_id=2,
+    )
+    return OPTForCausalLM(config)
+
+
+def main() -> None:
+    """Trains, keeps the best checkpoint on validation, and writes the model directory."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=30_000_000)
+    parser.add_argument("--dest", type=Path, default=ASSETS / "model")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    generator = torch.Generator().manual_seed(args.seed)
+
+    tokenizer = fit_tokenizer(documents("train"))
+    train, validation, test = (stream(tokenizer, p) for p in ("train", "validation", "test"))
+    num_steps = args.tokens // (WINDOW * BATCH)
+    print(f"tokens: train {train.numel()}, validation {validation.numel()}, test {test.numel()}")
+    print(f"{num_steps} steps = {args.tokens / train.numel():.1f} passes over train", flush=True)
+
+    model = build_model()
+    print(f"{model.num_parameters()} parameters", flush=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY
+    )
+    best, start = math.inf, time.monotonic()
+    for step, batch in zip(range(num_steps), epochs(train, generator)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, num_steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % 100 == 0 or step + 1 == num_steps:
+            nll = mean_nll(model, validation)
+            seconds = time.monotonic() - start
+            print(
+                f"step {step + 1:5} batch {loss.item():.3f} validation {nll:.3f} "
+                f"{(step + 1) * WINDOW * BATCH / seconds:.0f} tokens/s",
+                flush=True,
+            )
+            if nll < best:
+                best = nll
+                model.save_pretrained(args.dest)
+    tokenizer.save_pretrained(args.dest)
+    model = OPTForCausalLM.from_pretrained(args.dest)
+    for name, ids in (("train", train), ("validation", validation), ("test", test)):
+        nll = mean_nll(model, ids, 1000)
+        print(f"{name:10} nll {nll:.4f} perplexity {math.exp(nll):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Many cells, on Ray: plan, run, collect, draw. Knows core; core does not know it."""

@@ -1,0 +1,54 @@
+"""Command line of sweep scripts: a preset's constants become defaults, every field a flag."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import tyro
+
+from orchestrator.config import SweepConfig, require_read
+
+
+def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepConfig:
+    """Reads flags over a preset and refuses those that no cell would read."""
+    config = tyro.cli(
+        SweepConfig,
+        args=arguments,
+        default=preset,
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    require_read(config, explicit_flags(arguments))
+    return config
+
+
+def explicit_flags(arguments: list[str]) -> set[str]:
+    """Names of the flags on a command line."""
+    flags = (a[2:].split("=")[0] for a in arguments if a.startswith("--"))
+    return {flag.replace("_", "-").removeprefix("no-") for flag in flags}
+
+
+def main(preset: SweepConfig, description: str) -> int:
+    """Runs a preset with the flags of this process; returns the exit code.
+
+    0: every cell of the grid has its rows. 1: a cell failed or was not run. 2: bad input, said in
+    one line, nothing written.
+    """
+    from orchestrator.sweep import run_sweep
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    quiet_libraries()
+    try:
+        return run_sweep(parse(preset, sys.argv[1:], description))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def quiet_libraries() -> None:
+    """Keeps other packages' banners and bars off the terminal."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

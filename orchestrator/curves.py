@@ -1,0 +1,305 @@
+"""Curves -> figure -> page: the only file that knows Plotly. It draws and decides nothing.
+
+Place in the flow: ... -> row -> Parquet -> curve -> **figure**. What belongs on one curve is
+decided in `points.py`, the page around the figure is `page.py`. Nothing here needs Ray: a finished
+sweep redraws anywhere.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from orchestrator import page
+from orchestrator.page import Published
+from orchestrator.points import TROUBLES, Calibration, Curve, Evaluation, Point, curves_from_rows
+from orchestrator.results import FileSystem, Row, format_perplexity, replace_file
+
+__all__ = ["Calibration", "Curve", "Evaluation", "Point", "Published"]
+__all__ += ["curves_from_rows", "figure", "write_html"]
+
+GREY = "#808080"
+# Okabe & Ito's palette, which the common colour-blindnesses keep apart. Those given to the methods
+# reach a contrast of 3 on white and on black; black and grey are kept for the dense model.
+COLORS = {"magnitude": "#D55E00", "wanda": "#0072B2", "sparsegpt": "#009E73", "alps": "#CC79A7"}
+OTHER_COLORS = ("#E69F00", "#56B4E9")
+DASHES = {"oneshot": "dot", "finetune": "dash", "iterative": "solid"}
+SYMBOLS = {"oneshot": "circle", "finetune": "square", "iterative": "diamond"}
+TROUBLE_SYMBOLS: dict[str, str] = dict(
+    zip(TROUBLES, ("x", "triangle-up", "octagon", "line-ew-open"))
+)
+LOG_FROM = 20
+"""Ratio of the largest to the smallest perplexity from which the scale starts as logarithmic."""
+Trace = dict[str, Any]
+MAX_STRIP = 8
+"""Most marks above each other in the strip of cells without a perplexity."""
+
+
+def color_of(method: str) -> str:
+    """The colour of a method, the same in every figure."""
+    if method == "dense":
+        return GREY
+    spare = OTHER_COLORS[zlib.crc32(method.encode()) % len(OTHER_COLORS)]
+    return COLORS.get(method, spare)
+
+
+def figure(curves: Sequence[Curve], published: Iterable[Published] = ()) -> go.Figure:
+    """Draws perplexity over sparsity.
+
+    Every facet (a model on an evaluation) has its traces, of which the first facet's are visible;
+    `layout.meta["facets"]` and each trace's `meta` name what the page's choosers choose from. Text
+    from rows is escaped: Plotly would take it for markup.
+
+    Args:
+        curves: From `curves_from_rows`.
+        published: Other people's values, drawn where model, text and windows are the same.
+    """
+    published = list(published)
+    facets: dict[tuple[str, Evaluation], list[Curve]] = defaultdict(list)
+    for curve in curves:
+        facets[curve.facet].append(curve)
+    traces: list[Trace] = []
+    summaries, strip = [], 0
+    for number, ((model, evaluation), members) in enumerate(facets.items()):
+        drawn, height = _facet_traces(members, published)
+        for trace in drawn:
+            traces.append({**trace, "visible": number == 0})
+            traces[-1]["meta"] = {**trace["meta"], "facet": number}
+        strip = max(strip, height)
+        text = str(evaluation)
+        summaries.append({"model": model, "evaluation": text, "log": _wants_log(members)})
+    return go.Figure(traces, _layout(summaries, strip))
+
+
+def _facet_traces(curves: list[Curve], published: list[Published]) -> tuple[list[Trace], int]:
+    """The traces of one facet and how many marks stand above each other in its strip."""
+    targets = {p.sparsity for c in curves if c.method != "dense" for p in c.points}
+    span = sorted(targets | ({0.0, 1.0} if len(targets) < 2 else set()))
+    values = [value for value in published if value.compares(*curves[0].facet)]
+    traces: list[Trace] = []
+    stacked: Counter[float] = Counter()
+    named: set[tuple[str, str]] = set()
+    for curve in curves:
+        if curve.regime == "dense":
+            traces += _dense_line(curve, span, values)
+        else:
+            name = (curve.method, _label(curve, curves))
+            traces += _band(curve)
+            traces.append({**_line(curve), "name": name[1], "showlegend": name not in named})
+            named.add(name)
+        traces += _trouble_marks(curve, stacked, span[0])
+    traces += _published_marks(values)
+    return traces, min(MAX_STRIP, max(stacked.values(), default=0))
+
+
+def _label(curve: Curve, curves: Iterable[Curve]) -> str:
+    """Name in the legend: the regime, and whatever else sets the curve apart from its likes."""
+    alike = [c for c in curves if (c.method, c.regime) == (curve.method, curve.regime)]
+    words = [curve.regime if not curve.is_control else "fine-tuned alike"]
+    for field in ("method_settings", "schedule", "budget", "calibration"):
+        if len({getattr(c, field) for c in alike}) > 1:
+            words.append(str(getattr(curve, field)))
+    return _markup([" · ".join(words)])
+
+
+def _markup(lines: Iterable[str]) -> str:
+    return "<br>".join(html.escape(line, quote=False) for line in lines)
+
+
+def _trace(kind: str, method: str, regime: str, **drawn: Any) -> Trace:
+    """A trace with what the page needs to know of it; `drawn` is Plotly's."""
+    return {
+        "type": "scatter",
+        "meta": {"kind": kind, "method": method, "regime": regime},
+        "legendgroup": method,
+        "legendgrouptitle": {"text": _markup([method])},
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        **drawn,
+    }
+
+
+def _told(points: Iterable[Point], more: Iterable[str] = ()) -> dict[str, Any]:
+    """What hovering over points says, and the rows that the page links them to."""
+    points = list(points)
+    return {
+        "hovertext": [_markup([*p.story, *more]) for p in points],
+        "customdata": [list(p.rows) for p in points],
+    }
+
+
+def _line(curve: Curve) -> Trace:
+    color, symbol = color_of(curve.method), SYMBOLS.get(curve.regime, "star")
+    kind, mode, dash = "curve", "lines+markers", DASHES.get(curve.regime, "dashdot")
+    if curve.is_control:
+        kind, mode, dash = "control", "lines", "dot"
+    drawn: dict[str, Any] = {"marker": {"color": color, "size": 7, "symbol": symbol}}
+    if curve.structure:
+        mode = "markers+text"
+        drawn["marker"] |= {"size": 11, "symbol": f"{symbol}-dot"}
+        drawn |= {"text": [_markup([curve.structure])], "textposition": "middle right"}
+    if curve.structure or len(curve.points) == 1:  # where there is no line to put a band around
+        drawn["error_y"] = {"array": [p.std for p in curve.points], "color": color}
+    return _trace(
+        kind,
+        curve.method,
+        curve.regime,
+        x=[p.sparsity for p in curve.points],
+        y=[p.perplexity for p in curve.points],
+        mode=mode,
+        line={"color": color, "width": 2, "dash": dash},
+        **drawn,
+        **_told(curve.points),
+    )
+
+
+def _band(curve: Curve) -> list[Trace]:
+    """Mean ± standard deviation, a polygon for each unbroken run of points with several seeds."""
+    if curve.structure or len(curve.points) < 2:
+        return []
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    run: list[tuple[float, float, float]] = []
+    for point in (*curve.points, None):
+        if point and point.perplexity is not None and point.std is not None:
+            low = max(point.perplexity - point.std, 1.0)  # no perplexity is lower, nor log of one
+            run.append((point.sparsity, low, point.perplexity + point.std))
+            continue
+        if len(run) > 1:
+            xs += [x for x, _, _ in run] + [x for x, _, _ in reversed(run)] + [None]
+            ys += [high for _, _, high in run] + [low for _, low, _ in reversed(run)] + [None]
+        run = []
+    drawn = {"mode": "lines", "line": {"width": 0}, "opacity": 0.18, "showlegend": False}
+    drawn |= {"fill": "toself", "fillcolor": color_of(curve.method)}
+    drawn |= {"hoverinfo": "skip", "hovertemplate": None}
+    return [_trace("band", curve.method, curve.regime, x=xs[:-1], y=ys[:-1], **drawn)] * bool(xs)
+
+
+def _dense_line(curve: Curve, span: list[float], published: list[Published]) -> list[Trace]:
+    told = [f"published {v.perplexity:g} ({v.source})" for v in published if v.method == "dense"]
+    return [
+        _trace(
+            "dense",
+            "dense",
+            "dense",
+            x=span,
+            y=[point.perplexity] * len(span),
+            mode="lines",
+            line={"color": GREY, "width": 2},
+            name=format_perplexity(point.perplexity),
+            **_told([point] * len(span), told),
+        )
+        for point in curve.points
+        if point.perplexity is not None
+    ]
+
+
+def _trouble_marks(curve: Curve, stacked: Counter[float], low: float) -> list[Trace]:
+    """Cells without a perplexity, in the strip above the plot; they stack at their sparsity."""
+    points = [p for p in curve.points if p.status != "done"]
+    xs = [max(p.sparsity, low) for p in points]
+    heights = []
+    for x in xs:
+        heights.append(stacked[x] % MAX_STRIP + 0.5)
+        stacked[x] += 1
+    color = color_of(curve.method)
+    marker = {
+        "symbol": [TROUBLE_SYMBOLS[TROUBLES.index(p.status)] for p in points],
+        "color": color,
+        "size": 9,
+        "line": {"width": 2, "color": color},
+    }
+    drawn = {"mode": "markers", "marker": marker, "showlegend": False, **_told(points)}
+    trace = _trace("trouble", curve.method, curve.regime, x=xs, y=heights, yaxis="y2", **drawn)
+    return [trace] * bool(points)
+
+
+def _published_marks(published: Iterable[Published]) -> list[Trace]:
+    by_method: dict[str, list[Published]] = defaultdict(list)
+    for value in published:
+        if value.method != "dense":
+            by_method[value.method].append(value)
+    return [
+        _trace(
+            "published",
+            method,
+            "oneshot",
+            x=[v.sparsity for v in values],
+            y=[v.perplexity for v in values],
+            mode="markers",
+            marker={
+                "symbol": [f"circle-open{'-dot' * bool(v.mask_structure)}" for v in values],
+                "color": color_of(method),
+                "size": 12,
+            },
+            hovertext=[_markup(v.story()) for v in values],
+            name="published",
+        )
+        for method, values in by_method.items()
+    ]
+
+
+def _wants_log(curves: Iterable[Curve]) -> bool:
+    values = [p.perplexity for c in curves for p in c.points if p.perplexity is not None]
+    return bool(values) and max(values) > LOG_FROM * min(values)
+
+
+def _layout(facets: list[dict[str, Any]], strip: int) -> dict[str, Any]:
+    grid = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False, "automargin": True}
+    top = 1 - 0.035 * strip
+    return {
+        "template": "none",
+        "meta": {"facets": facets},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": "#606060"},
+        "margin": {"l": 60, "r": 15, "t": 15, "b": 50},
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left"},
+        "legend": {"groupclick": "toggleitem", "tracegroupgap": 4},
+        "xaxis": {**grid, "title": {"text": "sparsity"}},
+        "yaxis": {
+            **grid,
+            "title": {"text": "perplexity"},
+            "domain": [0, top - 0.015 if strip else 1],
+            "type": "log" if facets and facets[0]["log"] else "linear",
+            "exponentformat": "power",
+        },
+        "yaxis2": {
+            "domain": [min(top, 0.97), 1],
+            "range": [max(strip, 1), 0],
+            "visible": False,
+            "fixedrange": True,
+        },
+    }
+
+
+def write_html(
+    rows: Iterable[Row],
+    path: str | os.PathLike[str],
+    *,
+    published: Iterable[Published] | None = None,
+    provenance: Mapping[str, object] | None = None,
+    filesystem: FileSystem | None = None,
+) -> None:
+    """Writes the page: one file that opens without a network, replaced whole.
+
+    Args:
+        rows: Rows of `results.SCHEMA`, as many as there are yet.
+        path: Where to, on this machine or on `filesystem`.
+        published: Values to compare with; those shipped with the project by default.
+        provenance: More for the settings panel, e.g. `{"command": ..., "commit": ...}`.
+        filesystem: A pyarrow filesystem for `path`.
+    """
+    rows = list(rows)
+    known = page.load_published() if published is None else published
+    drawing = json.loads(figure(curves_from_rows(rows), known).to_json() or "{}")
+    text = page.render(rows, drawing, get_plotlyjs(), provenance or {})
+    replace_file(text.encode(), path, filesystem)

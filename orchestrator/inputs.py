@@ -1,0 +1,274 @@
+"""Names become facts before anything runs: models, texts and tokens, checked and identified.
+
+Everything a user can get wrong about models and texts is refused here, with one line, before Ray
+starts and before anything is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from core import data
+from core.config import MaskStructure, require
+from core.models import (
+    EMBEDDED,
+    ModelFacts,
+    ModelSource,
+    describe_model,
+    load_tokenizer,
+    resolve_model,
+)
+from core.precision import inference_dtype, training_dtype
+from core.pruners import PRUNERS
+from orchestrator.config import SweepConfig
+from orchestrator.plan import ModelInputs, Stage, TextInput, identity
+from orchestrator.store import Store
+
+DEFAULT_SEQ_LEN = 2048
+EMBEDDED_TOKENS, EMBEDDED_BATCH_TOKENS = 32_768, 2_048
+HUB_TOKENS, HUB_BATCH_WINDOWS = 1_048_576, 8
+# Windows and stride that a named protocol sets where no flag does.
+PROTOCOL_WINDOWS = {"sparsegpt": (None, None), "prune-and-tune": (1024, 512)}
+
+
+@dataclass
+class ResolvedModel:
+    """A model with its texts: what planning needs, and what loading needs."""
+
+    source: ModelSource
+    facts: ModelFacts
+    inputs: ModelInputs
+    texts: dict[str, data.Text] = field(default_factory=dict)
+    """Texts by identity."""
+
+
+def resolve_inputs(config: SweepConfig) -> list[ResolvedModel]:
+    """Resolves and checks all models and texts of a sweep; reads no weights.
+
+    Raises:
+        ValueError: one line naming flag, value and remedy.
+    """
+    device = torch.device("cuda" if config.resources.use_gpu else "cpu")
+    return [resolve_one(config, name, device) for name in config.grid.models]
+
+
+def resolve_one(config: SweepConfig, name: str, device: torch.device) -> ResolvedModel:
+    """One model with its calibration, training and evaluation texts."""
+    bare, _, revision = name.partition("@")
+    source = resolve_model(bare, revision or None)
+    facts = describe_model(source)
+    for text in config.grid.mask_structures:
+        structure = MaskStructure.parse(text)
+        for linear in facts.linears:
+            remedy = f"{linear.name} has {linear.cols} inputs, not a multiple of {structure.group}"
+            require(linear.cols % structure.group == 0, "mask-structures", text, remedy)
+    is_embedded = bare == EMBEDDED
+    texts: dict[str, data.Text] = {}
+    calibration = finetune = None
+    if any(PRUNERS[method].statistic is not None for method in config.grid.methods):
+        calibration = calibration_input(config, facts, is_embedded, texts)
+    if config.grid.trains:
+        finetune = finetune_input(config, facts, is_embedded, texts)
+    evaluations = evaluation_inputs(config, facts, is_embedded, texts)
+    require_disjoint(texts)
+    seq_len = finetune.fields["seq_len"] if finetune else 0
+    inputs = ModelInputs(
+        name=name,
+        identity=source.identity,
+        dtype=inference_dtype(config.grid.dtype, facts.dtype, device),
+        training_dtype=training_dtype(config.grid.dtype, device),
+        calibration=calibration,
+        finetune=finetune,
+        finetune_tokens=config.finetune.tokens or (EMBEDDED_TOKENS if is_embedded else HUB_TOKENS),
+        batch_tokens=config.finetune.batch_tokens
+        or (EMBEDDED_BATCH_TOKENS if is_embedded else HUB_BATCH_WINDOWS * seq_len),
+        evaluations=evaluations,
+    )
+    if finetune is not None:
+        check_training_tokens(config, inputs, seq_len)
+    return ResolvedModel(source, facts, inputs, {t.identity: t for t in texts.values()})
+
+
+def window_length(flag: str, wanted: int | None, facts: ModelFacts) -> int:
+    """The length asked for, or min(2048, the model's maximum)."""
+    if wanted is None:
+        return min(DEFAULT_SEQ_LEN, facts.max_seq_len)
+    require(
+        wanted <= facts.max_seq_len,
+        flag,
+        wanted,
+        f"{facts.name} reads at most {facts.max_seq_len} tokens",
+    )
+    return wanted
+
+
+def calibration_input(
+    config: SweepConfig, facts: ModelFacts, is_embedded: bool, texts: dict[str, data.Text]
+) -> TextInput:
+    """Calibration text and windows."""
+    name = config.calibration.text or (EMBEDDED if is_embedded else "c4")
+    text = texts["calibration.text"] = data.resolve_text(name, "calibration")
+    require(
+        config.calibration.num_samples >= config.resources.num_workers,
+        "calibration.num-samples",
+        config.calibration.num_samples,
+        f"needs a window for each of {config.resources.num_workers} workers",
+    )
+    fields = {
+        "text": text.identity,
+        "num_samples": config.calibration.num_samples,
+        "seq_len": window_length("calibration.seq-len", config.calibration.seq_len, facts),
+        "sampling": config.calibration.sampling or data.default_sampling(text),
+    }
+    return TextInput(name, fields)
+
+
+def finetune_input(
+    config: SweepConfig, facts: ModelFacts, is_embedded: bool, texts: dict[str, data.Text]
+) -> TextInput:
+    """Training text and window length."""
+    name = config.finetune.text or (EMBEDDED if is_embedded else "c4")
+    text = texts["finetune.text"] = data.resolve_text(name, "finetune")
+    seq_len = window_length("finetune.seq-len", config.finetune.seq_len, facts)
+    return TextInput(name, {"text": text.identity, "seq_len": seq_len})
+
+
+def evaluation_inputs(
+    config: SweepConfig, facts: ModelFacts, is_embedded: bool, texts: dict[str, data.Text]
+) -> tuple[TextInput, ...]:
+    """Evaluation texts, window and stride."""
+    names = config.eval.texts or ((EMBEDDED,) if is_embedded else ("wikitext2",))
+    protocol_len, protocol_stride = PROTOCOL_WINDOWS[config.grid.protocol]
+    seq_len = window_length("eval.seq-len", config.eval.seq_len or protocol_len, facts)
+    stride = config.eval.stride or protocol_stride or seq_len
+    require(stride <= seq_len, "eval.stride", stride, f"at most the window, {seq_len} tokens")
+    inputs = []
+    for name in names:
+        text = texts[f"eval.texts {name}"] = data.resolve_text(name, "evaluation")
+        fields = {
+            "text": text.identity,
+            "seq_len": seq_len,
+            "stride": stride,
+            "max_windows": config.eval.max_windows,
+        }
+        inputs.append(TextInput(name, fields))
+    return tuple(inputs)
+
+
+def require_disjoint(texts: dict[str, data.Text]) -> None:
+    """Refuses one text in two roles: measured recovery would be memory."""
+    seen: list[tuple[str, data.Text]] = []
+    for flag, text in texts.items():
+        for other_flag, other in seen:
+            same = data.same_text(text, other)
+            require(
+                not same,
+                flag.split()[0],
+                text.name,
+                f"is the same text as --{other_flag.split()[0]}; calibration, training and "
+                "evaluation need disjoint texts",
+            )
+        seen.append((flag, text))
+
+
+def check_training_tokens(config: SweepConfig, inputs: ModelInputs, seq_len: int) -> None:
+    """Every round needs at least one window."""
+    smallest = inputs.finetune_tokens
+    if config.finetune.budget == "total" and "iterative" in config.grid.regimes:
+        smallest //= max(len(config.grid.sparsities), 1)
+    require(
+        smallest >= seq_len,
+        "finetune.tokens",
+        inputs.finetune_tokens,
+        f"a round would have {smallest} tokens, less than one window of {seq_len}",
+    )
+    require(
+        inputs.batch_tokens >= seq_len,
+        "finetune.batch-tokens",
+        inputs.batch_tokens,
+        f"a batch holds at least one window of {seq_len} tokens",
+    )
+
+
+# Tokens -----------------------------------------------------------------------------------------
+
+
+def tokens_id(stage: Stage | dict[str, Any], model_identity: str) -> str | None:
+    """Name of the token file that a stage reads; None for one that reads no text."""
+    fields = stage.fields if isinstance(stage, Stage) else stage["fields"]
+    kind = stage.kind if isinstance(stage, Stage) else stage["kind"]
+    if kind == "prune" and "calibration" in fields:
+        key = {"calibration": fields["calibration"], "seed": fields["seed"]}
+    elif kind in ("finetune", "evaluate"):
+        role = "finetune" if kind == "finetune" else "evaluation"
+        key = {"stream": fields["text"]["text"], "role": role}
+    else:
+        return None
+    return identity({"tokenizer": model_identity, **key})
+
+
+def missing_tokens(
+    models: list[ResolvedModel], stages: dict[str, Stage], store: Store
+) -> dict[str, Tensor]:
+    """Tokenises every text that a stage reads and the store does not hold.
+
+    Raises:
+        ValueError: a text is too short; says how many windows it has.
+    """
+    stored = store.names("tokens")
+    found: dict[str, Tensor] = {}
+    for model in models:
+        tokenizer = None
+        for stage in stages.values():
+            name = tokens_id(stage, model.source.identity)
+            if stage.model != model.inputs.name or name is None or name in found:
+                continue
+            if f"{name}.safetensors" in stored:
+                continue
+            tokenizer = tokenizer or load_tokenizer(model.source)
+            found[name] = tokenise(stage, model, tokenizer)
+    return found
+
+
+def tokenise(stage: Stage, model: ResolvedModel, tokenizer: Any) -> Tensor:
+    """Calibration windows, or the whole stream of a training or evaluation text."""
+    fields = stage.fields
+    if stage.kind == "prune":
+        spec = fields["calibration"]
+        return data.calibration_windows(
+            model.texts[spec["text"]],
+            tokenizer,
+            num_samples=spec["num_samples"],
+            seq_len=spec["seq_len"],
+            sampling=spec["sampling"],
+            seed=fields["seed"],
+        )
+    text = model.texts[fields["text"]["text"]]
+    stream = data.token_stream(text, tokenizer)
+    flag = "finetune.text" if stage.kind == "finetune" else "eval.texts"
+    seq_len = fields["text"]["seq_len"]
+    require(
+        len(stream) >= seq_len,
+        flag,
+        text.name,
+        f"has {len(stream)} tokens, 0 windows of {seq_len}; give a longer text",
+    )
+    return stream
+
+
+def save_tokens(store: Store, tokens: dict[str, Tensor]) -> None:
+    """Writes token files; workers read them instead of the texts."""
+    for name, tensor in tokens.items():
+        data_bytes = save_tensors({"tokens": tensor.to(torch.int32)})
+        store.write_bytes(data_bytes, "tokens", f"{name}.safetensors")
+
+
+def load_tokens(store: Store, name: str) -> Tensor:
+    """Reads a token file."""
+    return load_tensors(store.read_bytes("tokens", f"{name}.safetensors"))["tokens"].long()

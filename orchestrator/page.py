@@ -1,0 +1,228 @@
+"""The words and the HTML around the figure: stories of rows, published values, the whole page.
+
+The page is one file that opens without a network. Whatever comes from rows reaches it as JSON whose
+`<` are escaped and is put on screen as text by `assets/page.js` and `assets/table.js`.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from types import MappingProxyType
+from typing import Any
+
+from orchestrator.results import SCHEMA, Row, format_perplexity, key_of, mean_and_std, sort_key
+
+ASSETS = Path(__file__).parent / "assets"
+SETTINGS = {
+    "protocol": ("protocol",),
+    "evaluation: text, window, stride, tokens": (
+        "eval_text",
+        "eval_seq_len",
+        "eval_stride",
+        "num_eval_tokens",
+    ),
+    "calibration: text, tokens, window": (
+        "calibration_text",
+        "calibration_tokens",
+        "calibration_seq_len",
+    ),
+    "method settings": ("method", "method_settings"),
+    "schedule, budget": ("schedule", "budget"),
+    "seeds": ("seed",),
+    "device, workers, number format": ("device", "num_workers", "dtype"),
+    "code": ("code_version",),
+    "torch": ("torch_version",),
+    "transformers": ("transformers_version",),
+    "ray": ("ray_version",),
+    "sweep": ("sweep_id",),
+}
+"""What the settings panel shows of the rows: a title and the columns behind it."""
+PUBLISHED_WINDOW = 2048
+"""Tokens a window behind every value of `assets/published.csv`."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A perplexity that somebody else reported; the source is named in `assets/published.csv`."""
+
+    model: str
+    method: str
+    mask_structure: str | None
+    sparsity: float
+    eval_text: str
+    perplexity: float
+    source: str
+
+    def compares(self, model: str, evaluation: Any) -> bool:
+        """Whether it was measured on the same model (hub name or folder), text and windows."""
+        same_model = _base(self.model) == _base(model)
+        same_text = (self.eval_text, "sparsegpt") == (evaluation.text, evaluation.protocol)
+        return same_model and same_text and evaluation.seq_len in (None, PUBLISHED_WINDOW)
+
+    def story(self) -> list[str]:
+        """What hovering says."""
+        target = self.mask_structure or f"sparsity {self.sparsity:g}"
+        return [
+            f"published: {self.method} · {target}",
+            f"perplexity {self.perplexity:g}",
+            f"{self.source}; whole {self.eval_text} test text, windows of {PUBLISHED_WINDOW}",
+        ]
+
+
+def _base(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2].lower()
+
+
+def load_published(path: Path = ASSETS / "published.csv") -> list[Published]:
+    """Reads a table of published values; lines that begin with # are comments."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        return [
+            Published(
+                **{
+                    **row,
+                    "mask_structure": row["mask_structure"] or None,
+                    "sparsity": float(row["sparsity"]),
+                    "perplexity": float(row["perplexity"]),
+                }
+            )
+            for row in rows
+        ]
+
+
+def story(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The rows of one point (its seeds) in words: a title line, then a line a fact."""
+    done = [row for row in rows if row["status"] == "done"]
+    first = (done or rows)[0]
+    if first["method"] == "dense":
+        title = "dense" if first["regime"] == "dense" else "dense, fine-tuned alike"
+    else:
+        target = first.get("mask_structure") or f"sparsity {first['sparsity']:g}"
+        title = f"{first['method']} · {first['regime']} · {target}"
+    seeds = ", ".join(str(row["seed"]) for row in rows if row.get("seed") is not None)
+    return (
+        title,
+        *_perplexity_lines(done),
+        *_treatment_lines(first, done),
+        *([f"seed {seeds}"] if seeds else []),
+        *_trouble_lines(rows),
+    )
+
+
+def _mean(rows: Iterable[Row], column: str) -> float | None:
+    return mean_and_std([row[column] for row in rows if row.get(column) is not None])[0]
+
+
+def _perplexity_lines(done: Sequence[Row]) -> list[str]:
+    values = [row["perplexity"] for row in done if row["perplexity"] is not None]
+    mean, std = mean_and_std(values)
+    if mean is None:
+        return [f"perplexity {value}" for value in values[:1]]
+    count = sum(map(math.isfinite, values))
+    lines = [f"perplexity {format_perplexity(mean, std)}" + f" ({count} seeds)" * (count > 1)]
+    dense, before = _mean(done, "dense_perplexity"), _mean(done, "perplexity_before_finetune")
+    if dense is not None and done[0]["regime"] != "dense":
+        lines.append(f"dense {dense:.4g}, change {mean - dense:+.4g} ({mean / dense - 1:+.1%})")
+    if before is not None:
+        lines.append(f"before fine-tuning {format_perplexity(before)}")
+    return lines
+
+
+def _treatment_lines(first: Row, done: Sequence[Row]) -> list[str]:
+    lines = []
+    measured, worst = _mean(done, "measured_sparsity"), _mean(done, "measured_sparsity_worst")
+    if measured is not None and first["method"] != "dense":
+        beside = f" (worst matrix {worst:.6g})" if worst is not None else ""
+        lines.append(f"measured sparsity {measured:.6g}{beside}")
+    if tokens := first.get("num_finetune_tokens"):
+        turn = f", round {first['round']}" if first.get("round") else ""
+        turns = f" of {first['num_rounds']}" if turn and first.get("num_rounds") else ""
+        lines.append(f"trained on {tokens:,} tokens{turn}{turns}")
+    if text := first.get("calibration_text"):
+        size = first.get("calibration_tokens")
+        lines.append(f"calibration {text}" + (f", {size:,} tokens" if size else ""))
+    stages = [(name, _mean(done, f"{name}_seconds")) for name in ("prune", "finetune", "evaluate")]
+    if spent := [f"{name} {seconds:.3g} s" for name, seconds in stages if seconds]:
+        lines.append(", ".join(spent))
+    return lines
+
+
+def _trouble_lines(rows: Sequence[Row]) -> list[str]:
+    """What befell the seeds that give no perplexity, with as much of the error as reads well."""
+    lines = []
+    for row in rows:
+        finite = row.get("perplexity") is not None and math.isfinite(row["perplexity"])
+        if row["status"] == "done" and finite:
+            continue
+        what = f"perplexity {row['perplexity']}" if row["status"] == "done" else row["status"]
+        whose = f"seed {row['seed']}: " if row.get("seed") is not None and len(rows) > 1 else ""
+        lines.append(f"{whose}{what.replace('_', ' ')}")
+        error = textwrap.shorten(row.get("error") or "", 240, placeholder=" ...")
+        lines += textwrap.wrap(error, 60)
+    return lines
+
+
+def render(
+    rows: Iterable[Row],
+    drawing: Mapping[str, Any],
+    plotly_js: str,
+    provenance: Mapping[str, object] = MappingProxyType({}),
+) -> str:
+    """The whole page as HTML.
+
+    Args:
+        rows: All rows, in any order.
+        drawing: The figure as plain JSON values (`data` and `layout`).
+        plotly_js: Source of plotly.js.
+        provenance: More for the settings panel.
+    """
+    rows = sorted(rows, key=sort_key)
+    data = {"drawing": drawing, "columns": SCHEMA.names, "rows": [_plain(row) for row in rows]}
+    return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
+        style=(ASSETS / "page.css").read_text(encoding="utf-8"),
+        plotly=plotly_js,
+        data=_embedded(data),
+        settings=_settings(rows, provenance),
+        script="\n".join(
+            (ASSETS / name).read_text(encoding="utf-8")
+            for name in ("plot.js", "table.js", "page.js")
+        ),
+    )
+
+
+def _plain(row: Row) -> list[Any]:
+    """A row as a list, its key first; JSON has no NaN, so what is not finite becomes text."""
+    values = [row.get(name) for name in SCHEMA.names]
+    return [
+        key_of(row),
+        *(str(v) if isinstance(v, float) and not math.isfinite(v) else v for v in values),
+    ]
+
+
+def _embedded(data: object) -> str:
+    """JSON that nothing inside can end the script element of, nor open a comment in."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _settings(rows: Sequence[Row], provenance: Mapping[str, object]) -> str:
+    """The panel that says how the numbers were made: each setting with all values it takes."""
+    items = [(name, [str(value)]) for name, value in provenance.items()]
+    for title, columns in SETTINGS.items():
+        values = {tuple(row.get(column) for column in columns) for row in rows}
+        told = {" · ".join(str(v) for v in value if v is not None) for value in values}
+        items.append((title, sorted(told - {""})))
+    entries = (
+        f"<dt>{html.escape(name)}</dt>"
+        + "".join(f"<dd>{html.escape(value)}</dd>" for value in values or ["not recorded"])
+        for name, values in items
+    )
+    return "\n".join(entries)

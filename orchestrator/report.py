@@ -1,0 +1,117 @@
+"""What a sweep tells: the dry run before, the Parquet file, the curves and the table after."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cost import ModelCost
+from orchestrator.curves import write_html
+from orchestrator.progress import clock
+from orchestrator.results import row_key, summary_table, write_parquet
+
+if TYPE_CHECKING:
+    from orchestrator.sweep import Sweep
+    from orchestrator.trials import Trial
+
+logger = logging.getLogger(__name__)
+
+
+def collect(sweep: Sweep) -> int:
+    """Rebuilds results.parquet and curves.html from all rows; prints the table.
+
+    Returns:
+        1 while a cell of the grid has failed or is missing, else 0.
+    """
+    rows = current_rows(sweep)
+    mine = [row for row in rows if row["in_current_grid"]]
+    store = sweep.store
+    remote = None if store.is_local else store.filesystem
+    write_parquet(rows, store.join("results.parquet"), remote)
+    record = json.loads(store.read_bytes("sweeps", f"{sweep.id}.json"))
+    provenance = {"command": record["command"], "sweep": sweep.id, **record["versions"]}
+    page = store.join("curves.html")
+    write_html(rows, page, provenance=provenance, filesystem=remote)
+    print()
+    print(summary_table(mine))
+    bad = [row for row in mine if row["status"] in ("failed", "not_run")]
+    missing = len(sweep.plan.row_keys()) - len(mine)
+    for row in bad:
+        if row["status"] == "failed":
+            target = row["mask_structure"] or f"{row['sparsity']:g}"
+            print(f"failed: {row['method']} {row['regime']} {target}: {row['error']}")
+    if bad or missing:
+        print(f"{len(bad) + missing} rows failed or missing; run the same command again")
+        print("(--retry-failed also runs cells again that failed by themselves)")
+    print(f"rows    {store.display('results.parquet')}")
+    print(f"curves  {store.display('curves.html')}")
+    return 1 if bad or missing else 0
+
+
+def current_rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """All rows of the store, with the dense perplexity filled in and the grid's own marked."""
+    stored = sweep.store.rows()
+    wanted = {row_key(cell, evaluation) for cell, evaluation in sweep.plan.row_keys()}
+    rows = [(key, row) for key, row in stored.items()]
+    dense = {
+        (row["model"], evaluation_of(row)): row["perplexity"]
+        for _, row in rows
+        if row["regime"] == "dense"
+    }
+    return [
+        {
+            **{name: value for name, value in row.items() if not name.startswith("_")},
+            "in_current_grid": key in wanted,
+            "dense_perplexity": dense.get((row["model"], evaluation_of(row))),
+        }
+        for key, row in rows
+    ]
+
+
+def evaluation_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes two perplexities comparable."""
+    return tuple(row[name] for name in ("eval_text", "eval_seq_len", "eval_stride", "protocol"))
+
+
+def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
+    """The dry run: cells, what is done and why the rest is not, trials, memory and time."""
+    plan, to_run = sweep.plan, {cell.id for cell in sweep.cells}
+    lines = [
+        f"{len(plan.cells)} cells, {len(plan.cells) - len(to_run)} already done; "
+        f"{len(sweep.needed)} stages to run of {len(plan.stages)}"
+    ]
+    for cell in plan.cells.values():
+        target = cell.target.mask_structure or f"{cell.target.sparsity:g}"
+        seed = "" if cell.seed is None else f" seed {cell.seed}"
+        name = f"{cell.model} {cell.method} {cell.regime} {target}{seed}"
+        lines.append(f"  {name:<52} {why(sweep, cell) if cell.id in to_run else 'done'}")
+    lines.append(f"{len(trials)} trials")
+    for trial in trials:
+        seconds = sum(sweep.seconds[stage.id] for stage in trial.stages)
+        lines.append(
+            f"  {trial.model} {trial.method}: {len(trial.cells)} cells, "
+            f"{len(trial.stages)} stages, about {clock(seconds)}"
+        )
+    resources, trains = sweep.config.resources, sweep.config.grid.trains
+    for model in sweep.models:
+        cost = ModelCost(model.facts, model.inputs, sweep.device)
+        micro_batch = resources.micro_batch_tokens or (2048 if sweep.device == "cpu" else 16384)
+        memory = cost.memory(trains, resources.num_workers, micro_batch)
+        lines.append(
+            f"{model.inputs.name}: {model.facts.num_parameters:,} parameters, "
+            f"about {memory / 2**30:.1f} GiB a worker"
+        )
+    return "\n".join(lines)
+
+
+def why(sweep: Sweep, cell: Any) -> str:
+    """Why a cell is not done yet, in a few words."""
+    rows = [sweep.rows.get(row_key(cell.id, evaluation)) for evaluation in cell.evaluations]
+    present = [row for row in rows if row is not None]
+    if present and present[0]["status"] != "done":
+        return f"{present[0]['status']} before; to run again"
+    missing = [stage for stage in cell.all_stages()[1:] if stage in sweep.needed]
+    dropped = [stage for stage in missing if stage in sweep.manifests]
+    text = f"{len(missing)} stages to run"
+    return text + (f", {len(dropped)} of them again (weights not kept)" if dropped else "")

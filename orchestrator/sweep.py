@@ -1,0 +1,286 @@
+"""run_sweep: plan, run what is missing, collect. Running it again is how to resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+
+from core.config import require
+from orchestrator import versions
+from orchestrator.config import SweepConfig
+from orchestrator.cost import ModelCost, stage_seconds
+from orchestrator.inputs import (
+    ResolvedModel,
+    missing_tokens,
+    resolve_inputs,
+    save_tokens,
+)
+from orchestrator.job import Job
+from orchestrator.plan import Cell, Plan, Planner, identity
+from orchestrator.report import collect, describe_plan
+from orchestrator.results import row_key
+from orchestrator.store import Store
+from orchestrator.trials import Trial, needed_stages, pack_trials
+
+logger = logging.getLogger(__name__)
+
+MARKER = "sweep-store.json"
+KEEP_ALL_BELOW_BYTES = 2e9
+MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+
+
+@dataclass
+class Sweep:
+    """A resolved sweep: what is asked for, what is there, what is missing."""
+
+    config: SweepConfig
+    models: list[ResolvedModel]
+    plan: Plan
+    store: Store
+    manifests: dict[str, dict]
+    rows: dict[str, dict]
+    cells: list[Cell]
+    """Cells to run."""
+    needed: set[str]
+    """Stages to run."""
+    seconds: dict[str, float]
+    """Estimated seconds of every stage."""
+
+    @property
+    def id(self) -> str:
+        """Names this grid."""
+        return identity(sorted(self.plan.cells))[:12]
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`."""
+        return "cuda" if self.config.resources.use_gpu else "cpu"
+
+
+def run_sweep(config: SweepConfig) -> int:
+    """Runs what is missing of a sweep; returns the exit code.
+
+    Raises:
+        ValueError: bad input, before Ray starts and before anything is written.
+    """
+    from orchestrator import cluster
+
+    on_cluster = bool(os.environ.get("RAY_ADDRESS"))
+    if not on_cluster:
+        cluster.num_slots(config.resources, cluster.local_resources())
+    sweep = prepare(config)
+    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
+    tokens = missing_tokens(sweep.models, stages, sweep.store)
+    if config.output.dry_run:
+        slots = 1 if on_cluster else cluster.num_slots(config.resources, cluster.local_resources())
+        print(describe_plan(sweep, trials_of(sweep, slots)))
+        return 0
+    require_writable(sweep.store)
+    write_record(sweep)
+    if sweep.cells:
+        save_tokens(sweep.store, tokens)
+        run_missing(sweep)
+    else:
+        print(f"all {len(sweep.plan.cells)} cells already done")
+    return collect(sweep)
+
+
+def prepare(config: SweepConfig) -> Sweep:
+    """Resolves names, plans, and finds out what is done; writes nothing."""
+    store = Store(config.output.out_dir)
+    require_own_directory(store)
+    models = resolve_inputs(config)
+    plan = Planner(config.grid, config.prune, config.finetune).build(m.inputs for m in models)
+    manifests, rows = store.stages(), store.rows()
+    cells = [cell for cell in plan.cells.values() if to_run(cell, rows, config.output.retry_failed)]
+    with_weights = {s for s, m in manifests.items() if not m.get("dropped")}
+    needed = needed_stages(plan, cells, set(manifests), with_weights)
+    device = "cuda" if config.resources.use_gpu else "cpu"
+    costs = {m.inputs.name: ModelCost(m.facts, m.inputs, device) for m in models}
+    return Sweep(
+        config,
+        models,
+        plan,
+        store,
+        manifests,
+        rows,
+        cells,
+        needed,
+        stage_seconds(plan, costs, {}),
+    )
+
+
+def to_run(cell: Cell, rows: dict[str, dict], retry_failed: bool) -> bool:
+    """Whether a cell lacks a row, was interrupted, or failed and is to be tried again."""
+    for evaluation in cell.evaluations:
+        row = rows.get(row_key(cell.id, evaluation))
+        if row is None or row.get("_interrupted"):
+            return True
+        if row["status"] in ("failed", "not_run") and retry_failed:
+            return True
+    return False
+
+
+def require_own_directory(store: Store) -> None:
+    """Refuses an out-dir that holds something that is no sweep's."""
+    if store.is_local and os.path.exists(store.path):
+        require(os.path.isdir(store.path), "out-dir", store.root, "is a file; name a directory")
+        foreign = os.listdir(store.path) and not store.exists(MARKER)
+        require(
+            not foreign,
+            "out-dir",
+            store.root,
+            "holds something else; name a new directory or one of an earlier sweep",
+        )
+
+
+def require_writable(store: Store) -> None:
+    """Marks the directory as a sweep's."""
+    try:
+        if not store.exists(MARKER):
+            store.write_bytes(b'{"format": 1}\n', MARKER)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"--out-dir {store.root}: cannot be written ({reason})") from None
+
+
+def write_record(sweep: Sweep) -> None:
+    """The resolved settings, versions and command beside the results."""
+    record = {
+        "sweep_id": sweep.id,
+        "command": shlex.join(["python", *sys.argv]),
+        "config": sweep.config.to_dict(),
+        "models": {m.inputs.name: dataclasses.asdict(m.inputs) for m in sweep.models},
+        "versions": versions.environment(),
+    }
+    data = json.dumps(record, indent=1, default=str).encode()
+    sweep.store.write_bytes(data, "sweeps", f"{sweep.id}.json")
+
+
+def trials_of(sweep: Sweep, slots: int) -> list[Trial]:
+    """The missing work, packed."""
+    return pack_trials(sweep.plan, sweep.cells, sweep.needed, sweep.seconds, slots)
+
+
+def run_missing(sweep: Sweep) -> None:
+    """Starts Ray, runs the trials, and stops a Ray that was started here."""
+    from orchestrator import cluster
+    from orchestrator.progress import Progress
+
+    resources = sweep.config.resources
+    cluster.connect()
+    try:
+        slots = cluster.num_slots(resources, cluster.ray.cluster_resources())
+        trials = trials_of(sweep, slots)
+        for cell in sweep.cells:
+            for evaluation in cell.evaluations:
+                sweep.store.delete_row(row_key(cell.id, evaluation))
+        models = {m.inputs.name: m for m in sweep.models}
+        jobs = {t.id: make_job(sweep, models[t.model], t).to_dict() for t in trials}
+        total = len(sweep.plan.cells)
+        print(
+            f"{len(sweep.cells)} of {total} cells to run in {len(trials)} trials, "
+            f"{min(slots, len(trials))} at a time",
+            flush=True,
+        )
+        progress = Progress({cell.id: cell for cell in sweep.cells}, cell_costs(sweep))
+        errors = cluster.run_trials(
+            [tune_view(trial) for trial in trials],
+            jobs,
+            resources,
+            slots,
+            f"sweep-{sweep.id}",
+            sweep.store.uri("ray"),
+            progress,
+        )
+        for error in errors:
+            logger.error("a trial ended early: %s", error.strip().splitlines()[-1])
+    finally:
+        cluster.ray.shutdown()
+
+
+def tune_view(trial: Trial) -> dict:
+    """What Tune's table and loggers show of a trial."""
+    return {
+        "id": trial.id,
+        "model": trial.model,
+        "method": trial.method,
+        "regimes": sorted({cell.regime for cell in trial.cells}),
+        "targets": sorted(
+            {cell.target.mask_structure or f"{cell.target.sparsity:g}" for cell in trial.cells}
+        ),
+        "num_cells": len(trial.cells),
+    }
+
+
+def cell_costs(sweep: Sweep) -> dict[str, float]:
+    """Estimated seconds that each cell adds, counting a shared stage for its first cell."""
+    counted: set[str] = set()
+    costs = {}
+    for cell in sweep.cells:
+        mine = {*cell.all_stages()} & sweep.needed - counted
+        counted |= mine
+        costs[cell.id] = sum(sweep.seconds[stage] for stage in mine)
+    return costs
+
+
+def stages_to_drop(sweep: Sweep, model: ResolvedModel) -> set[str]:
+    """Weight stages that the keep policy does not keep."""
+    plan = sweep.plan
+    weights = {s.id for s in plan.stages.values() if s.kind in ("prune", "finetune")}
+    finals = {cell.stages[-1] for cell in plan.cells.values()}
+    keep = sweep.config.output.keep
+    if keep is None:
+        size = len(weights) * model.facts.num_parameters * 4
+        keep = "all" if size < KEEP_ALL_BELOW_BYTES else "final"
+    return {"all": set(), "final": weights - finals, "none": weights}[keep]
+
+
+def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial) -> Job:
+    """A trial with everything that its workers need."""
+    from orchestrator import cluster
+
+    config, plan = sweep.config, sweep.plan
+    resources = config.resources
+    micro_batch = resources.micro_batch_tokens or MICRO_BATCH_TOKENS[sweep.device]
+    known = {stage.id for stage in trial.stages}
+    known |= {stage for cell in trial.cells for stage in cell.all_stages()}
+    cost = ModelCost(model.facts, model.inputs, sweep.device)
+    environment = versions.environment()
+    root = next(s for s in plan.roots() if s.model == trial.model)
+    return Job(
+        id=trial.id,
+        model=trial.model,
+        method=trial.method,
+        root=root.id,
+        stages=trial.stages,
+        known=tuple(plan.stages[stage] for stage in sorted(known | {root.id})),
+        cells=trial.cells,
+        source=dataclasses.asdict(model.source),
+        dtype=model.inputs.dtype,
+        store_root=sweep.store.uri(),
+        drop=tuple(sorted(stages_to_drop(sweep, model))),
+        device=sweep.device,
+        num_workers=resources.num_workers,
+        threads=cluster.cpus_per_worker(resources),
+        micro_batch_tokens=micro_batch,
+        checkpoint_seconds=config.output.checkpoint_seconds,
+        memory_bytes=cost.memory(config.grid.trains, resources.num_workers, micro_batch),
+        row_constants={
+            "protocol": config.grid.protocol,
+            "schedule": config.grid.schedule,
+            "budget": config.finetune.budget,
+            "num_workers": resources.num_workers,
+            "device": sweep.device,
+            "config": json.dumps(config.to_dict(), sort_keys=True),
+            "sweep_id": sweep.id,
+            "in_current_grid": True,
+            **environment,
+        },
+        environment=environment,
+    )

@@ -1,0 +1,142 @@
+"""Tiny random stand-ins for models, tokenizers and texts, shared by all test modules."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    TokenizersBackend,
+)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+VOCAB = 320
+
+
+def words(count: int, seed: int) -> str:
+    """Seeded nonsense prose of `count` words in sentences."""
+    source = random.Random(seed)
+    syllables = ["ka", "lo", "mi", "ren", "tus", "or", "a", "pel", "shi", "ning"]
+    text = []
+    for index in range(count):
+        word = "".join(source.choices(syllables, k=source.randint(1, 4)))
+        text.append(word + ("." if index % 11 == 10 else ""))
+    return " ".join(text)
+
+
+def save_tokenizer(directory: Path, max_length: int = 128) -> None:
+    """A byte-level BPE tokenizer of 320 ids that puts `</s>` (id 2) first, as OPT's does."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([words(2000, seed=0)], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="</s> $A", special_tokens=[("</s>", 2)]
+    )
+    TokenizersBackend(
+        tokenizer_object=tokenizer,
+        bos_token="</s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=max_length,
+    ).save_pretrained(directory)
+
+
+def save_model(directory: Path, config: PreTrainedConfig, seed: int = 0) -> Path:
+    """A random model of `config` and a tokenizer, as an ordinary checkpoint directory."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for name, parameter in model.named_parameters():
+            # Biases and norm scales start at 0 and 1, which would hide mistakes with them.
+            if parameter.dim() == 1:
+                torch.nn.init.normal_(parameter, float("norm" in name), 0.1)
+    model.save_pretrained(directory)
+    save_tokenizer(directory, getattr(config, "max_position_embeddings", 128))
+    return directory
+
+
+def tiny_opt_config(**changes) -> OPTConfig:
+    """Two blocks, hidden size 32, windows of at most 128 tokens, tied embeddings."""
+    settings = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "ffn_dim": 64,
+        "word_embed_proj_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "init_std": 0.2,
+    }
+    return OPTConfig(**(settings | changes))
+
+
+def tiny_llama_config(**changes) -> LlamaConfig:
+    """As `tiny_opt_config`, with grouped queries and a gated MLP."""
+    settings = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+    }
+    return LlamaConfig(**(settings | changes))
+
+
+@pytest.fixture(scope="session")
+def make_model_dir(tmp_path_factory) -> Callable[..., Path]:
+    """`make_model_dir(config, seed=0)` writes a random model of any config with a tokenizer."""
+
+    def make(config: PreTrainedConfig, seed: int = 0) -> Path:
+        return save_model(tmp_path_factory.mktemp(config.model_type), config, seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_opt_dir(make_model_dir) -> Path:
+    """A random OPT: 2 blocks, hidden 32, 320 ids, windows up to 128 tokens."""
+    return make_model_dir(tiny_opt_config())
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(make_model_dir) -> Path:
+    """A random LLaMA: 2 blocks, hidden 32, 320 ids, windows up to 128 tokens."""
+    return make_model_dir(tiny_llama_config())
+
+
+@pytest.fixture(scope="session")
+def tiny_text_file(tmp_path_factory) -> Path:
+    """40 lines of nonsense prose, 200 words each: about 20,000 tokens of the tiny tokenizer."""
+    path = tmp_path_factory.mktemp("text") / "tiny.txt"
+    path.write_text("\n".join(words(200, seed) for seed in range(1, 41)) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Iterator[Path]:
+    """The folder of third-party data beside the checkout; the test is skipped without it."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared with third-party data beside this checkout")
+    yield SHARED

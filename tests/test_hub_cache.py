@@ -1,0 +1,185 @@
+"""Models and texts by hub name, from a cache fabricated as the hub's client lays it out.
+
+The client reads its settings when it is imported, so each check runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMIT, CONVERTED = "a" * 40, "b" * 40
+
+
+def add_snapshot(hub: Path, repo: str, kind: str, ref: str, commit: str) -> Path:
+    """A repository's folder for one commit, with a ref that leads to it."""
+    base = hub / f"{kind}s--{repo.replace('/', '--')}"
+    (base / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+    (base / "refs" / ref).write_text(commit)
+    snapshot = base / "snapshots" / commit
+    snapshot.mkdir(parents=True, exist_ok=True)
+    return snapshot
+
+
+def copy_into(snapshot: Path, source: Path, *patterns: str) -> None:
+    """Files as the client stores them: links to blobs without a suffix."""
+    blobs = snapshot.parents[1] / "blobs"
+    blobs.mkdir(exist_ok=True)
+    for pattern in patterns:
+        for file in source.glob(pattern):
+            if file.is_file():
+                blob = blobs / f"{snapshot.name[:4]}{len(list(blobs.iterdir()))}"
+                shutil.copy(file, blob)
+                (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tiny_opt_dir) -> Path:
+    """HF_HOME with models and data sets of the names that users type."""
+    home = tmp_path_factory.mktemp("hf")
+    hub = home / "hub"
+    copy_into(add_snapshot(hub, "org/tiny", "model", "main", COMMIT), tiny_opt_dir, "*")
+    # Like facebook/opt-125m: pickled weights on main, safetensors in the bot's pull request.
+    old = add_snapshot(hub, "org/old", "model", "main", COMMIT)
+    copy_into(old, tiny_opt_dir, "config.json", "token*")
+    (old / "pytorch_model.bin").write_bytes(b"pickle")
+    converted = add_snapshot(hub, "org/old", "model", "refs/pr/7", CONVERTED)
+    copy_into(converted, tiny_opt_dir, "model.safetensors")
+    bare = add_snapshot(hub, "org/bare", "model", "main", COMMIT)
+    copy_into(bare, tiny_opt_dir, "config.json")
+
+    wikitext = add_snapshot(hub, "Salesforce/wikitext", "dataset", "main", COMMIT)
+    for part in ("train", "test"):
+        rows = ["", f" = {part} = \n", "", f" the {part} part \n"]
+        path = wikitext / "wikitext-2-raw-v1" / f"{part}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict({"text": rows}).to_parquet(path)
+    c4 = add_snapshot(hub, "allenai/c4", "dataset", "main", COMMIT)
+    (c4 / "en").mkdir()
+    for shard, count in (
+        ("train.00000-of-01024", 5),
+        ("train.00001-of-01024", 4),
+        ("validation.00000-of-00008", 1200),
+    ):
+        rows = [
+            {"text": f"{shard[:11]} {n}", "timestamp": "2019-04-25T12:57:54Z"} for n in range(count)
+        ]
+        lines = "\n".join(json.dumps(row | {"url": "u"}) for row in rows)
+        (c4 / "en" / f"c4-{shard}.json.gz").write_bytes(gzip.compress(lines.encode()))
+    ref = "refs/convert/parquet"
+    ptb = add_snapshot(hub, "ptb-text-only/ptb_text_only", "dataset", ref, COMMIT)
+    table = datasets.Dataset.from_dict({"sentence": ["no it was n't", "<unk> monday"]})
+    table.to_parquet(ptb / "penn_treebank" / "test" / "0000.parquet")
+    return home
+
+
+def run(home: Path, code: str) -> list:
+    """What the code prints as JSON lines, in a process without a network."""
+    settings = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=kept | settings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+MODELS = """
+import json, torch
+from core.models import describe_model, load_model, load_tokenizer, resolve_model
+
+def show(*args):
+    try:
+        source = resolve_model(*args)
+        model = load_model(source, torch.float32)
+        ids = load_tokenizer(source)("ka lo")["input_ids"]
+        facts = describe_model(source)
+        total = sum(float(p.double().sum()) for p in model.parameters())
+        print(json.dumps([source.revision, source.identity, facts.num_blocks, ids[0], total]))
+    except ValueError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_models_by_name_and_revision(home):
+    names = [
+        ("org/tiny",),
+        ("org/tiny", COMMIT),
+        (f"org/tiny@{COMMIT}",),
+        ("org/old",),
+        ("org/bare",),
+        ("org/tiny", "no-such-branch"),
+        ("facebook/opt-125m",),
+        ("embeded",),
+    ]
+    calls = "".join(f"show(*{name!r})\n" for name in names)
+    tiny, commit, at, old, bare, branch, absent, typo = run(home, MODELS + calls)
+    assert tiny[:4] == [COMMIT, COMMIT, 2, 2]
+    assert commit == at == tiny
+    # The same weights, found in the conversion, which is part of the identity.
+    assert old == [COMMIT, f"{COMMIT}+{CONVERTED}", *tiny[2:]]
+    for message in (bare, branch, absent, typo):
+        assert message.startswith("--models ") and "\n" not in message
+        assert "fetch its config, tokenizer and safetensors" in message
+    assert "hf download facebook/opt-125m" in absent
+    assert "did you mean 'embedded'" in typo
+
+
+TEXTS = """
+import json
+from core.texts import documents, joined, resolve_text
+
+def show(name, role):
+    try:
+        text = resolve_text(name, role)
+        print(json.dumps([text.identity, len(documents(text)), joined(text)]))
+    except ValueError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_texts_by_short_name(home):
+    names = [
+        ("wikitext2", "evaluation"),
+        ("wikitext2", "calibration"),
+        ("c4", "calibration"),
+        ("c4", "finetune"),
+        ("c4", "evaluation"),
+        ("ptb", "evaluation"),
+        ("wikitext2:validation", "evaluation"),
+        ("ptb", "finetune"),
+    ]
+    calls = "".join(f"show(*{name!r})\n" for name in names)
+    test, train, first, second, held_out, ptb, absent, no_train = run(home, TEXTS + calls)
+    assert test[1:] == [4, "\n\n = test = \n\n\n\n\n the test part \n"]
+    file = "wikitext-2-raw-v1/test-00000-of-00001.parquet"
+    assert test[0].startswith(f"Salesforce/wikitext@{COMMIT}:{file} ")
+    assert "the train part" in train[2]
+    assert first[1:] == [5, "\n\n".join(f"train.00000 {n}" for n in range(5))]
+    assert second[1:] == [4, "\n\n".join(f"train.00001 {n}" for n in range(4))]
+    assert held_out[1:] == [1200, " ".join(f"validation. {n}" for n in range(1100))]
+    assert ptb[1:] == [2, "no it was n't <unk> monday"]
+    assert len({found[0] for found in (test, train, first, second, held_out, ptb)}) == 6
+    assert absent.startswith("--eval.texts wikitext2:validation: ") and "fetch" in absent
+    assert no_train.startswith("--finetune.text ptb: ") and "\n" not in absent + no_train
+
+
+def test_the_default_sampling_of_c4_is_documents(home):
+    code = """
+from core.data import default_sampling, resolve_text
+print('"' + default_sampling(resolve_text("c4", "calibration")) + '"')
+"""
+    assert run(home, code) == ["documents"]

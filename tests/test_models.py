@@ -1,0 +1,338 @@
+"""Families, their blocks and prunable linears, and blocks run one by one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OPTConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+
+from core.models import (
+    BACKBONES,
+    NO_LIMIT,
+    block_inputs,
+    decoder_blocks,
+    describe_model,
+    hidden_backbone,
+    load_model,
+    load_tokenizer,
+    prunable_linears,
+    resolve_model,
+    run_block,
+)
+
+OPT = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "ffn_dim": 64,
+    "word_embed_proj_dim": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "init_std": 0.2,
+}
+LLAMA = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+KINDS = ["sliding_attention", "full_attention"]
+FAMILIES = {
+    "opt": OPTConfig(**OPT),
+    "opt-350m": OPTConfig(**OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 16}),
+    "llama": LlamaConfig(**LLAMA),
+    "smollm2": LlamaConfig(**LLAMA, tie_word_embeddings=True),
+    "mistral": MistralConfig(**LLAMA, sliding_window=5),
+    "qwen2": Qwen2Config(**LLAMA),
+    "qwen3": Qwen3Config(**LLAMA),
+    "gemma": GemmaConfig(**LLAMA),
+    "gemma2": Gemma2Config(**LLAMA, sliding_window=5, layer_types=KINDS),
+    "gemma3": Gemma3TextConfig(**LLAMA, sliding_window=5, layer_types=KINDS),
+}
+OPT_LINEARS = {
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.q_proj",
+    "self_attn.out_proj",
+    "fc1",
+    "fc2",
+}
+LLAMA_LINEARS = {
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    """A random model of each family."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(FAMILIES[request.param], dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def input_ids() -> torch.Tensor:
+    return torch.randint(3, 96, (2, 16), generator=torch.Generator().manual_seed(0))
+
+
+def test_every_known_family_is_tested():
+    assert {config.model_type for config in FAMILIES.values()} == set(BACKBONES)
+
+
+def test_prunable_linears_are_those_of_the_blocks(model):
+    wanted = OPT_LINEARS if model.config.model_type == "opt" else LLAMA_LINEARS
+    path = f"{BACKBONES[model.config.model_type]}.layers"
+    for index, linears in enumerate(prunable_linears(model)):
+        assert set(linears) == {f"{path}.{index}.{name}" for name in wanted}
+        for name, module in linears.items():
+            assert model.get_submodule(name) is module
+    assert len(prunable_linears(model)) == len(decoder_blocks(model)) == 2
+
+
+def test_every_other_linear_is_a_head_or_a_projection(model):
+    prunable = {name for linears in prunable_linears(model) for name in linears}
+    others = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - prunable
+    assert {name.split(".")[-1] for name in others} <= {"lm_head", "project_in", "project_out"}
+    assert "lm_head" in others
+
+
+@torch.no_grad()
+def test_blocks_run_one_by_one_equal_the_whole_model(model, input_ids):
+    reference = model(input_ids, output_hidden_states=True, use_cache=False).hidden_states
+    hidden, kwargs = block_inputs(model, input_ids)
+    assert torch.equal(hidden, reference[0])
+    blocks = decoder_blocks(model)
+    for index, block in enumerate(blocks):
+        hidden = run_block(block, hidden, kwargs[index])
+        if index + 1 < len(blocks):
+            assert torch.equal(hidden, reference[index + 1])
+    # The last of the reference is behind the final norm and projection: replay them.
+    last = blocks[-1].register_forward_hook(lambda *_: hidden)
+    try:
+        rest = hidden_backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
+    finally:
+        last.remove()
+    whole = hidden_backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
+    assert torch.equal(rest, whole)
+
+
+def test_block_inputs_leaves_the_model_as_it_was(model, input_ids):
+    before = list(decoder_blocks(model))
+    names = [name for name, _ in model.named_parameters()]
+    _, kwargs = block_inputs(model, input_ids)
+    assert all(a is b for a, b in zip(before, decoder_blocks(model), strict=True))
+    assert names == [name for name, _ in model.named_parameters()]
+    assert not any({"past_key_values", "use_cache"} & set(k) for k in kwargs)
+    with pytest.raises(Exception):  # noqa: B017 - whatever a backbone makes of text
+        block_inputs(model, "not ids")
+    assert all(a is b for a, b in zip(before, decoder_blocks(model), strict=True))
+
+
+def test_kinds_of_attention_get_their_own_arguments(input_ids):
+    model = AutoModelForCausalLM.from_config(FAMILIES["gemma3"]).eval()
+    _, (sliding, full) = block_inputs(model, input_ids)
+    assert not torch.equal(sliding["position_embeddings"][0], full["position_embeddings"][0])
+
+
+def test_a_block_that_returns_a_tuple_is_unwrapped():
+    class Older(torch.nn.Module):
+        def forward(self, hidden_states, scale):
+            return hidden_states * scale, "weights"
+
+    assert run_block(Older(), torch.ones(1), {"scale": 3}).item() == 3
+
+
+def test_a_tied_prunable_weight_is_caught():
+    model = AutoModelForCausalLM.from_config(FAMILIES["llama"])
+    first, second = decoder_blocks(model)
+    second.mlp.up_proj.weight = first.mlp.up_proj.weight
+    with pytest.raises(AssertionError, match="tied"):
+        prunable_linears(model)
+
+
+def test_block_inputs_under_fsdp2(tmp_path, input_ids):
+    from torch import distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    model = AutoModelForCausalLM.from_config(FAMILIES["llama"], dtype=torch.float32).eval()
+    with torch.no_grad():
+        wanted = hidden_backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden_wanted, _ = block_inputs(model, input_ids)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for block in decoder_blocks(model):
+            fully_shard(block)
+        backbone = fully_shard(hidden_backbone(model))
+        # The very first forward is the one with stand-ins; the whole model must still run after.
+        hidden, kwargs = block_inputs(model, input_ids)
+        assert torch.equal(hidden, hidden_wanted)
+        with torch.no_grad():
+            for block, arguments in zip(decoder_blocks(model), kwargs, strict=True):
+                hidden = run_block(block, hidden, arguments)
+            assert torch.equal(backbone(input_ids=input_ids, use_cache=False)[0], wanted)
+        assert torch.allclose(model.model.norm(hidden), wanted)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_facts_come_without_weights(tiny_opt_dir, tiny_llama_dir):
+    facts = describe_model(resolve_model(str(tiny_opt_dir)))
+    model = load_model(tiny_opt_dir, torch.float32)
+    assert facts.model_type == "opt" and facts.dtype == "float32"
+    assert (facts.num_blocks, facts.hidden_size) == (2, 32)
+    assert (facts.vocab_size, facts.max_seq_len) == (320, 128)
+    assert facts.num_parameters == sum(p.numel() for p in model.parameters())
+    shapes = [
+        (name, *module.weight.shape, index)
+        for index, linears in enumerate(prunable_linears(model))
+        for name, module in linears.items()
+    ]
+    found = [(linear.name, linear.rows, linear.cols, linear.block) for linear in facts.linears]
+    assert found == shapes
+    assert describe_model(resolve_model(str(tiny_llama_dir))).max_seq_len < NO_LIMIT
+
+
+def test_a_model_loads_for_evaluation(tiny_llama_dir, capfd):
+    model = load_model(resolve_model(str(tiny_llama_dir)), torch.bfloat16)
+    tokenizer = load_tokenizer(tiny_llama_dir)
+    assert model.dtype == torch.bfloat16 and not model.training and not model.config.use_cache
+    assert tokenizer("ka lo")["input_ids"][0] == 2
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_identity_is_that_of_the_content(tiny_opt_dir, tmp_path):
+    copy = shutil.copytree(tiny_opt_dir, tmp_path / "copy")
+    identity = resolve_model(str(tiny_opt_dir)).identity
+    assert identity.startswith("sha256:") and resolve_model(str(copy)).identity == identity
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        other = Path(shutil.copytree(tiny_opt_dir, tmp_path / file))
+        with open(other / file, "ab") as stream:
+            stream.write(b" ")
+        assert resolve_model(str(other)).identity != identity
+
+
+@pytest.mark.parametrize(
+    ("absent", "remedy"), [("config.json", "no config.json"), ("model.safetensors", "safetensors")]
+)
+def test_an_incomplete_directory_is_refused(tiny_opt_dir, tmp_path, absent, remedy):
+    copy = Path(shutil.copytree(tiny_opt_dir, tmp_path / "copy"))
+    (copy / absent).unlink()
+    with pytest.raises(ValueError, match=remedy) as caught:
+        resolve_model(str(copy))
+    assert str(caught.value).startswith("--models ") and "\n" not in str(caught.value)
+
+
+def test_an_incomplete_set_of_shards_is_refused(tiny_opt_dir, tmp_path):
+    copy = Path(shutil.copytree(tiny_opt_dir, tmp_path / "copy"))
+    load_model(copy, torch.float32).save_pretrained(copy, max_shard_size="20KB")
+    (copy / "model.safetensors").unlink(missing_ok=True)
+    assert resolve_model(str(copy)).identity
+    next(copy.glob("model-*.safetensors")).unlink()
+    with pytest.raises(ValueError, match="not all"):
+        resolve_model(str(copy))
+
+
+def test_pickled_weights_are_not_loaded(tiny_opt_dir, tmp_path):
+    copy = Path(shutil.copytree(tiny_opt_dir, tmp_path / "copy"))
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="safetensors"):
+        resolve_model(str(copy))
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "a/b/c"])
+def test_an_absent_directory_is_refused(name):
+    with pytest.raises(ValueError, match=r"^--models .*no such directory; [^\n]*$"):
+        resolve_model(name)
+
+
+def test_a_revision_of_a_directory_is_refused(tiny_opt_dir):
+    with pytest.raises(ValueError, match="no effect"):
+        resolve_model(str(tiny_opt_dir), revision="main")
+
+
+def test_missing_weights_do_not_start_out_random(tiny_opt_dir, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    copy = Path(shutil.copytree(tiny_opt_dir, tmp_path / "copy"))
+    weights = load_file(copy / "model.safetensors")
+    weights.pop("model.decoder.layers.1.fc1.weight")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="1 weights are missing"):
+        load_model(copy, torch.float32)
+
+
+def test_a_missing_tokenizer_is_refused(tiny_opt_dir, tmp_path):
+    copy = Path(shutil.copytree(tiny_opt_dir, tmp_path / "copy"))
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="tokenizer"):
+        load_tokenizer(copy)
+
+
+@pytest.mark.parametrize(
+    ("config", "remedy"),
+    [
+        (MixtralConfig(**LLAMA, num_local_experts=4), "mixture of experts"),
+        (Qwen3MoeConfig(**LLAMA, num_experts=4), "mixture of experts"),
+        (GPT2Config(), "no decoder blocks are known for model type 'gpt2'"),
+        (BertConfig(), "no decoder blocks are known for model type 'bert'"),
+    ],
+    ids=["mixtral", "qwen3-moe", "gpt2", "bert"],
+)
+def test_other_architectures_are_refused_in_one_line(tiny_llama_dir, tmp_path, config, remedy):
+    copy = Path(shutil.copytree(tiny_llama_dir, tmp_path / "copy"))
+    config.save_pretrained(copy)
+    with pytest.raises(ValueError, match=remedy) as caught:
+        describe_model(resolve_model(str(copy)))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_code_and_quantized_weights_are_refused(tiny_llama_dir, tmp_path):
+    copy = Path(shutil.copytree(tiny_llama_dir, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    changes = [
+        ({"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}, "cannot be read"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized"),
+    ]
+    for change, remedy in changes:
+        (copy / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match=remedy) as caught:
+            describe_model(resolve_model(str(copy)))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_real_model(shared_dir):
+    facts = describe_model(resolve_model(str(shared_dir / "models" / "stories260K")))
+    assert facts.num_parameters == 260_032 and facts.num_blocks == 5 and facts.max_seq_len == 512

@@ -1,0 +1,124 @@
+"""The store: a stage exists whole or not at all, rows keep what is not finite."""
+
+import json
+import math
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "out"))
+
+
+def publish(store, name="abc", content=b"weights", **record):
+    with store.scratch() as directory:
+        (directory / "model.bin").write_bytes(content)
+        store.publish("stages", name, directory, {"id": name, "metrics": {}, **record})
+
+
+def test_opening_a_store_writes_nothing(store):
+    assert store.stages() == {} and store.rows() == {}
+    assert not Path(store.path).exists()
+
+
+def test_a_published_stage_is_found_with_its_files(store):
+    publish(store)
+    assert set(store.stages()) == {"abc"}
+    with store.opened("stages", "abc") as directory:
+        assert (directory / "model.bin").read_bytes() == b"weights"
+
+
+def test_a_stage_without_manifest_is_set_aside(store):
+    publish(store)
+    Path(store.join("stages", "abc", "manifest.json")).unlink()
+    assert store.stages() == {}
+    assert any(name.startswith("abc-") for name in store.names("set-aside"))
+
+
+def test_a_truncated_file_is_found_and_set_aside(store):
+    publish(store)
+    Path(store.join("stages", "abc", "model.bin")).write_bytes(b"wei")
+    assert store.stages() == {}
+
+
+def test_changed_content_of_equal_size_is_found_by_its_hash(store):
+    publish(store)
+    Path(store.join("stages", "abc", "model.bin")).write_bytes(b"wEights")
+    manifest = store.manifest("stages", "abc")
+    assert store.damage("stages", "abc", manifest, deep=False) is None
+    assert "changed" in store.damage("stages", "abc", manifest, deep=True)
+
+
+def test_leftovers_of_a_killed_writer_are_not_stages(store):
+    publish(store)
+    aside = Path(store.join("stages", ".aside-def-123"))
+    aside.mkdir()
+    (aside / "model.bin").write_bytes(b"half")
+    assert set(store.stages()) == {"abc"}
+
+
+def test_the_first_of_two_equal_stages_stays(store):
+    publish(store, content=b"first")
+    publish(store, content=b"other")
+    assert Path(store.join("stages", "abc", "model.bin")).read_bytes() == b"first"
+    assert [n for n in store.names("stages") if n.startswith(".")] == []
+
+
+def test_many_writers_of_one_stage_leave_one_whole_stage(store):
+    def work(i):
+        publish(store, content=bytes([i]) * 100_000)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    manifest = store.stages()["abc"]
+    assert store.damage("stages", "abc", manifest, deep=True) is None
+
+
+def test_dropping_weights_keeps_metrics_and_allows_a_new_copy(store):
+    publish(store, metrics={"perplexity": 3.0})
+    store.drop_weights("abc")
+    manifest = store.stages()["abc"]
+    assert manifest["dropped"] and manifest["metrics"] == {"perplexity": 3.0}
+    assert store.names("stages/abc") == {"manifest.json"}
+    publish(store)
+    assert "dropped" not in store.stages()["abc"]
+
+
+def test_rows_keep_nan_and_infinity(store):
+    store.put_row("key", {"perplexity": math.inf, "nll": math.nan})
+    row = store.rows()["key"]
+    assert row["perplexity"] == math.inf and math.isnan(row["nll"])
+
+
+def test_an_unreadable_row_is_left_out(store, caplog):
+    store.put_row("good", {"a": 1})
+    Path(store.join("rows", "bad.json")).write_text("{")
+    assert set(store.rows()) == {"good"}
+    assert "bad.json" in caplog.text
+
+
+def test_newest_whole_checkpoint_wins(store):
+    for step in (5, 10):
+        with store.scratch() as directory:
+            (directory / "rank-0.safetensors").write_bytes(b"x" * step)
+            store.publish("checkpoints/s", str(step), directory, {"step": step})
+    assert store.latest_checkpoint("s") == "10"
+    Path(store.join("checkpoints/s/10/rank-0.safetensors")).write_bytes(b"y" * 10)
+    assert store.latest_checkpoint("s") == "5"
+    store.delete_checkpoints("s")
+    assert store.latest_checkpoint("s") is None
+
+
+def test_manifest_lists_every_file_with_its_hash(store):
+    publish(store)
+    manifest = json.loads(store.read_bytes("stages", "abc", "manifest.json"))
+    assert manifest["files"]["model.bin"]["size"] == len(b"weights")
+    assert len(manifest["files"]["model.bin"]["sha256"]) == 64
