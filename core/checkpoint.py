@@ -61,6 +61,7 @@ def save_model(directory: Path, model: PreTrainedModel, masks: Masks, ranks: Ran
     save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
     config = copy.deepcopy(model.config)
     config.dtype = next(iter(state.values())).dtype
+    config.use_cache = True  # Off for our forward passes, which never generate.
     config.save_pretrained(directory)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(directory)
@@ -133,9 +134,12 @@ def copy_rows_(target: Tensor, first: int, pieces: list[tuple[int, object]]) -> 
     """Fills `target`, rows `first ...` of a full tensor, from pieces that start at given rows."""
     if target.numel() == 0:
         return
+    filled = 0
     for start, piece in pieces:
         count = piece.get_shape()[0]  # pyright: ignore[reportAttributeAccessIssue]
         low, high = max(first, start), min(first + len(target), start + count)
         if low < high:
             rows = piece[low - start : high - start]  # pyright: ignore[reportIndexIssue]
             target[low - first : high - first].copy_(rows)
+            filled += high - low
+    assert filled == len(target), "rows are missing: the checkpoint lacks the file of a rank"

@@ -11,10 +11,12 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 Sampling = Literal["documents", "stream"]
 Budget = Literal["round", "total"]
+Refinement = Literal["swaps"]
+Allocation = Literal["uniform", "owl"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -126,6 +128,17 @@ class PruneConfig:
     """Share of the mean Hessian diagonal added to the diagonal (SparseGPT's percdamp)."""
     block_size: int = 128
     """Columns whose masks are chosen together (SparseGPT's blocksize)."""
+    refine: Refinement | None = None
+    """`swaps`: after the method, swap a survivor of a row for a pruned weight as long as that
+    lowers the layer's reconstruction error. Off by default."""
+    allocation: Allocation = "uniform"
+    """Sparsity of each matrix: `uniform`, or `owl`, which prunes blocks with many outlying scores
+    less and others more, the whole model's count unchanged. Not for N:M."""
+    weight_bits: int | None = None
+    """Bits of a surviving weight, 2 to 8, rounded to within the pruning pass, so that later columns
+    make up for it. Off by default."""
+    quant_group_size: int | None = None
+    """Consecutive inputs of a row that share a scale and a zero point; by default all of them."""
 
     def __post_init__(self) -> None:
         require(
@@ -135,6 +148,31 @@ class PruneConfig:
             "use a positive share, 0.01 in the paper",
         )
         require(self.block_size > 0, "prune.block-size", self.block_size, "use 1 or more, e.g. 128")
+        if self.refine is not None:
+            require_known("prune.refine", self.refine, get_args(Refinement))
+        require_known("prune.allocation", self.allocation, get_args(Allocation))
+        bits, group = self.weight_bits, self.quant_group_size
+        if bits is not None:
+            require(2 <= bits <= 8, "prune.weight-bits", bits, "use 2 to 8 bits, for example 4")
+            remedy = "refinement would move weights off their grid; leave out --prune.refine"
+            require(self.refine is None, "prune.weight-bits", bits, remedy)
+        if group is not None:
+            require(group > 0, "prune.quant-group-size", group, "use 1 or more, for example 128")
+            remedy = "has no effect without --prune.weight-bits"
+            require(bits is not None, "prune.quant-group-size", group, remedy)
+
+    def settings(self, fields: Iterable[str]) -> dict[str, Any]:
+        """Values of the fields that a method reads, an option that is off left out.
+
+        These enter identities: what was computed before there was an option is found again.
+        """
+        off = {option: getattr(PruneConfig, option) for option in OPTIONS}
+        values = {name: getattr(self, name) for name in fields}
+        return {name: v for name, v in values.items() if name not in off or v != off[name]}
+
+
+OPTIONS = ("refine", "allocation", "weight_bits", "quant_group_size")
+"""The fields of `PruneConfig` that are off by default."""
 
 
 @dataclass(frozen=True)

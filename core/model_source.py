@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
 from core.config import require
 from core.identity import cached_snapshot, files_hash, first_line, hub_commit
@@ -102,9 +102,12 @@ def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
     try:
         commit = hub_commit(repo, "config.json", revision, "model")
         require(commit is not None, "models", name, "has no config.json on the hub")
-        weights = _weights_commit(repo, commit)
+        snapshot = _cached_weights(repo, commit)
+        if snapshot is None and revision is None:
+            snapshot = _cached_conversion(repo)
+        weights = snapshot.name if snapshot else _asked_weights(repo, commit)
         if weights is None and revision is None:
-            weights = _converted_commit(repo)
+            weights = _asked_conversion(repo)
     except ConnectionError as error:
         near = f"did you mean {EMBEDDED!r}? " if get_close_matches(name, [EMBEDDED]) else ""
         remedy = f"{near}no such directory, and the hub does not give it ({error}); {need}"
@@ -117,28 +120,35 @@ def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
     return ModelSource(name, repo, commit, f"{commit}+{weights}", weights)
 
 
-def _weights_commit(repo: str, revision: str | None) -> str | None:
-    """The commit of a revision if it has safetensors weights, all of them where it is cached."""
+def _cached_weights(repo: str, revision: str | None) -> Path | None:
+    """The cache's snapshot of a revision, if all its safetensors are there."""
     for file in (WEIGHTS, WEIGHTS_INDEX):
         snapshot = cached_snapshot(repo, file, revision, "model")
         if snapshot is not None and _weights(snapshot):
-            return snapshot.name
+            return snapshot
+    return None
+
+
+def _asked_weights(repo: str, revision: str | None) -> str | None:
+    """The commit of a revision if the hub has safetensors there."""
     return hub_commit(repo, WEIGHTS, revision, "model") or hub_commit(
         repo, WEIGHTS_INDEX, revision, "model"
     )
 
 
-def _converted_commit(repo: str) -> str | None:
+def _cached_conversion(repo: str) -> Path | None:
+    """As `_asked_conversion`, as far as the cache knows."""
+    refs = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "refs")
+    names = [f"refs/pr/{ref.name}" for ref in sorted(refs.glob("refs/pr/*"))]
+    return next(filter(None, (_cached_weights(repo, name) for name in names)), None)
+
+
+def _asked_conversion(repo: str) -> str | None:
     """The commit of the hub's own safetensors conversion, which older models such as OPT rely on.
 
     Their main branch has pickled weights only; the conversion is an open pull request by the
     hub's bot. `from_pretrained` looks for it too, but not for a pinned commit.
     """
-    refs = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "refs")
-    for ref in sorted(refs.glob("refs/pr/*")):
-        snapshot = cached_snapshot(repo, WEIGHTS, f"refs/pr/{ref.name}", "model")
-        if snapshot is not None:
-            return snapshot.name
     try:
         requests = HfApi().get_repo_discussions(
             repo, author="SFconvertbot", discussion_type="pull_request", discussion_status="open"
@@ -146,4 +156,39 @@ def _converted_commit(repo: str) -> str | None:
         numbers = [pull.num for pull in requests if "safetensors" in pull.title]
     except Exception as error:
         raise ConnectionError(first_line(error)) from error
-    return _weights_commit(repo, f"refs/pr/{numbers[0]}") if numbers else None
+    return _asked_weights(repo, f"refs/pr/{numbers[0]}") if numbers else None
+
+
+def config_dir(source: ModelSource) -> Path:
+    """The local directory with the config, fetched if need be."""
+    if source.revision is None:
+        return Path(source.path_or_repo)
+    file = hf_hub_download(source.path_or_repo, "config.json", revision=source.revision)
+    return Path(file).parent
+
+
+def tokenizer_dir(source: ModelSource) -> Path:
+    """The local directory with the tokenizer and the config, fetched if need be."""
+    directory = config_dir(source)
+    names = {file.name for file in directory.iterdir()}
+    whole = "tokenizer_config.json" in names and names & {"tokenizer.json", "vocab.json"}
+    if source.revision is None or whole:
+        # Asking the hub for files that a model may not have takes minutes without a network.
+        return directory
+    patterns = ["tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model"]
+    return Path(
+        snapshot_download(source.path_or_repo, revision=source.revision, allow_patterns=patterns)
+    )
+
+
+def weights_dir(source: ModelSource) -> Path:
+    """The local directory with the safetensors weights, fetched if need be."""
+    if source.revision is None:
+        return Path(source.path_or_repo)
+    revision = source.weights_revision or source.revision
+    snapshot = _cached_weights(source.path_or_repo, revision)
+    if snapshot is not None:
+        return snapshot
+    # Not every safetensors file: some repositories hold the weights twice.
+    patterns = ["model*.safetensors", WEIGHTS_INDEX, "generation_config.json"]
+    return Path(snapshot_download(source.path_or_repo, revision=revision, allow_patterns=patterns))

@@ -3,8 +3,8 @@
 The only file that knows model families. All of them share one description: a *backbone* module
 runs embeddings, then a `ModuleList` of decoder blocks called `layers`, then a final norm; every
 `nn.Linear` inside a block is prunable and nothing else is. A new family is one line of `BACKBONES`
-and one tiny config in `tests/test_models.py`. Which model a name
-means is `model_source.py`'s matter.
+and one tiny config in `tests/test_models.py`. Which model a name means is told by
+`model_source.py`, whose names are offered here too.
 """
 
 from __future__ import annotations
@@ -16,36 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging as hf_logging
 
 from core.config import require
 from core.identity import first_line
-from core.model_source import EMBEDDED, ModelSource, local_source, resolve_model
-
-__all__ = [
-    "EMBEDDED",
-    "ModelFacts",
-    "ModelSource",
-    "block_inputs",
-    "decoder_blocks",
-    "describe_model",
-    "hidden_backbone",
-    "load_model",
-    "load_tokenizer",
-    "prunable_linears",
-    "resolve_model",
-    "run_block",
-]
+from core.model_source import EMBEDDED as EMBEDDED
+from core.model_source import ModelSource, config_dir, tokenizer_dir, weights_dir
+from core.model_source import resolve_model as resolve_model
 
 BACKBONES = {"opt": "model.decoder"} | dict.fromkeys(
     ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), "model"
@@ -112,9 +101,7 @@ def describe_model(source: ModelSource) -> ModelFacts:
 def _config(source: ModelSource) -> PreTrainedConfig:
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(
-                source.path_or_repo, revision=source.revision, trust_remote_code=False
-            )
+            config = AutoConfig.from_pretrained(config_dir(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         remedy = f"its config cannot be read: {first_line(error)}"
         raise ValueError(f"--models {source.name}: {remedy}") from error
@@ -135,19 +122,26 @@ def load_model(source: ModelSource | str | Path, dtype: torch.dtype) -> PreTrain
     Raises:
         ValueError: if the checkpoint lacks weights, which would otherwise start out random.
     """
-    source = source if isinstance(source, ModelSource) else local_source(str(source), Path(source))
+    source = _source(source)
     config = _config(source)
     config.use_cache = False
-    with _quiet():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path_or_repo,
-            config=config,
-            revision=source.weights_revision or source.revision,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+    try:
+        with _quiet():
+            directory = weights_dir(source)
+            # A conversion to safetensors on the hub may hold the weights alone.
+            alone = not (directory / "config.json").is_file()
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                directory,
+                config=config,
+                generation_config=GenerationConfig.from_model_config(config) if alone else None,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, SafetensorError) as error:
+        remedy = f"its weights cannot be loaded: {first_line(error)}"
+        raise ValueError(f"--models {source.name}: {remedy}") from error
     model, info = loaded
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     remedy = f"{len(absent)} weights are missing or misshapen, first {absent[:1]}; save it anew"
@@ -161,12 +155,11 @@ def load_tokenizer(source: ModelSource | str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: in one line, if there is none.
     """
-    source = source if isinstance(source, ModelSource) else local_source(str(source), Path(source))
+    source = _source(source)
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                source.path_or_repo, revision=source.revision, trust_remote_code=False
-            )
+            directory = tokenizer_dir(source)
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:
         # A missing tokenizer surfaces as whatever the last parser tried on it raises.
         remedy = f"its tokenizer cannot be loaded: {first_line(error)}"
@@ -177,21 +170,25 @@ def load_tokenizer(source: ModelSource | str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _source(source: ModelSource | str | Path) -> ModelSource:
+    """A directory as a source; its identity is not asked for, so nothing is hashed."""
+    if isinstance(source, ModelSource):
+        return source
+    return ModelSource(str(source), str(source), revision=None, identity="")
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps transformers' progress bars and load reports off the terminal."""
-    bars, level = (
-        transformers_logging.is_progress_bar_enabled(),
-        transformers_logging.get_verbosity(),
-    )
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
+        hf_logging.set_verbosity(level)
         if bars:
-            transformers_logging.enable_progress_bar()
+            hf_logging.enable_progress_bar()
 
 
 def hidden_backbone(model: PreTrainedModel) -> nn.Module:

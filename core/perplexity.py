@@ -48,6 +48,8 @@ def evaluation_windows(
         count = num_tokens // seq_len
         windows = [Window(i * seq_len, (i + 1) * seq_len, seq_len) for i in range(count)]
         return windows[:max_windows]
+    if num_tokens < seq_len:
+        return []
     windows, scored = [], 0
     for begin in range(0, num_tokens, stride):
         end = min(begin + seq_len, num_tokens)

@@ -8,7 +8,7 @@ order of the SparseGPT code, arXiv 2301.00774). Calibration windows and solves a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from core.models import (
 from core.parallel import Ranks, assign_owners, gathered, write_
 from core.precision import autocast
 from core.pruners import Pruned, Pruner, PruningError, Statistic
+from core.pruners.quantise import Grid
 from core.sparsity import Masks
 
 
@@ -38,6 +39,8 @@ class PruneReport:
     """Every prunable matrix, on the CPU of every rank."""
     dampening_frac: float | None
     """The largest damping a layer needed; None where the method has none."""
+    grids: dict[str, Grid]
+    """Where each matrix's survivors were rounded to; empty where they were not."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Activations:
 def prune_(
     model: PreTrainedModel,
     pruner: Pruner,
-    target: Target,
+    target: Target | Mapping[str, Target],
     ranks: Ranks,
     *,
     windows: Tensor | None = None,
@@ -100,7 +103,7 @@ def prune_(
     Args:
         model: a causal LM, sharded by `parallel.shard_` where there are several ranks.
         pruner: the method.
-        target: sparsity or N:M for every prunable matrix.
+        target: sparsity or N:M for every prunable matrix, or each matrix's own by name.
         ranks: this process among the others.
         windows: calibration tokens [num_samples, seq_len], the same on every rank; None for a
             method without statistics.
@@ -113,7 +116,9 @@ def prune_(
         PruningError: on all ranks alike, naming the layer.
     """
     blocks, linears = decoder_blocks(model), prunable_linears(model)
-    activations, kept, dampening = None, dict(masks or {}), []
+    if isinstance(target, Target):
+        target = {name: target for named in linears for name in named}
+    activations, kept, dampening, grids = None, dict(masks or {}), [], {}
     if pruner.statistic is not None:
         assert windows is not None and len(windows) >= ranks.size
         activations = Activations(model, windows, micro_batch, compute_dtype, ranks)
@@ -124,13 +129,15 @@ def prune_(
         for name, matrix in pruned.items():
             write_(named[name].weight, matrix.weight)
             kept[name] = matrix.mask.cpu()
+            if matrix.grid is not None:
+                grids[name] = matrix.grid
         dampening.extend([] if frac is None else [frac])
         if activations is not None and index + 1 < len(blocks):
             with gathered(block):
                 activations.run(block, index, store=True, after=lambda: None)
         if report is not None:
             report(index + 1, len(blocks))
-    return PruneReport(kept, max(dampening, default=None))
+    return PruneReport(kept, max(dampening, default=None), grids)
 
 
 def gather_statistics(
@@ -140,8 +147,12 @@ def gather_statistics(
     named: dict[str, nn.Linear],
     activations: Activations | None,
     ranks: Ranks,
+    store: bool = False,
 ) -> list[Group]:
-    """One forward over this rank's windows; linears with the same input tensor form a group."""
+    """One forward over this rank's windows; linears with the same input tensor form a group.
+
+    With `store` its outputs become the next inputs, as they do where nothing is pruned.
+    """
     if pruner.statistic is None or activations is None:
         return [Group([name], None) for name in named]
     seen: dict[str, Tensor] = {}
@@ -166,7 +177,7 @@ def gather_statistics(
 
     hooks = [linear.register_forward_pre_hook(record(name)) for name, linear in named.items()]
     try:
-        activations.run(block, index, store=False, after=update)
+        activations.run(block, index, store, after=update)
     finally:
         for hook in hooks:
             hook.remove()
@@ -176,7 +187,7 @@ def gather_statistics(
 
 def prune_block(
     pruner: Pruner,
-    target: Target,
+    targets: Mapping[str, Target],
     groups: list[Group],
     named: dict[str, nn.Linear],
     masks: Masks,
@@ -193,29 +204,50 @@ def prune_block(
     for group, owner in zip(groups, owners):
         if owner != ranks.rank or error is not None:
             continue
-        weights = [named[name].weight for name in group.names]
-        earlier = [masks[name].to(ranks.device) for name in group.names] if masks else None
         try:
-            solution = pruner.prune(weights, group.statistic, target, earlier)
+            solved, needed = solve_group(pruner, targets, group, named, masks, ranks)
         except PruningError as e:
             error = f"{group.names[0]}: {e}"
             continue
-        results.update(zip(group.names, solution.matrices, strict=True))
-        frac = torch.maximum(
-            frac, torch.tensor([solution.dampening_frac or 0.0], dtype=torch.float64)
-        )
+        results.update(solved)
+        frac = torch.maximum(frac, torch.tensor([needed], dtype=torch.float64))
     error = ranks.agree(error)
     if error is not None:
         raise PruningError(error)
     for group, owner in zip(groups, owners):
         for name in group.names:
             results[name] = send(results.get(name), named[name].weight, owner, ranks)
+    if pruner.config.weight_bits is not None:
+        # Small beside weights, and of a shape that only the owner knows.
+        for grids in ranks.gather({n: m.grid for n, m in results.items() if m.grid is not None}):
+            results |= {name: replace(results[name], grid=grid) for name, grid in grids.items()}
     if ranks.size > 1:
         # The largest damping anywhere: each rank knows only its own solves.
         gathered_fracs = torch.zeros(ranks.size, dtype=torch.float64)
         gathered_fracs[ranks.rank] = frac
         frac = ranks.sum_(gathered_fracs).max()
     return results, frac.item() or None
+
+
+def solve_group(
+    pruner: Pruner,
+    targets: Mapping[str, Target],
+    group: Group,
+    named: dict[str, nn.Linear],
+    masks: Masks,
+    ranks: Ranks,
+) -> tuple[dict[str, Pruned], float]:
+    """The matrices of one input, those with the same target together; and the damping needed."""
+    results: dict[str, Pruned] = {}
+    frac = 0.0
+    for target in dict.fromkeys(targets[name] for name in group.names):
+        names = [name for name in group.names if targets[name] == target]
+        weights = [named[name].weight for name in names]
+        earlier = [masks[name].to(ranks.device) for name in names] if masks else None
+        solution = pruner.prune(weights, group.statistic, target, earlier)
+        results.update(zip(names, solution.matrices, strict=True))
+        frac = max(frac, solution.dampening_frac or 0.0)
+    return results, frac
 
 
 def send(matrix: Pruned | None, weight: Tensor, owner: int, ranks: Ranks) -> Pruned:

@@ -1,10 +1,10 @@
 """Trains the embedded model: a small OPT with its own tokenizer on the embedded text.
 
-    python experiments/train_embedded_model.py [--tokens 30000000] [--dest core/assets/model]
+    python experiments/train_embedded_model.py [--tokens 32000000] [--dest core/assets/model]
 
 A byte-level BPE is fitted to the train part, then an `OPTForCausalLM` is trained on windows of
 that part (bf16 autocast, AdamW, warm-up and cosine decay, dropout). The weights with the lowest
-validation loss are kept. About half an hour on 2 cores; progress goes to the terminal.
+validation loss are kept. About an hour and a half on 2 busy cores; progress goes to the terminal.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def build_model() -> OPTForCausalLM:
 def main() -> None:
     """Trains, keeps the best checkpoint on validation, and writes the model directory."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=30_000_000)
+    parser.add_argument("--tokens", type=int, default=32_000_000)
     parser.add_argument("--dest", type=Path, default=ASSETS / "model")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
+import re
 import sys
 
 import tyro
@@ -12,16 +15,36 @@ from orchestrator.config import SweepConfig, require_read
 
 
 def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepConfig:
-    """Reads flags over a preset and refuses those that no cell would read."""
-    config = tyro.cli(
-        SweepConfig,
-        args=arguments,
-        default=preset,
-        description=description,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    """Reads flags over a preset and refuses those that no cell would read.
+
+    Raises:
+        ValueError: one line, also for what tyro itself refuses.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            config = tyro.cli(SweepConfig, args=arguments, default=preset, description=description)
+    except SystemExit as stop:
+        if not stop.code:
+            print(said.getvalue(), end="")
+            raise
+        raise ValueError(one_line(said.getvalue())) from None
     require_read(config, explicit_flags(arguments))
     return config
+
+
+def one_line(box: str) -> str:
+    """The message of tyro's framed error, without frame, title and help text."""
+    message: list[str] = []
+    # The first line is the title, within the frame or without one.
+    for line in [line for line in box.splitlines() if line.strip()][1:]:
+        if re.search(r"─{3}|-{4}", line):
+            if message:
+                break
+        else:
+            message.append(line.strip("│| "))
+    text = " ".join(message)
+    return re.sub(r"^Error parsing [^:]+: (?=--)", "", text)
 
 
 def explicit_flags(arguments: list[str]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -44,7 +45,7 @@ def connect() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def num_slots(config: ResourceConfig, available: dict[str, float]) -> int:
+def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
     """Trials that fit at a time.
 
     Raises:
@@ -63,6 +64,13 @@ def num_slots(config: ResourceConfig, available: dict[str, float]) -> int:
         require(fits > 0, "use-gpu", config.num_workers, f"needs {gpus:g} GPUs; there are {have}")
         slots = min(slots, fits)
     return min(slots, config.max_concurrent_trials or slots)
+
+
+def reachable_resources() -> Mapping[str, float]:
+    """What the autoscaler may bring the cluster to, or what is up where nothing scales."""
+    from ray._private.state import state
+
+    return state.get_max_resources_from_cluster_config() or ray.cluster_resources()
 
 
 def local_resources() -> dict[str, float]:

@@ -23,7 +23,7 @@ from core.config import (
     require_known,
     require_unique,
 )
-from core.pruners import PRUNERS
+from core.pruners import PRUNERS, needs_calibration
 from core.schedule import Schedule
 
 T = TypeVar("T")
@@ -172,6 +172,16 @@ class SweepConfig:
     resources: Unprefixed[ResourceConfig] = field(default_factory=ResourceConfig)
     output: Unprefixed[OutputConfig] = field(default_factory=OutputConfig)
 
+    def __post_init__(self) -> None:
+        structures = self.grid.mask_structures
+        if structures:
+            remedy = f"cannot be had with --mask-structures {structures[0]}; use uniform"
+            owl = self.prune.allocation != "uniform"
+            require(not owl, "prune.allocation", self.prune.allocation, remedy)
+        if self.prune.weight_bits is not None:
+            remedy = "training would move weights off their grid; use --regimes oneshot"
+            require(not self.grid.trains, "prune.weight-bits", self.prune.weight_bits, remedy)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as recorded beside results."""
         return dataclasses.asdict(self)
@@ -186,7 +196,7 @@ def require_read(config: SweepConfig, explicit: set[str]) -> None:
     """
     grid = config.grid
     methods = [PRUNERS[name] for name in grid.methods]
-    calibrated = any(method.statistic is not None for method in methods)
+    calibrated = any(needs_calibration(name, config.prune) for name in grid.methods)
     iterative = "iterative" in grid.regimes
     for flag in sorted(explicit):
         section, _, name = flag.partition(".")

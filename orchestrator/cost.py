@@ -1,29 +1,75 @@
-"""Estimates before anything runs: operations and seconds of a stage, memory of a worker.
+"""Estimates before anything runs: operations, seconds, memory, disk and price, from configs alone.
 
-Counts are of multiply-adds times two. Rates are rough (a dry run says "about"); ratios between
-stages are what progress and packing use.
+Operations are multiply-adds times two. Memory is the peak of one worker, phase by phase and part by
+part. Nothing here loads weights or knows Ray; a dry run prints it, progress and packing use the
+ratios between stages.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.models import ModelFacts
-from core.pruners import PRUNERS
+import torch
+
+from core.config import PruneConfig
+from core.models import Linear, ModelFacts
+from core.precision import DTYPES
+from core.pruners import Statistic, make_pruner
 from core.pruners.hessian import Hessian
 from orchestrator.plan import ModelInputs, Plan, Stage
 
-# Operations a second: measured on 2 CPU cores at 2.4 M parameters (fp32, bf16), assumed on a GPU.
+GIB = 2.0**30
+# Operations a second where nothing was measured: 2 CPU cores; for a GPU an A10G.
 RATES = {
-    ("cpu", "float32"): 70e9,
-    ("cpu", "bfloat16"): 110e9,
-    ("cuda", "float32"): 20e12,
-    ("cuda", "bfloat16"): 100e12,
-    ("cuda", "float16"): 100e12,
+    ("cpu", "float32"): 100e9,
+    ("cpu", "bfloat16"): 200e9,
+    ("cpu", "float16"): 100e9,
+    ("cuda", "float32"): 18e12,
+    ("cuda", "bfloat16"): 35e12,
+    ("cuda", "float16"): 35e12,
 }
 STAGE_SECONDS = 0.3
-"""Reading, writing and hashing around a stage of a small model."""
+"""Around a stage of a small model, measured: hashing, manifest, row."""
+DISK_BYTES_A_SECOND = 400e6
+"""Weights written, hashed and read back."""
+COLUMN_SECONDS = 60e-6
+"""Calls of one column of a SparseGPT solve, which cost this however small the matrix."""
+BASE_BYTES = {"cpu": 0.45e9, "cuda": 0.6e9}
+"""Python, torch and transformers before any model is loaded; on a GPU its context. Measured."""
+SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Matrices of a block that read one input, and so share a statistic."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card: what an allocator can have of it, and operations a second that sweeps reach."""
+
+    usable_bytes: float
+    rates: Mapping[str, float]
+
+
+def gpu(gib: float, fp32_tflops: float, half_tflops: float) -> Gpu:
+    """A card by its data sheet: 93 % of the memory; 60 % of fp32 and 45 % of half-type peaks."""
+    half = 0.45e12 * half_tflops
+    rates = {"float32": 0.6e12 * fp32_tflops, "bfloat16": half, "float16": half}
+    return Gpu(0.93 * gib * GIB, rates)
+
+
+# Data sheets, dense tensor-core peaks; fp32 without TF32, which pruning statistics are kept in.
+GPUS = {
+    "A10G": gpu(24, 31.2, 70),
+    "L4": gpu(24, 30.3, 121),
+    "A100": gpu(80, 19.5, 312),
+    "H100": gpu(80, 66.9, 989),
+}
+
+
+def statistic_of(stage: Stage) -> type[Statistic] | None:
+    """What a prune stage gathers of layer inputs; refinement needs the Hessian."""
+    return make_pruner(stage.method, PruneConfig(**stage.fields.get("settings", {}))).statistic
 
 
 @dataclass(frozen=True)
@@ -33,62 +79,203 @@ class ModelCost:
     facts: ModelFacts
     inputs: ModelInputs
     device: str
+    rates: Mapping[str, float] | None = None
+    """Operations a second by dtype; those of `RATES` where None."""
 
     @property
     def block_parameters(self) -> int:
         """Weights of all prunable matrices."""
         return sum(linear.rows * linear.cols for linear in self.facts.linears)
 
+    @property
+    def head_parameters(self) -> int:
+        """Weights of the output head, tied or not."""
+        return self.facts.vocab_size * self.facts.hidden_size
+
+    def groups(self) -> list[list[Linear]]:
+        """Matrices of the first block by the input that they read."""
+        found: dict[str, list[Linear]] = {}
+        for one in self.facts.linears:
+            if one.block == 0:
+                last = one.name.rsplit(".", 1)[-1]
+                key = next((names[0] for names in SHARED_INPUTS if last in names), last)
+                found.setdefault(key, []).append(one)
+        return list(found.values())
+
     def rate(self, dtype: str) -> float:
         """Operations a second in a dtype."""
-        return RATES.get((self.device, dtype), RATES[self.device, "float32"])
+        rates = self.rates or {name: RATES[self.device, name] for name in DTYPES}
+        return rates.get(dtype) or rates["float32"]
 
-    def seconds(self, stage: Stage, eval_tokens: int) -> float:
-        """Estimated seconds of one stage."""
+    # Operations and seconds ---------------------------------------------------------------------
+
+    def forward_operations(self, tokens: int, seq_len: int, head: bool = True) -> float:
+        """Of a forward pass: products with weights, and causal attention within a window."""
+        attention = self.facts.num_blocks * self.facts.hidden_size * seq_len
+        weights = self.block_parameters + (self.head_parameters if head else 0)
+        return 2.0 * tokens * (weights + attention)
+
+    def operations(self, stage: Stage, eval_tokens: int) -> dict[str, float]:
+        """Operations of a stage by the dtype they run in."""
         fields = stage.fields
         if stage.kind == "dense":
-            return 0.0
+            return {}
         if stage.kind == "evaluate":
-            operations = 2 * self.facts.num_parameters * eval_tokens
-            return STAGE_SECONDS + operations / self.rate(self.inputs.dtype)
+            text = fields["text"]
+            seq_len = text.get("seq_len", 1)
+            # Windows that overlap are run whole.
+            tokens = int(eval_tokens * seq_len / (text.get("stride") or seq_len))
+            if text.get("max_windows"):
+                tokens = min(tokens, text["max_windows"] * seq_len)
+            return {self.inputs.dtype: self.forward_operations(tokens, seq_len)}
         if stage.kind == "finetune":
-            operations = 6 * self.facts.num_parameters * fields["tokens"]
-            return STAGE_SECONDS + operations / self.rate(fields["dtype"])
-        seconds = STAGE_SECONDS
-        if "calibration" in fields:
-            tokens = fields["calibration"]["num_samples"] * fields["calibration"]["seq_len"]
-            seconds += 2 * 2 * self.block_parameters * tokens / self.rate(self.inputs.dtype)
-            if PRUNERS[stage.method].statistic is Hessian:
-                seconds += self.solve_operations(tokens) / self.rate("float32")
-        return seconds
+            seq_len = fields.get("text", {}).get("seq_len", 1)
+            return {fields["dtype"]: 3 * self.forward_operations(fields["tokens"], seq_len)}
+        if "calibration" not in fields:
+            return {}
+        seq_len = fields["calibration"]["seq_len"]
+        tokens = fields["calibration"]["num_samples"] * seq_len
+        twice = 2 * self.forward_operations(tokens, seq_len, head=False)
+        if statistic_of(stage) is not Hessian:
+            return {self.inputs.dtype: twice}
+        done = {self.inputs.dtype: twice}
+        done["float32"] = done.get("float32", 0.0) + self.solve_operations(tokens)
+        return done
 
     def solve_operations(self, tokens: int) -> float:
-        """Half of X XT for each input, one Cholesky, and a solve that costs rows n^2 twice over."""
-        return sum(
-            one.cols**2 * tokens + one.cols**3 / 3 + 4 * one.rows * one.cols**2
-            for one in self.facts.linears
+        """Half of X XT and one Cholesky for each input, and rows n^2 twice for each matrix."""
+        return self.facts.num_blocks * sum(
+            group[0].cols ** 2 * (tokens + group[0].cols / 3)
+            + sum(2.0 * one.rows * one.cols**2 for one in group)
+            for group in self.groups()
         )
 
-    def memory(self, trains: bool, num_workers: int, micro_batch_tokens: int) -> float:
-        """Estimated peak bytes of a worker: the larger of training and of pruning."""
-        parameters = self.facts.num_parameters
-        width = 2 if self.inputs.dtype in ("bfloat16", "float16") else 4
-        logits = 3 * 4 * micro_batch_tokens * self.facts.vocab_size
-        blocks = self.facts.num_blocks
-        hidden = 34 * micro_batch_tokens * self.facts.hidden_size * blocks * 2
-        training = 16 * parameters / num_workers + logits + hidden if trains else 0
-        calibration = 0.0
+    def compute_seconds(self, stage: Stage, eval_tokens: int) -> float:
+        """Seconds of a stage's own work, without loading and storing."""
+        operations = self.operations(stage, eval_tokens)
+        seconds = sum(count / self.rate(dtype) for dtype, count in operations.items())
+        if stage.kind == "prune" and "calibration" in stage.fields:
+            if statistic_of(stage) is Hessian:
+                columns = sum(group[0].cols for group in self.groups())
+                seconds += self.facts.num_blocks * columns * COLUMN_SECONDS
+        return seconds
+
+    def seconds(self, stage: Stage, eval_tokens: int) -> float:
+        """Estimated seconds of one stage on one worker."""
+        if stage.kind == "dense":
+            return 0.0
+        stored = 0 if stage.kind == "evaluate" else self.stage_bytes(stage.kind == "finetune")
+        around = STAGE_SECONDS + 2 * stored / DISK_BYTES_A_SECOND
+        return around + self.compute_seconds(stage, eval_tokens)
+
+    # Memory and disk ----------------------------------------------------------------------------
+
+    def phases(
+        self, trains: bool, num_workers: int, micro_batch_tokens: int
+    ) -> dict[str, dict[str, float]]:
+        """Peak bytes of a worker, part by part, in each phase.
+
+        Args:
+            trains: whether any stage trains; weights are float32 from then on.
+            num_workers: ranks that the model is sharded over.
+            micro_batch_tokens: tokens a forward pass, rounded to whole windows.
+        """
+        facts, n = self.facts, num_workers
+        width = 4 if trains else WIDTHS[self.inputs.dtype]
+        groups = self.groups()
+        block = sum(one.rows * one.cols for group in groups for one in group)
+        # FSDP2 shards weights, and makes one block whole at a time, the next one ahead of it.
+        weights = width * (facts.num_parameters / n + (2 * block if n > 1 else 0))
+        # Full masks stay on the CPU; training keeps its shard on the device.
+        masks = 1.0 * self.block_parameters if self.device == "cpu" else 0.0
+        reads = sum(group[0].cols for group in groups)
+        makes = sum(one.rows for group in groups for one in group)
+        logits = micro_batch_tokens * facts.vocab_size
+        base = {"base": float(BASE_BYTES[self.device])}
+        found = {
+            "evaluate": {
+                **base,
+                "weights": weights,
+                "activations": micro_batch_tokens * (reads + makes) * width + logits * width * 2,
+            }
+        }
+        largest = max(groups, key=lambda group: group[0].cols)
+        solve = 4 * 3 * largest[0].cols ** 2 + 16 * largest[0].cols * sum(o.rows for o in largest)
+        prune = {**base, "weights": weights, "masks": masks}
         if self.inputs.calibration is not None:
             fields: dict[str, Any] = self.inputs.calibration.fields
-            tokens = fields["num_samples"] * fields["seq_len"]
-            hessians = sum(4 * 3 * one.cols**2 for one in self.facts.linears) / blocks
-            calibration = tokens * self.facts.hidden_size * width / num_workers + hessians
-        pruning = width * parameters * 2 + logits + calibration
-        return BASE_BYTES + max(training, pruning)
+            tokens = fields["num_samples"] * fields["seq_len"] / n
+            seen = micro_batch_tokens * (reads * width + 4 * largest[0].cols)
+            prune["activations"] = tokens * facts.hidden_size * width + seen
+            prune["hessians"] = 4.0 * sum(group[0].cols ** 2 for group in groups) + solve
+        found["prune"] = prune
+        if trains:
+            compute = WIDTHS[self.inputs.training_dtype]
+            # Autocast keeps a copy of the weights in its dtype through a forward and backward.
+            copies = compute * (facts.num_parameters if n == 1 else 2 * block) if compute < 4 else 0
+            per_token = facts.num_blocks * (reads + makes) * compute
+            found["finetune"] = {
+                **base,
+                "weights": weights + copies,
+                "gradients": 4 * facts.num_parameters / n,
+                "adam": 8 * facts.num_parameters / n,
+                "masks": masks + self.block_parameters / n,
+                "activations": micro_batch_tokens * per_token + logits * (compute + 12),
+            }
+        return found
+
+    def memory(self, trains: bool, num_workers: int, micro_batch_tokens: int) -> float:
+        """Estimated peak bytes of a worker: the largest of all phases."""
+        phases = self.phases(trains, num_workers, micro_batch_tokens)
+        return max(sum(parts.values()) for parts in phases.values())
+
+    def smallest_num_workers(
+        self, trains: bool, micro_batch_tokens: int, usable_bytes: float, most: int = 256
+    ) -> int | None:
+        """The least power of two of workers that each fit; None where no number up to `most` does.
+
+        Calibration windows and weights are split over workers, Hessians and logits are not.
+        """
+        count = 1
+        while count <= most:
+            if self.memory(trains, count, micro_batch_tokens) <= usable_bytes:
+                return count
+            count *= 2
+        return None
+
+    def stage_bytes(self, trained: bool) -> float:
+        """Disk of one stage's weights and bit-packed masks."""
+        width = 4 if trained else WIDTHS[self.inputs.dtype]
+        return width * self.facts.num_parameters + self.block_parameters / 8
 
 
-BASE_BYTES = 0.6e9
-"""Python, torch and transformers before any model is loaded, measured."""
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def measured_rates(device: str, facts: ModelFacts) -> dict[str, float]:
+    """Operations a second on this machine, timed on products as wide as the model's; under 2 s."""
+    widest = max(facts.linears, key=lambda one: one.rows * one.cols)
+    rates = {}
+    for name in ("float32", "bfloat16"):
+        inputs = torch.ones(512, widest.cols, dtype=DTYPES[name], device=device)
+        weight = torch.ones(widest.rows, widest.cols, dtype=DTYPES[name], device=device)
+
+        def product(x: torch.Tensor = inputs, w: torch.Tensor = weight) -> None:
+            torch.relu(torch.nn.functional.linear(x, w)).sum().item()
+
+        rates[name] = 2.0 * inputs.numel() * widest.rows / best_seconds(product)
+    return {**rates, "float16": rates["bfloat16" if device != "cpu" else "float32"]}
+
+
+def best_seconds(call: Callable[[], None], limit: float = 0.5) -> float:
+    """The fastest of several calls, the first left out."""
+    call()
+    best, start = float("inf"), time.perf_counter()
+    while time.perf_counter() - start < limit:
+        begin = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begin)
+    return best
 
 
 def stage_seconds(plan: Plan, costs: dict[str, ModelCost], eval_tokens: dict[str, int]) -> dict:

@@ -33,9 +33,7 @@ COLORS = {"magnitude": "#D55E00", "wanda": "#0072B2", "sparsegpt": "#009E73", "a
 OTHER_COLORS = ("#E69F00", "#56B4E9")
 DASHES = {"oneshot": "dot", "finetune": "dash", "iterative": "solid"}
 SYMBOLS = {"oneshot": "circle", "finetune": "square", "iterative": "diamond"}
-TROUBLE_SYMBOLS: dict[str, str] = dict(
-    zip(TROUBLES, ("x", "triangle-up", "octagon", "line-ew-open"))
-)
+TROUBLE_SYMBOLS = ("x-thin", "triangle-up", "square", "line-ew")  # as TROUBLES
 LOG_FROM = 20
 """Ratio of the largest to the smallest perplexity from which the scale starts as logarithmic."""
 Trace = dict[str, Any]
@@ -96,8 +94,7 @@ def _facet_traces(curves: list[Curve], published: list[Published]) -> tuple[list
             traces.append({**_line(curve), "name": name[1], "showlegend": name not in named})
             named.add(name)
         traces += _trouble_marks(curve, stacked, span[0])
-    traces += _published_marks(values)
-    return traces, min(MAX_STRIP, max(stacked.values(), default=0))
+    return traces + _published_marks(values), min(MAX_STRIP, max(stacked.values(), default=0))
 
 
 def _label(curve: Curve, curves: Iterable[Curve]) -> str:
@@ -142,8 +139,8 @@ def _line(curve: Curve) -> Trace:
         kind, mode, dash = "control", "lines", "dot"
     drawn: dict[str, Any] = {"marker": {"color": color, "size": 7, "symbol": symbol}}
     if curve.structure:
-        mode = "markers+text"
-        drawn["marker"] |= {"size": 11, "symbol": f"{symbol}-dot"}
+        mode, rim = "markers+text", {"color": "white", "width": 1.5}
+        drawn["marker"] |= {"size": 12, "symbol": f"{symbol}-dot", "line": rim}
         drawn |= {"text": [_markup([curve.structure])], "textposition": "middle right"}
     if curve.structure or len(curve.points) == 1:  # where there is no line to put a band around
         drawn["error_y"] = {"array": [p.std for p in curve.points], "color": color}
@@ -176,9 +173,9 @@ def _band(curve: Curve) -> list[Trace]:
             xs += [x for x, _, _ in run] + [x for x, _, _ in reversed(run)] + [None]
             ys += [high for _, _, high in run] + [low for _, low, _ in reversed(run)] + [None]
         run = []
-    drawn = {"mode": "lines", "line": {"width": 0}, "opacity": 0.18, "showlegend": False}
-    drawn |= {"fill": "toself", "fillcolor": color_of(curve.method)}
-    drawn |= {"hoverinfo": "skip", "hovertemplate": None}
+    drawn: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    drawn |= {"fill": "toself", "fillcolor": color_of(curve.method), "opacity": 0.18}
+    drawn |= {"hovertemplate": None, "showlegend": False}
     return [_trace("band", curve.method, curve.regime, x=xs[:-1], y=ys[:-1], **drawn)] * bool(xs)
 
 
@@ -224,8 +221,7 @@ def _trouble_marks(curve: Curve, stacked: Counter[float], low: float) -> list[Tr
 def _published_marks(published: Iterable[Published]) -> list[Trace]:
     by_method: dict[str, list[Published]] = defaultdict(list)
     for value in published:
-        if value.method != "dense":
-            by_method[value.method].append(value)
+        by_method[value.method].append(value)
     return [
         _trace(
             "published",
@@ -235,14 +231,16 @@ def _published_marks(published: Iterable[Published]) -> list[Trace]:
             y=[v.perplexity for v in values],
             mode="markers",
             marker={
-                "symbol": [f"circle-open{'-dot' * bool(v.mask_structure)}" for v in values],
+                "symbol": ["circle-open" + "-dot" * bool(v.mask_structure) for v in values],
                 "color": color_of(method),
                 "size": 12,
             },
             hovertext=[_markup(v.story()) for v in values],
             name="published",
+            showlegend=False,
         )
         for method, values in by_method.items()
+        if method != "dense"
     ]
 
 
@@ -272,12 +270,8 @@ def _layout(facets: list[dict[str, Any]], strip: int) -> dict[str, Any]:
             "type": "log" if facets and facets[0]["log"] else "linear",
             "exponentformat": "power",
         },
-        "yaxis2": {
-            "domain": [min(top, 0.97), 1],
-            "range": [max(strip, 1), 0],
-            "visible": False,
-            "fixedrange": True,
-        },
+        "yaxis2": {"domain": [min(top, 0.97), 1], "range": [max(strip, 1), 0]}
+        | {"visible": False, "fixedrange": True},
     }
 
 

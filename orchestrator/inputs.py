@@ -25,7 +25,7 @@ from core.models import (
     resolve_model,
 )
 from core.precision import inference_dtype, training_dtype
-from core.pruners import PRUNERS
+from core.pruners import needs_calibration
 from orchestrator.config import SweepConfig
 from orchestrator.plan import ModelInputs, Stage, TextInput, identity
 from orchestrator.store import Store
@@ -71,7 +71,7 @@ def resolve_one(config: SweepConfig, name: str, device: torch.device) -> Resolve
     is_embedded = bare == EMBEDDED
     texts: dict[str, data.Text] = {}
     calibration = finetune = None
-    if any(PRUNERS[method].statistic is not None for method in config.grid.methods):
+    if any(needs_calibration(method, config.prune) for method in config.grid.methods):
         calibration = calibration_input(config, facts, is_embedded, texts)
     if config.grid.trains:
         finetune = finetune_input(config, facts, is_embedded, texts)

@@ -15,13 +15,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.allocation import ALLOCATION_VERSION
 from core.config import FinetuneConfig, PruneConfig, Target
-from core.pruners import PRUNERS, Pruner
+from core.pruners import PRUNERS, needs_calibration
+from core.pruners.quantise import QUANTISE_VERSION
+from core.pruners.refine import REFINE_VERSION
 from core.schedule import round_tokens, scheduled_path, structured_path, unstructured_path
 from orchestrator.config import GridConfig
 
 # ALGORITHM_VERSION of the stage kinds; raised whenever their numbers would change.
 FINETUNE_VERSION, EVALUATE_VERSION = 1, 1
+OPTION_VERSIONS = {
+    "refine": REFINE_VERSION,
+    "allocation": ALLOCATION_VERSION,
+    "weight_bits": QUANTISE_VERSION,
+}
 DENSE = "dense"
 DEFAULT_ROUNDS = 5
 
@@ -252,15 +260,18 @@ class Planner:
     ) -> str:
         """A prune stage; only fields that the method reads enter its identity."""
         pruner = PRUNERS[method]
+        settings = self.prune.settings(pruner.fields_read)
         fields: dict[str, Any] = {
             "method": method,
             "version": pruner.version,
-            "settings": method_settings(pruner, self.prune),
+            "settings": settings,
             "sparsity": target.sparsity,
             "mask_structure": target.mask_structure,
         }
+        options = {f"{name}_version": v for name, v in OPTION_VERSIONS.items() if name in settings}
+        fields |= options
         text = None
-        if pruner.statistic is not None:
+        if needs_calibration(method, self.prune):
             assert model.calibration is not None
             fields |= {"calibration": model.calibration.fields, "seed": seed, "dtype": model.dtype}
             text = model.calibration.name
@@ -352,8 +363,3 @@ class Planner:
                 path,
             ),
         )
-
-
-def method_settings(pruner: type[Pruner], config: PruneConfig) -> dict[str, Any]:
-    """The settings that a method reads."""
-    return {name: getattr(config, name) for name in pruner.fields_read}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.page import story
-from orchestrator.results import Row, key_of, mean_and_std, sort_key
+from orchestrator.results import Row, key_of, mean_and_std, regime_order, sort_key
 
 TROUBLES = ("failed", "non-finite", "stopped", "not_run")
 """What may have befallen a cell or its perplexity, the worst first."""
@@ -120,7 +120,12 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
         else:
             points = _points(_on_one_branch(curve, members))
         curves.append(replace(curve, points=points))
-    return sorted(curves, key=lambda c: (c.model, str(c.evaluation), c.structure or ""))
+    return sorted(curves, key=_drawing_order)
+
+
+def _drawing_order(curve: Curve) -> tuple[Any, ...]:
+    facet = (curve.model, str(curve.evaluation))
+    return (*facet, curve.structure or "", curve.method, regime_order(curve.regime))
 
 
 def _identities(rows: Sequence[Row]) -> Callable[[Row], Curve]:

@@ -84,6 +84,7 @@ SCHEMA = pa.schema([pa.field(name, kind, name not in _REQUIRED) for name, kind i
 """Columns of `results.parquet`, in order; every column outside `_REQUIRED` may be null."""
 
 STATUSES = ("done", "failed", "not_run", "stopped")
+REGIMES = ("oneshot", "finetune", "iterative")
 
 
 def row_key(cell_id: str, eval_identity: str) -> str:
@@ -93,7 +94,7 @@ def row_key(cell_id: str, eval_identity: str) -> str:
 
 def key_of(row: Row) -> str:
     """The key of a row as the curves and the page use it, from the row's own columns."""
-    fields = ("protocol", "eval_text", "eval_seq_len", "eval_stride")
+    fields = ("protocol", "eval_text", "eval_seq_len", "eval_stride", "num_eval_tokens")
     return row_key(row["cell_id"], json.dumps([row.get(field) for field in fields]))
 
 
@@ -170,6 +171,11 @@ def read_rows(path: str | os.PathLike[str], filesystem: FileSystem | None = None
     return parquet.read_table(os.fspath(path), filesystem=filesystem).to_pylist()
 
 
+def regime_order(regime: str) -> int:
+    """Where a regime stands in tables and legends: the more training, the later; dense first."""
+    return REGIMES.index(regime) if regime in REGIMES else -1
+
+
 def mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
     """Arithmetic mean and sample standard deviation of the finite values; None where undefined."""
     finite = [value for value in values if math.isfinite(value)]
@@ -219,7 +225,7 @@ def _model_block(rows: list[Row], width: int) -> str:
         turns = ", ".join(f"{_cell(control[turn])} (round {turn})" for turn in sorted(control))
         text += textwrap.wrap(f"dense, fine-tuned alike: {turns}", width)
     lines: dict[tuple[str, ...], dict[tuple[bool, float, str], list[Row]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row["method"], regime_order(row["regime"]))):
         if row["method"] != "dense":
             structure = row.get("mask_structure") or ""
             target = (bool(structure), row["sparsity"], structure)

@@ -53,12 +53,18 @@ class Store:
 
     def uri(self, *parts: str) -> str:
         """The root, or a path below it, as other machines would open it."""
-        base = self.path if self.is_local else self.root.rstrip("/")
-        return "/".join((base, *parts))
+        if self.is_local:
+            return "/".join((self.path, *parts))
+        # Options of a URI (?region=...) come after its path.
+        base, mark, options = self.root.partition("?")
+        return "/".join((base.rstrip("/"), *parts)) + mark + options
 
     def display(self, name: str) -> str:
         """A path as the user named it."""
-        return f"{self.root.rstrip('/')}/{name}"
+        base, mark, options = (
+            self.root.partition("?") if "://" in self.root else (self.root, "", "")
+        )
+        return f"{base.rstrip('/')}/{name}{mark}{options}"
 
     def names(self, folder: str) -> set[str]:
         """Names directly below a folder; none where it does not exist."""

@@ -6,6 +6,7 @@ long as there is no free slot for another.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -82,11 +83,11 @@ def pack_trials(
     # A cell whose stages are all there but whose row is missing still needs a trial to write it.
     for cell in cells:
         groups.setdefault((cell.model, cell.method), [])
-    per_group = max(1, num_slots // max(1, len(groups)))
+    shares = share_slots(groups, costs, num_slots)
     trials = []
     for (model, method), branches in groups.items():
         wanted = [cell for cell in cells if (cell.model, cell.method) == (model, method)]
-        for bundle in spread(branches, costs, per_group):
+        for bundle in spread(branches, costs, shares[model, method]):
             ids = {stage.id for stage in bundle}
             mine = [c for c in wanted if ids & {*c.stages, *c.evaluations, *c.before}]
             trials.append(make_trial(model, method, bundle, mine))
@@ -94,7 +95,33 @@ def pack_trials(
         rest = [cell for cell in wanted if cell.id not in placed]
         if rest:
             trials.append(make_trial(model, method, [], rest))
+    if num_slots > 1:
+        # Tune starts trials in this order; the longest first leaves least to wait for at the end.
+        trials.sort(key=lambda trial: -sum(costs.get(stage.id, 0.0) for stage in trial.stages))
     return trials
+
+
+def share_slots(
+    groups: Mapping[tuple[str, str], list[list[Stage]]],
+    costs: Mapping[str, float],
+    num_slots: int,
+) -> dict[tuple[str, str], int]:
+    """Slots of each group, at least one: further ones go to where most work waits for each slot."""
+    work = {
+        key: sum(costs.get(stage.id, 0.0) for branch in branches for stage in branch)
+        for key, branches in groups.items()
+    }
+    shares = dict.fromkeys(groups, 1)
+    heap = [(-work[key], i, key) for i, key in enumerate(groups) if len(groups[key]) > 1]
+    heapq.heapify(heap)
+    for _ in range(num_slots - len(groups)):
+        if not heap:
+            break
+        _, i, key = heapq.heappop(heap)
+        shares[key] += 1
+        if shares[key] < len(groups[key]):
+            heapq.heappush(heap, (-work[key] / shares[key], i, key))
+    return shares
 
 
 def spread(

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from core.allocation import allocate, matrices, outlier_ratios
 from core.checkpoint import MASKS_FILE, load_masks, save_model
 from core.config import FinetuneConfig, PruneConfig, Target
 from core.data import training_windows
@@ -29,7 +30,8 @@ from core.models import ModelSource, load_model, load_tokenizer
 from core.parallel import Ranks, shard_
 from core.perplexity import evaluate, evaluation_windows
 from core.precision import DTYPES
-from core.pruners import PRUNERS, PruningError
+from core.pruners import PruningError, make_pruner
+from core.pruners.quantise import Grid, save_grids
 from core.sequential import prune_
 from core.sparsity import Masks, measure
 from orchestrator.inputs import load_tokens, tokens_id
@@ -43,6 +45,10 @@ logger = logging.getLogger(__name__)
 
 CELL_ERRORS = (PruningError, TrainingError, MemoryError, torch.OutOfMemoryError)
 """What fails a cell, on all ranks alike, and lets the walk go on."""
+
+
+GRIDS_FILE = "scales.safetensors"
+"""What a stage's survivors were rounded to, beside its weights."""
 
 
 @dataclass
@@ -109,16 +115,23 @@ class Walk:
         """Prunes the parent's weights and publishes the result."""
         fields = stage.fields
         model, masks = self.load(stage.parent, training=False)
-        pruner = PRUNERS[stage.method](PruneConfig(**fields["settings"]))
+        config = PruneConfig(**fields["settings"])
+        pruner = make_pruner(stage.method, config)
         windows = None
         if "calibration" in fields:
             windows = self.tokens(stage)
         target = Target(fields["sparsity"], fields["mask_structure"])
+        metrics: dict[str, Any] = {"calibration_tokens": 0 if windows is None else windows.numel()}
         with self.timed() as clock:
+            targets = target
+            if config.allocation != "uniform":
+                assert windows is not None
+                metrics["outlier_ratios"] = self.outlier_ratios(stage, model, windows)
+                targets = allocate(matrices(model), metrics["outlier_ratios"], target)
             done = prune_(
                 model,
                 pruner,
-                target,
+                targets,
                 self.ranks,
                 windows=windows,
                 masks=masks or None,
@@ -126,11 +139,27 @@ class Walk:
                 compute_dtype=DTYPES[self.job.dtype],
             )
         self.space = Workspace(stage.id, model, done.masks)
-        metrics = {
-            "dampening_frac": done.dampening_frac,
-            "calibration_tokens": 0 if windows is None else windows.numel(),
-        }
-        self.publish(stage, clock, metrics, fields["sparsity"])
+        metrics["dampening_frac"] = done.dampening_frac
+        self.publish(stage, clock, metrics, fields["sparsity"], done.grids)
+
+    def outlier_ratios(
+        self, stage: Stage, model: PreTrainedModel, windows: torch.Tensor
+    ) -> list[float]:
+        """Those of the dense model: a branch's first prune stage measures them for all."""
+        parent = stage.parent
+        while parent is not None and parent != self.job.root:
+            ratios = self.need_manifest(parent)["metrics"].get("outlier_ratios")
+            if ratios is not None:
+                return ratios
+            parent = self.job.stage(parent).parent
+        assert stage.parent == self.job.root, "only the dense model has outliers to measure"
+        return outlier_ratios(
+            model,
+            windows,
+            self.ranks,
+            micro_batch=self.micro_batch(windows.shape[1]),
+            compute_dtype=DTYPES[self.job.dtype],
+        )
 
     def run_finetune(self, stage: Stage) -> None:
         """Trains the parent's weights under its masks and publishes the result."""
@@ -246,7 +275,12 @@ class Walk:
             return load_model(directory, dtype), masks
 
     def publish(
-        self, stage: Stage, clock: dict[str, float], metrics: dict[str, Any], wanted: float
+        self,
+        stage: Stage,
+        clock: dict[str, float],
+        metrics: dict[str, Any],
+        wanted: float,
+        grids: dict[str, Grid] | None = None,
     ) -> None:
         """Measures sparsity, asserts the masks and stores weights with metrics (collective)."""
         model, masks = self.space.model, self.space.masks
@@ -264,6 +298,8 @@ class Walk:
         with self.store.scratch() as directory:
             save_model(directory, model, masks, self.ranks)
             if self.ranks.rank == 0:
+                if grids:
+                    save_grids(directory / GRIDS_FILE, grids)
                 load_tokenizer(self.source).save_pretrained(directory)
                 self.store.publish("stages", stage.id, directory, self.record(stage, metrics))
         self.ranks.barrier()

@@ -83,7 +83,8 @@ def home(tmp_path_factory, tiny_opt_dir) -> Path:
 
 def run(home: Path, code: str) -> list:
     """What the code prints as JSON lines, in a process without a network."""
-    settings = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    settings = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -107,7 +108,7 @@ def show(*args):
         model = load_model(source, torch.float32)
         ids = load_tokenizer(source)("ka lo")["input_ids"]
         facts = describe_model(source)
-        total = sum(float(p.double().sum()) for p in model.parameters())
+        total = sum(p.detach().double().sum().item() for p in model.parameters())
         print(json.dumps([source.revision, source.identity, facts.num_blocks, ids[0], total]))
     except ValueError as error:
         print(json.dumps(str(error)))
@@ -183,3 +184,28 @@ from core.data import default_sampling, resolve_text
 print('"' + default_sampling(resolve_text("c4", "calibration")) + '"')
 """
     assert run(home, code) == ["documents"]
+
+
+def test_the_hub_is_asked_for_its_conversion_of_pickled_weights(monkeypatch):
+    from types import SimpleNamespace
+
+    from core import model_source
+
+    asked = {}
+
+    class Api:
+        def get_repo_discussions(self, repo, **filters):
+            asked.update(filters, repo=repo)
+            yield SimpleNamespace(num=9, title="Fix a typo")
+            yield SimpleNamespace(num=4, title="Adding `safetensors` variant of this model")
+
+    def hub_commit(repo, file, revision, kind):
+        commits = {("config.json", None): COMMIT, ("model.safetensors", "refs/pr/4"): CONVERTED}
+        return commits.get((file, revision))
+
+    monkeypatch.setattr(model_source, "HfApi", Api)
+    monkeypatch.setattr(model_source, "hub_commit", hub_commit)
+    source = model_source.resolve_model("org/never-fetched")
+    assert (source.revision, source.weights_revision) == (COMMIT, CONVERTED)
+    # Anyone may open a pull request: only the hub's own is taken.
+    assert asked["author"] == "SFconvertbot" and asked["repo"] == "org/never-fetched"

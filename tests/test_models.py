@@ -336,3 +336,16 @@ def test_unknown_code_and_quantized_weights_are_refused(tiny_llama_dir, tmp_path
 def test_a_real_model(shared_dir):
     facts = describe_model(resolve_model(str(shared_dir / "models" / "stories260K")))
     assert facts.num_parameters == 260_032 and facts.num_blocks == 5 and facts.max_seq_len == 512
+
+
+def test_a_checkpoint_survives_loading_and_saving(tiny_llama_dir, tmp_path):
+    copy = Path(shutil.copytree(tiny_llama_dir, tmp_path / "copy"))
+    settings = json.loads((copy / "generation_config.json").read_text()) | {"eos_token_id": [2, 3]}
+    (copy / "generation_config.json").write_text(json.dumps(settings))
+    model = load_model(copy, torch.float32)
+    model.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert again.generation_config.eos_token_id == [2, 3]
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )

@@ -56,9 +56,10 @@ def test_an_iterative_branch_passes_through_all_lower_cells():
 
 def test_first_iterative_round_is_the_finetuned_cell():
     plan = plan_of(methods=("magnitude",))
-    assert cells_of(plan, regime="iterative")[0].stages == cells_of(
-        plan, method="magnitude", regime="finetune"
-    )[0].stages
+    assert (
+        cells_of(plan, regime="iterative")[0].stages
+        == cells_of(plan, method="magnitude", regime="finetune")[0].stages
+    )
 
 
 def test_oneshot_is_the_first_stage_of_finetune():

@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 from core.config import PruneConfig, Target
+from core.pruners.quantise import Grid
+
+COMMON_FIELDS = ("refine", "allocation")
+"""PruneConfig fields that every method reads: what is done after it, and with which targets."""
 
 
 class PruningError(ArithmeticError):
@@ -64,6 +68,8 @@ class Pruned:
     """[rows, cols] in the dtype it came in, exactly zero where pruned."""
     mask: Tensor
     """[rows, cols] bool, True = the weight survives."""
+    grid: Grid | None = None
+    """Where the survivors were rounded to, None where they were not."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,12 @@ class Pruner(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     """ALGORITHM_VERSION: raised whenever the method's numbers would change."""
-    fields_read: ClassVar[tuple[str, ...]] = ()
+    fields_read: ClassVar[tuple[str, ...]] = COMMON_FIELDS
     """The PruneConfig fields that this method reads; only they enter a stage's identity."""
     statistic: ClassVar[type[Statistic] | None] = None
-    """What it needs to know of the inputs; None needs no calibration."""
+    """What it needs to know of the inputs by itself; refinement needs the Hessian as well."""
+    keeps_values: ClassVar[bool] = False
+    """Whether survivors keep their original value; else the method moves them."""
 
     @abstractmethod
     def prune(

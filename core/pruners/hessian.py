@@ -21,6 +21,8 @@ DAMPENING_STEP, DAMPENING_LIMIT = 10.0, 1.0
 # Columns a product covers while H accumulates; wide enough for full speed, narrow enough that the
 # half above the diagonal is skipped.
 ACCUMULATION_BLOCK = 512
+# Columns that are mirrored at once; a block row and its transposed copy fit in a core's cache.
+MIRROR_BLOCK = 64
 
 
 class InputNorms(Statistic):
@@ -66,8 +68,14 @@ class Hessian(Statistic):
 
     def matrix(self) -> Tensor:
         """`H = 2/n sum(x xT)`, symmetric [in_features, in_features]."""
-        lower = self.products.tril()
-        return (lower + lower.tril(-1).T) * (2.0 / self.num_tokens.item())
+        full = self.products * (2.0 / self.num_tokens.item())
+        width = len(full)
+        for start in range(0, width, MIRROR_BLOCK):
+            end = min(start + MIRROR_BLOCK, width)
+            full[:start, start:end] = full[start:end, :start].T
+            corner = full[start:end, start:end]
+            corner.copy_(corner.tril() + corner.tril(-1).T)
+        return full
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,8 @@ def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
         damped.diagonal().add_(frac * mean).masked_fill_(dead.flip(0), 1.0)
         lower, info = torch.linalg.cholesky_ex(damped)
         if info.item() == 0 and torch.isfinite(lower.diagonal()).all():
-            return Factor(torch.flip(lower, (0, 1)).contiguous(), dead, frac)
+            # The flip of the transpose lies row by row in memory, the way the solver reads it.
+            return Factor(torch.flip(lower.mT, (0, 1)).mT, dead, frac)
         if frac >= DAMPENING_LIMIT:
             raise PruningError(
                 f"the Hessian is not positive definite with damping {frac:g}; "

@@ -20,6 +20,7 @@ class Magnitude(Pruner):
 
     name: ClassVar[str] = "magnitude"
     version: ClassVar[int] = 1
+    keeps_values: ClassVar[bool] = True
 
     def prune(
         self,

@@ -54,13 +54,26 @@ def unstructured_mask(scores: Tensor, sparsity: float, earlier: Tensor | None = 
     return ~lowest(flat, count).view(scores.shape)
 
 
-def row_mask(scores: Tensor, sparsity: float, earlier: Tensor | None = None) -> Tensor:
-    """Mask with exactly `round(sparsity * cols)` pruned in each row, as Wanda compares."""
-    count = num_pruned(sparsity, scores.shape[1])
-    assert earlier is None or int((~earlier).sum(1).max()) <= count, (
-        "earlier rows exceed the target"
-    )
-    return ~lowest(keep_earlier(scores, earlier), count)
+def row_mask(
+    scores: Tensor, sparsity: float, earlier: Tensor | None = None, whole: bool = False
+) -> Tensor:
+    """Mask with exactly `round(sparsity * cols)` pruned in each row, as Wanda compares.
+
+    With `whole` the matrix has exactly `round(sparsity * numel)` pruned: some rows, those whose
+    next score is lowest, prune one more than others.
+    """
+    rows, cols = scores.shape
+    scores = keep_earlier(scores, earlier)
+    count, more = num_pruned(sparsity, cols), 0
+    if whole:
+        count, more = divmod(num_pruned(sparsity, rows * cols), rows)
+    pruned = lowest(scores, count)
+    if more:
+        following = scores.masked_fill(pruned, torch.inf).min(1)
+        chosen = lowest(following.values, more)
+        pruned[chosen, following.indices[chosen]] = True
+    assert earlier is None or not (~earlier & ~pruned).any(), "earlier rows exceed the target"
+    return ~pruned
 
 
 def group_mask(scores: Tensor, structure: MaskStructure, earlier: Tensor | None = None) -> Tensor:
@@ -82,15 +95,20 @@ def assert_room(earlier: Tensor, structure: MaskStructure) -> None:
 
 
 def choose(
-    scores: Tensor, target: Target, earlier: Tensor | None = None, by_row: bool = False
+    scores: Tensor,
+    target: Target,
+    earlier: Tensor | None = None,
+    by_row: bool = False,
+    whole: bool = False,
 ) -> Tensor:
     """The mask of a whole matrix for a target; `by_row` compares within rows, else everywhere."""
     if target.mask_structure is not None:
         structure = MaskStructure.parse(target.mask_structure)
         require_divisible(scores.shape[1], structure)
         return group_mask(scores, structure, earlier)
-    select = row_mask if by_row else unstructured_mask
-    return select(scores, target.sparsity, earlier)
+    if by_row:
+        return row_mask(scores, target.sparsity, earlier, whole)
+    return unstructured_mask(scores, target.sparsity, earlier)
 
 
 def require_divisible(cols: int, structure: MaskStructure) -> None:

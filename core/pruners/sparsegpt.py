@@ -5,7 +5,12 @@ new weights, the compensated value of column j is `w_j + (D[:, :j] @ L[:j, j]) /
 pruning it costs `(w_j L[j, j])^2`. The reference works with the Cholesky factor U of the inverse
 Hessian instead: `U[j, j] = 1 / L[j, j]`, and its running updates of all later columns sum to the
 product above. Differences from the reference: no inverse (one Cholesky instead of three passes),
-exact counts (it prunes one weight too many per block), dead inputs are pruned within the quota.
+exact counts (it prunes one weight too many per block), dead inputs are pruned within the quota,
+quantisation grids are found on the weights before pruning.
+
+Time goes into one Cholesky factor and products with whole blocks of finished columns; within a
+block a column costs two calls on contiguous memory. What was tried instead is in
+`experiments/README.md`.
 """
 
 from __future__ import annotations
@@ -18,7 +23,15 @@ import torch
 from torch import Tensor
 
 from core.config import MaskStructure, Target
-from core.pruners.base import Pruned, Pruner, PruningError, Solution, Statistic, require_finite
+from core.pruners.base import (
+    COMMON_FIELDS,
+    Pruned,
+    Pruner,
+    PruningError,
+    Solution,
+    Statistic,
+    require_finite,
+)
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import (
     assert_room,
@@ -28,9 +41,13 @@ from core.pruners.masks import (
     lowest,
     require_divisible,
 )
+from core.pruners.quantise import Grid, find_grid
 
 # Columns solved one by one before a matrix product carries their changes on; N:M takes its M.
 PANEL = 16
+
+# The widest N:M group whose scores are ranked pair by pair.
+SMALL_GROUP = 8
 
 # Given scores [cols, rows] of the columns from `start` on, says which survive.
 ChooseMask = Callable[[Tensor, int], Tensor]
@@ -43,7 +60,13 @@ class SparseGPT(Pruner):
 
     name: ClassVar[str] = "sparsegpt"
     version: ClassVar[int] = 1
-    fields_read: ClassVar[tuple[str, ...]] = ("dampening_frac", "block_size")
+    fields_read: ClassVar[tuple[str, ...]] = (
+        *COMMON_FIELDS,
+        "dampening_frac",
+        "block_size",
+        "weight_bits",
+        "quant_group_size",
+    )
     statistic: ClassVar[type[Statistic] | None] = Hessian
 
     def prune(
@@ -58,7 +81,11 @@ class SparseGPT(Pruner):
         require_finite(weights)
         statistic.require_finite()
         factor = factorise(statistic.matrix(), self.config.dampening_frac)
-        matrices = solve(weights, factor, target, self.config.block_size, masks)
+        grid = None
+        if self.config.weight_bits is not None:
+            stacked = torch.cat([weight.float() for weight in weights])
+            grid = find_grid(stacked, self.config.weight_bits, self.config.quant_group_size)
+        matrices = solve(weights, factor, target, self.config.block_size, masks, grid)
         if not all(torch.isfinite(matrix.weight).all() for matrix in matrices):
             raise PruningError(
                 f"compensated weights overflow with damping {factor.dampening_frac:g}; "
@@ -73,8 +100,12 @@ def solve(
     target: Target,
     block_size: int,
     masks: Sequence[Tensor] | None = None,
+    grid: Grid | None = None,
 ) -> list[Pruned]:
-    """Prunes matrices [rows_i, cols] that share `factor`; each has its own mask thresholds."""
+    """Prunes matrices [rows_i, cols] that share `factor`; each has its own mask thresholds.
+
+    Survivors are rounded to `grid`, that of the stacked matrices, if there is one.
+    """
     # Columns become rows: each step then reads and writes contiguous memory.
     original = torch.cat([w.to(factor.upper.dtype) for w in weights]).T.contiguous()
     earlier = None
@@ -83,6 +114,7 @@ def solve(
         original *= earlier
     ends, panel = blocks(len(original), target, block_size)
     rows = [len(weight) for weight in weights]
+    by_panel = target.mask_structure is not None
     if target.mask_structure is None:
         choose = unstructured_choice(rows, ends, target.sparsity, masks)
     else:
@@ -90,12 +122,13 @@ def solve(
         for mask in masks or ():
             assert_room(mask, structure)
         choose = structured_choice(structure)
-    by_panel = target.mask_structure is not None
-    new, mask = sweep_columns(original, factor, ends, panel, by_panel, choose, earlier)
+    sweep = Sweep(original, factor, choose, earlier, grid)
+    sweep.run(ends, panel, by_panel)
+    grids = [None] * len(rows) if grid is None else grid.split(rows)
     return [
-        Pruned(part.to(weight.dtype), kept)
-        for part, kept, weight in zip(
-            new.T.contiguous().split(rows), mask.T.contiguous().split(rows), weights
+        Pruned(part.to(weight.dtype), kept, own)
+        for part, kept, own, weight in zip(
+            sweep.result().split(rows), sweep.mask.T.contiguous().split(rows), grids, weights
         )
     ]
 
@@ -134,74 +167,104 @@ def unstructured_choice(
 
 def structured_choice(structure: MaskStructure) -> ChooseMask:
     """Chooses one group of M columns: the N highest scores of each row survive."""
+    count = structure.group - structure.survivors
 
     def choose(scores: Tensor, start: int) -> Tensor:
-        return group_mask(scores.T, structure).T
+        if len(scores) > SMALL_GROUP:
+            return group_mask(scores.T, structure).T
+        # The place of each score in its group by comparing all pairs; the earlier of equals first.
+        place = torch.zeros(scores.shape, dtype=torch.int8, device=scores.device)
+        for i in range(1, len(scores)):
+            lower = scores[i] < scores[:i]
+            place[:i] += lower
+            place[i] += i - lower.sum(0, dtype=torch.int8)
+        return place >= count
 
     return choose
 
 
-def sweep_columns(
-    original: Tensor,
-    factor: Factor,
-    ends: list[int],
-    panel: int,
-    by_panel: bool,
-    choose: ChooseMask,
-    earlier: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Goes once over all columns; returns new weights and masks, both [cols, rows].
+class Sweep:
+    """One pass over all columns of a stack of matrices, transposed: [cols, rows] throughout."""
 
-    Args:
-        original: weights, transposed [cols, rows].
-        factor: factor of their input's Hessian.
-        ends: where each mask block ends.
-        panel: columns solved one by one between matrix products.
-        by_panel: choose masks panel by panel (N:M) instead of block by block.
-        choose: the mask of such columns.
-        earlier: masks of the branch so far, transposed, or None.
-    """
-    lower = factor.upper.T.contiguous()
-    mask = torch.empty_like(original, dtype=torch.bool)
-    delta = torch.empty_like(original)
-    start = 0
-    for end in ends:
-        pull = lower[start:end, :start] @ delta[:start]
-        if not by_panel:
-            mask[start:end] = pick(original, pull, lower, factor.dead, earlier, choose, start)
-        for first in range(start, end, panel):
-            last = min(first + panel, end)
-            inner = pull[first - start : last - start]
-            if first > start:
-                inner.addmm_(lower[first:last, start:first], delta[start:first])
-            if by_panel:
-                mask[first:last] = pick(original, inner, lower, factor.dead, earlier, choose, first)
-            for j in range(first, last):
-                step = inner[j - first]
-                if j > first:
-                    step = torch.addmv(step, delta[first:j].T, lower[j, first:j])
-                torch.where(mask[j], step * (-1.0 / lower[j, j]), original[j], out=delta[j])
-        start = end
-    return (original - delta).masked_fill_(~mask, 0), mask
+    def __init__(
+        self,
+        original: Tensor,
+        factor: Factor,
+        choose: ChooseMask,
+        earlier: Tensor | None,
+        grid: Grid | None,
+    ) -> None:
+        self.original = original
+        self.lower = factor.upper.T.contiguous()
+        self.dead = factor.dead
+        self.choose, self.earlier, self.grid = choose, earlier, grid
+        self.mask = torch.empty_like(original, dtype=torch.bool)
+        # Original minus new weights. Where a weight is pruned that is the original itself, so a
+        # column that was not yet visited holds what it would lose if it were pruned.
+        self.delta = original.clone()
 
+    def result(self) -> Tensor:
+        """The new weights, [rows, cols]; plus zero where pruned, as there `delta` is `original`."""
+        new = (self.original - self.delta).T.contiguous()
+        # Rounding is repeated for its last bit, which the difference may have lost.
+        return new if self.grid is None else self.grid.round(new).masked_fill_(~self.mask.T, 0)
 
-def pick(
-    original: Tensor,
-    pull: Tensor,
-    lower: Tensor,
-    dead: Tensor,
-    earlier: Tensor | None,
-    choose: ChooseMask,
-    start: int,
-) -> Tensor:
-    """The mask of columns `start ...`, scored as if every column before them were final.
+    def run(self, ends: list[int], panel: int, by_panel: bool) -> None:
+        """Goes over all columns.
 
-    `pull` is `L[:start, columns]T @ D[:start]`; a small triangular solve turns it into the change
-    of the weights that leaves all columns of the block free.
-    """
-    span = slice(start, start + len(pull))
-    corner = lower[span, span]
-    current = original[span] + torch.linalg.solve_triangular(corner, pull, upper=False)
-    scores = (current * corner.diagonal()[:, None]).square_()
-    scores.masked_fill_(dead[span, None], -1.0)
-    return choose(keep_earlier(scores, None if earlier is None else earlier[span]), start)
+        Args:
+            ends: where each mask block ends.
+            panel: columns solved one by one between matrix products.
+            by_panel: choose masks panel by panel (N:M) instead of block by block.
+        """
+        start = 0
+        for end in ends:
+            # L[:start, block]T @ D[:start]: what the finished columns do to this block.
+            pull = self.lower[start:end, :start] @ self.delta[:start]
+            if not by_panel:
+                self.mask[start:end] = self.pick(pull, start)
+            corner = self.lower[start:end, start:end]
+            # A surviving column j has `delta_j = -(D[:, :j] @ L[:j, j]) / L[j, j]`.
+            rates = corner / -corner.diagonal()[:, None]
+            rates.diagonal().zero_()
+            for first in range(start, end, panel):
+                last = min(first + panel, end)
+                span, before = slice(first - start, last - start), slice(0, first - start)
+                inner = pull[span]
+                if first > start:
+                    inner.addmm_(corner[span, before], self.delta[start:first])
+                if by_panel:
+                    self.mask[first:last] = self.pick(inner, first)
+                inner /= -corner.diagonal()[span, None]
+                self.solve_panel(inner, rates[span, span], first, last)
+            start = end
+
+    def solve_panel(self, inner: Tensor, rates: Tensor, first: int, last: int) -> None:
+        """Column by column; `inner` holds what all columns before the panel do to `delta`."""
+        delta, mask = self.delta[first:last], self.mask[first:last]
+        if last - first == 1 and self.grid is None:
+            torch.where(mask, inner, delta, out=delta)
+            return
+        # Rates of later columns are zero, so every product may read the whole panel: views made
+        # once for it cost less than the half of the work that could be left out.
+        transposed, original = delta.T, self.original[first:last]
+        columns = zip(inner.unbind(), rates.unbind(), mask.unbind(), delta.unbind(), strict=True)
+        for j, (step, rate, kept, column) in enumerate(columns):
+            step.addmv_(transposed, rate)
+            if self.grid is not None:
+                step = original[j] - self.grid.round_column(original[j] - step, first + j)
+            torch.where(kept, step, column, out=column)
+
+    def pick(self, pull: Tensor, start: int) -> Tensor:
+        """The mask of columns `start ...`, scored as if every column before them were final.
+
+        `pull` is `L[:start, columns]T @ D[:start]`; a small triangular solve turns it into the
+        change of the weights that leaves all columns of the block free.
+        """
+        span = slice(start, start + len(pull))
+        corner = self.lower[span, span]
+        current = self.original[span] + torch.linalg.solve_triangular(corner, pull, upper=False)
+        scores = (current * corner.diagonal()[:, None]).square_()
+        scores.masked_fill_(self.dead[span, None], -1.0)
+        earlier = None if self.earlier is None else self.earlier[span]
+        return self.choose(keep_earlier(scores, earlier), start)

@@ -21,6 +21,7 @@ class Wanda(Pruner):
 
     name: ClassVar[str] = "wanda"
     version: ClassVar[int] = 1
+    keeps_values: ClassVar[bool] = True
     statistic: ClassVar[type[Statistic] | None] = InputNorms
 
     def prune(
@@ -35,10 +36,13 @@ class Wanda(Pruner):
         require_finite(weights)
         statistic.require_finite()
         rms = statistic.rms()
+        # Targets that differ from matrix to matrix add up to a whole model's exact count.
+        allocated = self.config.allocation != "uniform"
         pruned = []
         for i, weight in enumerate(weights):
             # A dead input scores below a weight that merely happens to be zero.
             scores = (weight.abs().float() * rms).masked_fill_(rms == 0, -1.0)
-            mask = choose(scores, target, masks[i] if masks else None, by_row=True)
+            earlier = masks[i] if masks else None
+            mask = choose(scores, target, earlier, by_row=True, whole=allocated)
             pruned.append(Pruned(weight.masked_fill(~mask, 0), mask))
         return Solution(pruned)

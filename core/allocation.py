@@ -1,0 +1,149 @@
+"""How much of the model's sparsity each matrix takes: fewer weights go where outliers are (OWL).
+
+Yin et al., arXiv 2310.05175: a block's outlier ratio is the share of its Wanda scores above 5 times
+their mean; the more outliers, the denser the block, over a span of 2 x 0.08 between the extremes.
+Place in the flow: the ratios are measured once, on the dense model, before anything is pruned;
+`allocate` then turns the sparsity of any round into a target for each matrix.
+
+Differences from the reference: counts are exact over the whole model; and where its rule would give
+a sparsity outside 0 to 1 the other blocks make up for it, so sparsities from 0 to 1 can be asked
+for and every matrix's count only grows with them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from core.config import PruneConfig, Target, require
+from core.models import decoder_blocks, prunable_linears
+from core.parallel import Ranks, gathered
+from core.pruners.hessian import InputNorms
+from core.pruners.masks import num_pruned
+from core.pruners.wanda import Wanda
+from core.sequential import Activations, gather_statistics
+
+ALLOCATION_VERSION = 1
+"""Raised whenever targets would change; part of a stage's identity where allocation is on."""
+
+# Of the paper: an outlier is this many times the mean (M), and the half span of densities (lambda).
+OUTLIER_FACTOR, HALF_SPAN = 5.0, 0.08
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What allocation needs to know of a prunable matrix."""
+
+    name: str
+    block: int
+    numel: int
+
+
+def matrices(model: PreTrainedModel) -> list[Matrix]:
+    """All prunable matrices, in model order."""
+    return [
+        Matrix(name, block, linear.in_features * linear.out_features)
+        for block, named in enumerate(prunable_linears(model))
+        for name, linear in named.items()
+    ]
+
+
+@torch.no_grad()
+def outlier_ratios(
+    model: PreTrainedModel,
+    windows: Tensor,
+    ranks: Ranks,
+    *,
+    micro_batch: int = 8,
+    compute_dtype: torch.dtype | None = None,
+) -> list[float]:
+    """Share of outlying Wanda scores in each block of a dense model; collective over ranks.
+
+    Args:
+        model: the dense model, sharded where there are several ranks; not changed.
+        windows: calibration tokens [num_samples, seq_len], the same on every rank.
+        ranks: this process among the others.
+        micro_batch: windows a forward pass.
+        compute_dtype: dtype of forward passes, the weights' own by default.
+    """
+    wanda, ratios = Wanda(PruneConfig()), []
+    activations = Activations(model, windows, micro_batch, compute_dtype, ranks)
+    pairs = zip(decoder_blocks(model), prunable_linears(model), strict=True)
+    for index, (block, named) in enumerate(pairs):
+        with gathered(block):
+            groups = gather_statistics(wanda, block, index, named, activations, ranks, store=True)
+            scores = []
+            for group in groups:
+                assert isinstance(group.statistic, InputNorms)
+                for tensor in group.statistic.tensors():
+                    ranks.sum_(tensor)
+                group.statistic.require_finite()
+                rms = group.statistic.rms()
+                scores += [named[name].weight.abs().float() * rms for name in group.names]
+            ratios.append(outlier_ratio(scores))
+    # Every rank must prune by the same counts.
+    return ranks.gather(ratios)[0]
+
+
+def outlier_ratio(scores: Sequence[Tensor]) -> float:
+    """Share of all scores of a block above `OUTLIER_FACTOR` times their mean."""
+    numel = sum(score.numel() for score in scores)
+    mean = sum(score.sum(dtype=torch.float64).item() for score in scores) / numel
+    return sum(int((score > OUTLIER_FACTOR * mean).sum()) for score in scores) / numel
+
+
+def allocate(found: Sequence[Matrix], ratios: Sequence[float], target: Target) -> dict[str, Target]:
+    """Targets of all matrices, whose counts add up to `round(sparsity * total)`.
+
+    Block b's sparsity is `clip(level - bonus_b, 0, 1)`, its bonus rising from 0 to 0.16 with its
+    outlier ratio and the level such that the whole comes out right. Seen weight by weight: the k-th
+    weight of a matrix of n goes at level `bonus + (k - 1/2) / n`, and the first
+    `round(sparsity * total)` in this order are pruned, so a higher sparsity never lowers a count.
+
+    Raises:
+        ValueError: for an N:M structure, in which no matrix can keep more than another.
+    """
+    remedy = f"cannot be had with --mask-structures {target.mask_structure}; use uniform"
+    require(target.mask_structure is None, "prune.allocation", "owl", remedy)
+    bonus = bonuses(ratios)
+    wanted = num_pruned(target.sparsity, sum(one.numel for one in found))
+    low, high = 0.0, 1.0 + 2 * HALF_SPAN
+    for _ in range(60):
+        level = (low + high) / 2
+        fits = sum(below(one, bonus, level) for one in found) <= wanted
+        low, high = (level, high) if fits else (low, level)
+    # The last few weights go one by one in exact order, since bisection cannot split ties.
+    counts = [max(0, below(one, bonus, low) - 2) for one in found]
+    following = [
+        (bonus[one.block] + (count + 0.5) / one.numel, i)
+        for i, (one, count) in enumerate(zip(found, counts))
+        if count < one.numel
+    ]
+    heapq.heapify(following)
+    for _ in range(wanted - sum(counts)):
+        _, i = heapq.heappop(following)
+        counts[i] += 1
+        if counts[i] < found[i].numel:
+            at = bonus[found[i].block] + (counts[i] + 0.5) / found[i].numel
+            heapq.heappush(following, (at, i))
+    assert sum(counts) == wanted
+    return {one.name: Target(count / one.numel) for one, count in zip(found, counts)}
+
+
+def bonuses(ratios: Sequence[float]) -> list[float]:
+    """Density that each block gets beyond the block with fewest outliers, 0 to 0.16."""
+    least, most = min(ratios), max(ratios)
+    if least == most:
+        return [0.0] * len(ratios)
+    return [(ratio - least) / (most - least) * 2 * HALF_SPAN for ratio in ratios]
+
+
+def below(matrix: Matrix, bonus: Sequence[float], level: float) -> int:
+    """Weights of a matrix that a level prunes."""
+    count = round(matrix.numel * (level - bonus[matrix.block]))
+    return min(max(count, 0), matrix.numel)

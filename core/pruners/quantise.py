@@ -1,0 +1,81 @@
+"""Rounds weights to a few bits, as the original GPTQ and SparseGPT codes do.
+
+A row, or each group of consecutive inputs of it, has an asymmetric grid of `2^bits` values from its
+lowest to its highest weight (arXiv 2210.17323; SparseGPT's joint mode, arXiv 2301.00774, section
+3.5). Zero is always on the grid, so a pruned weight stays exactly zero. Rounding happens inside the
+solver's pass over the columns: later columns make up for it as they do for pruned weights.
+Difference from the reference: grids are found on the weights before pruning for groups too, where
+GPTQ looks at a group only when the pass reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+QUANTISE_VERSION = 1
+"""Raised whenever rounded numbers would change; part of an identity where weight_bits is set."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`scale * (q - zero)` for whole q from 0 to `2^bits - 1`."""
+
+    scale: Tensor
+    """[rows, groups] float32."""
+    zero: Tensor
+    """[rows, groups] float32, whole numbers."""
+    bits: int
+    group_size: int
+    """Inputs a group; the last may have fewer."""
+
+    def nearest(self, values: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """The grid's values nearest to some."""
+        whole = (torch.round(values / scale) + zero).clamp(0, 2**self.bits - 1)
+        return scale * (whole - zero)
+
+    def round_column(self, values: Tensor, column: int) -> Tensor:
+        """One column of a matrix, [rows], rounded."""
+        group = column // self.group_size
+        return self.nearest(values, self.scale[:, group], self.zero[:, group])
+
+    def round(self, weight: Tensor) -> Tensor:
+        """A matrix [rows, cols], rounded."""
+        cols = weight.shape[1]
+        scale, zero = (
+            t.repeat_interleave(self.group_size, dim=1)[:, :cols] for t in (self.scale, self.zero)
+        )
+        return self.nearest(weight, scale, zero)
+
+    def split(self, rows: list[int]) -> list[Grid]:
+        """The grids of matrices whose rows were stacked."""
+        parts = zip(self.scale.split(rows), self.zero.split(rows))
+        return [Grid(scale, zero, self.bits, self.group_size) for scale, zero in parts]
+
+
+def find_grid(weight: Tensor, bits: int, group_size: int | None) -> Grid:
+    """The grid of a matrix [rows, cols]; `group_size` None gives one to each row."""
+    rows, cols = weight.shape
+    size = min(group_size or cols, cols)
+    # Zero is in every grid, so zeros may fill up the last group.
+    groups = functional.pad(weight.float(), (0, -cols % size)).view(rows, -1, size)
+    low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+    empty = low == high
+    low, high = low.masked_fill(empty, -1.0), high.masked_fill(empty, 1.0)
+    scale = (high - low) / (2**bits - 1)
+    return Grid(scale, torch.round(-low / scale), bits, size)
+
+
+def save_grids(path: Path, grids: Mapping[str, Grid]) -> None:
+    """Writes scales and zero points of matrices by name; bits and group sizes go to the header."""
+    tensors, header = {}, {}
+    for name, grid in grids.items():
+        tensors |= {f"{name}.scale": grid.scale.cpu(), f"{name}.zero": grid.zero.cpu()}
+        header |= {f"{name}.bits": str(grid.bits), f"{name}.group_size": str(grid.group_size)}
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=header)

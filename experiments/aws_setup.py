@@ -1,0 +1,122 @@
+"""Makes what `cluster.yaml` needs in an AWS account, once: a security group and two roles.
+
+    python experiments/aws_setup.py --region us-west-2 --bucket my-bucket --allow-ssh 203.0.113.7/32
+
+The group lets in SSH from that address alone, and everything between the cluster's own nodes. The
+head's role starts and stops instances and hands them the workers' role; both read and write the
+bucket and nothing else. Running it again changes nothing. Needs boto3 and your AWS credentials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import sys
+from typing import Any
+
+GROUP = "prune-sweep"
+HEAD, WORKER = "prune-sweep-head", "prune-sweep-worker"
+
+
+def ssh_source(text: str) -> str:
+    """A network in CIDR notation, small enough to be the user's own."""
+    network = ipaddress.ip_network(text)
+    if network.version != 4 or network.num_addresses > 256:
+        raise ValueError(f"--allow-ssh {text}: give your own address, such as 203.0.113.7/32")
+    return str(network)
+
+
+def security_group(ec2: Any, source: str) -> str:
+    """The group in the default VPC; its id."""
+    vpcs = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
+    if not vpcs:
+        raise ValueError("--region: has no default VPC; make one, or write your own group's id")
+    vpc = vpcs[0]["VpcId"]
+    filters = [{"Name": "group-name", "Values": [GROUP]}, {"Name": "vpc-id", "Values": [vpc]}]
+    found = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+    if found:
+        return found[0]["GroupId"]
+    group = ec2.create_security_group(
+        GroupName=GROUP, VpcId=vpc, Description="SSH from one address, all between members"
+    )["GroupId"]
+    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": source}]}
+    inside = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh, inside])
+    return group
+
+
+def policy(bucket: str, worker_arn: str | None) -> dict[str, Any]:
+    """What a role may do; with `worker_arn` also run the cluster."""
+    files = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+    listing = ["s3:ListBucket", "s3:GetBucketLocation"]
+    statements: list[dict[str, Any]] = [
+        {"Effect": "Allow", "Action": files, "Resource": f"arn:aws:s3:::{bucket}/*"},
+        {"Effect": "Allow", "Action": listing, "Resource": f"arn:aws:s3:::{bucket}"},
+    ]
+    if worker_arn is not None:
+        nodes = ["ec2:Describe*", "ec2:RunInstances", "ec2:CreateTags", "ssm:GetParameters"]
+        statements += [
+            {"Effect": "Allow", "Action": nodes, "Resource": "*"},
+            {
+                "Effect": "Allow",
+                "Action": "ec2:TerminateInstances",
+                "Resource": "*",
+                "Condition": {"StringEquals": {"ec2:ResourceTag/project": "prune-sweep"}},
+            },
+            {"Effect": "Allow", "Action": "iam:PassRole", "Resource": worker_arn},
+        ]
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def role(iam: Any, name: str, bucket: str, worker_arn: str | None = None) -> str:
+    """A role and its instance profile; the role's ARN."""
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "ec2.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+    try:
+        arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
+    except iam.exceptions.EntityAlreadyExistsException:
+        arn = iam.get_role(RoleName=name)
+    document = json.dumps(policy(bucket, worker_arn))
+    iam.put_role_policy(RoleName=name, PolicyName=GROUP, PolicyDocument=document)
+    try:
+        iam.create_instance_profile(InstanceProfileName=name)
+        iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    except iam.exceptions.EntityAlreadyExistsException:
+        pass
+    return arn["Role"]["Arn"]
+
+
+def main(arguments: list[str]) -> str:
+    """Makes group and roles; returns the group's id."""
+    import boto3
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--region", required=True)
+    parser.add_argument("--bucket", required=True, help="an S3 bucket of yours, for the results")
+    parser.add_argument("--allow-ssh", required=True, help="your own address, as 203.0.113.7/32")
+    flags = parser.parse_args(arguments)
+    source = ssh_source(flags.allow_ssh)
+    iam = boto3.client("iam")
+    try:
+        iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
+    except iam.exceptions.InvalidInputException:
+        pass  # The account has used spot instances before.
+    worker_arn = role(iam, WORKER, flags.bucket)
+    role(iam, HEAD, flags.bucket, worker_arn)
+    return security_group(boto3.client("ec2", region_name=flags.region), source)
+
+
+if __name__ == "__main__":
+    try:
+        print(f"SecurityGroupIds: [{main(sys.argv[1:])}]   # write this into cluster.yaml, twice")
+    except ValueError as error:
+        sys.exit(f"error: {error}")

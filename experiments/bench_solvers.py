@@ -1,0 +1,296 @@
+"""Measures the solvers against the original SparseGPT class, in one run on one machine.
+
+    python experiments/bench_solvers.py --reference ~/sparsegpt
+        [--llmcompressor venv/bin/python] [--model DIR --text FILE]
+
+Each figure is the median of interleaved runs, so that other load meets both sides alike. On a CUDA
+device the table of OPT block shapes follows. Nothing here needs Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.config import PruneConfig, Target  # noqa: E402
+from core.models import (  # noqa: E402
+    block_inputs,
+    decoder_blocks,
+    load_model,
+    load_tokenizer,
+    prunable_linears,
+    run_block,
+)
+from core.parallel import Ranks  # noqa: E402
+from core.pruners import PRUNERS  # noqa: E402
+from core.pruners.hessian import Hessian, factorise  # noqa: E402
+from core.pruners.sparsegpt import solve  # noqa: E402
+from core.sequential import prune_  # noqa: E402
+
+RUNS, SPARSITY = 5, 0.5
+# (rows of each matrix, inputs) of the distinct inputs of one decoder block.
+BLOCKS = {
+    "opt-125m": [([768] * 3, 768), ([768], 768), ([3072], 768), ([768], 3072)],
+    "opt-1.3b": [([2048] * 3, 2048), ([2048], 2048), ([8192], 2048), ([2048], 8192)],
+    "opt-6.7b": [([4096] * 3, 4096), ([4096], 4096), ([16384], 4096), ([4096], 16384)],
+}
+LLMCOMPRESSOR = """
+import sys, time, torch
+from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import sparsify_weight
+rows, cols = map(int, sys.argv[1:])
+times = []
+for _ in range(5):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(cols, rows, bias=False)
+    x = torch.randn(2 * cols, cols)
+    hessians = {layer: x.T @ x}
+    start = time.perf_counter()
+    sparsify_weight(layer, hessians, 0.5, 0, 0, 128, 0.01, False)
+    times.append(time.perf_counter() - start)
+print(sorted(times)[2])
+"""
+
+
+def seconds(device: torch.device, *actions: Callable[[], Any], runs: int = RUNS) -> list[float]:
+    """Median seconds of each action, run in turn after one warm-up."""
+    taken: list[list[float]] = [[] for _ in actions]
+    for run in range(runs + 1):
+        for action, times in zip(actions, taken):
+            synchronize(device)
+            start = time.perf_counter()
+            action()
+            synchronize(device)
+            if run:
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in taken]
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the device, where there is something to wait for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def load_reference(path: Path) -> type:
+    """The original class; it synchronises CUDA without asking whether there is any."""
+    sys.path.insert(0, str(path))
+    if not torch.cuda.is_available():
+        torch.cuda.synchronize = lambda *_: None
+    from sparsegpt import SparseGPT  # pyright: ignore[reportMissingImports]
+
+    return SparseGPT
+
+
+def quiet(action: Callable[..., Any], *args: Any) -> None:
+    """Runs what prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        action(*args)
+
+
+def layer(rows: list[int], cols: int, device: torch.device) -> tuple[list[Tensor], Hessian]:
+    """Random matrices and the statistic of a correlated input that they share."""
+    generator = torch.Generator(device).manual_seed(0)
+    options: dict[str, Any] = {"generator": generator, "device": device}
+    inputs = torch.randn(2 * cols, cols // 2, **options)
+    inputs = inputs @ torch.randn(cols // 2, cols, **options) / cols**0.5
+    inputs += 0.3 * torch.randn(2 * cols, cols, **options)
+    statistic = Hessian(cols, device)
+    statistic.update(inputs.bfloat16() if device.type == "cuda" else inputs)
+    return [0.02 * torch.randn(r, cols, **options) for r in rows], statistic
+
+
+def matmul_rate(device: torch.device) -> float:
+    """Flops a second of a float32 product."""
+    a = torch.randn(2048, 2048, device=device)
+    return 2 * 2048**3 / seconds(device, lambda: a @ a, runs=9)[0]
+
+
+def run_ours(weights: list[Tensor], hessian: Tensor, into: list[Tensor]) -> None:
+    """One factor and one stacked solve."""
+    solved = solve(weights, factorise(hessian, 0.01), Target(SPARSITY), 128)
+    into[:] = [matrix.weight for matrix in solved]
+
+
+def run_original(
+    reference: type, weights: list[Tensor], hessian: Tensor, into: list[Tensor]
+) -> None:
+    """The original class, matrix by matrix."""
+    into.clear()
+    for weight in weights:
+        linear = nn.Linear(weight.shape[1], len(weight), bias=False, device=weight.device)
+        linear.weight.data = weight.clone()
+        solver = reference(linear)
+        solver.H = hessian.clone()
+        quiet(solver.fasterprune, SPARSITY)
+        into.append(linear.weight.data)
+
+
+def bench_block(name: str, reference: type, device: torch.device) -> dict[str, float]:
+    """Factor and solve of one decoder block, against the original class matrix by matrix."""
+    rate, ours, theirs, floor, worst = matmul_rate(device), 0.0, 0.0, 0.0, 0.0
+    for rows, cols in BLOCKS[name]:
+        weights, statistic = layer(rows, cols, device)
+        hessian = statistic.matrix()
+        mine, others = [], []
+        a, b = seconds(
+            device,
+            partial(run_ours, weights, hessian, mine),
+            partial(run_original, reference, weights, hessian, others),
+        )
+        ours, theirs = ours + a, theirs + b
+        floor += (cols**3 / 3 + sum(rows) * cols**2) / rate
+        for new, other, weight in zip(mine, others, weights, strict=True):
+            errors = [float(((x - weight) @ hessian * (x - weight)).sum()) for x in (new, other)]
+            worst = max(worst, errors[0] / errors[1])
+    return {
+        "seconds": ours,
+        "original_seconds": theirs,
+        "speedup": theirs / ours,
+        "times_floor": ours / floor,
+        "worst_error_ratio": worst,
+    }
+
+
+def bench_accumulation(device: torch.device, cols: int = 3072) -> dict[str, float]:
+    """Accumulating H against the full product."""
+    inputs, statistic = torch.randn(4096, cols, device=device), Hessian(cols, device)
+    total = torch.zeros(cols, cols, device=device)
+    ours, full = seconds(
+        device, lambda: statistic.update(inputs), lambda: total.addmm_(inputs.T, inputs)
+    )
+    return {"seconds": ours, "full_seconds": full, "share": ours / full}
+
+
+def bench_sparsities(device: torch.device) -> dict[str, float]:
+    """Nine sparsities of one layer (768 x 3072) with one factor, and with nine."""
+    weights, statistic = layer([768], 3072, device)
+    hessian, targets = statistic.matrix(), [Target(i / 10) for i in range(1, 10)]
+
+    def shared() -> None:
+        factor = factorise(hessian, 0.01)
+        for target in targets:
+            solve(weights, factor, target, 128)
+
+    def separate() -> None:
+        for target in targets:
+            solve(weights, factorise(hessian, 0.01), target, 128)
+
+    one, nine = seconds(device, shared, separate)
+    return {"seconds": one, "separate_seconds": nine, "share": one / nine}
+
+
+def windows_of(model_dir: Path, text: Path, count: int = 32, length: int = 512) -> Tensor:
+    """The first `length` tokens of the first long enough documents, one a line."""
+    tokenizer, found = load_tokenizer(model_dir), []
+    for line in text.read_text(encoding="utf-8").splitlines():
+        ids = tokenizer(line).input_ids
+        if len(ids) > length:
+            found.append(ids[:length])
+    found = (found * (count // max(len(found), 1) + 1))[:count]
+    return torch.tensor(found)
+
+
+@torch.no_grad()
+def original_loop(reference: type, model: Any, windows: Tensor) -> None:
+    """A plain sequential loop around the original class, one statistic for each linear."""
+    batches = [block_inputs(model, batch) for batch in windows.split(8)]
+    hidden, arguments = [h for h, _ in batches], [kwargs for _, kwargs in batches]
+    for index, (block, named) in enumerate(
+        zip(decoder_blocks(model), prunable_linears(model), strict=True)
+    ):
+        solvers = {name: reference(linear) for name, linear in named.items()}
+        hooks = [
+            linear.register_forward_hook(
+                lambda _, inputs, output, solver=solvers[name]: solver.add_batch(inputs[0], output)
+            )
+            for name, linear in named.items()
+        ]
+        for h, kwargs in zip(hidden, arguments):
+            run_block(block, h, kwargs[index])
+        for hook in hooks:
+            hook.remove()
+        for solver in solvers.values():
+            quiet(solver.fasterprune, SPARSITY)
+        hidden = [run_block(block, h, kwargs[index]) for h, kwargs in zip(hidden, arguments)]
+
+
+def bench_model(reference: type, model_dir: Path, text: Path, runs: int) -> dict[str, float]:
+    """A whole model at 0.5, everything but loading included."""
+    windows = windows_of(model_dir, text)
+    times: dict[str, list[float]] = {"original": [], "sparsegpt": [], "alps": []}
+    for _ in range(runs):
+        for name, taken in times.items():
+            model = load_model(model_dir, torch.float32)
+            start = time.perf_counter()
+            if name == "original":
+                original_loop(reference, model, windows)
+            else:
+                pruner = PRUNERS[name](PruneConfig())
+                prune_(model, pruner, Target(SPARSITY), Ranks.current(), windows=windows)
+            taken.append(time.perf_counter() - start)
+    found = {f"{name}_seconds": statistics.median(taken) for name, taken in times.items()}
+    found["speedup"] = found["original_seconds"] / found["sparsegpt_seconds"]
+    found["alps_ratio"] = found["alps_seconds"] / found["sparsegpt_seconds"]
+    return found
+
+
+def bench_llmcompressor(python: str) -> dict[str, float]:
+    """Its solver on each shape of an OPT-125M block, one at a time."""
+    shapes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
+    command = [python, "-c", LLMCOMPRESSOR]
+    return {
+        "seconds": sum(
+            float(subprocess.check_output([*command, str(rows), str(cols)]).split()[-1])
+            for rows, cols in shapes
+        )
+    }
+
+
+def main() -> None:
+    """Runs everything that was asked for, prints a table, writes `bench.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", type=Path, required=True, help="checkout of the original")
+    parser.add_argument("--llmcompressor", help="interpreter that has llm-compressor")
+    parser.add_argument("--model", type=Path, help="model directory for the end-to-end run")
+    parser.add_argument("--text", type=Path, help="calibration text, one document a line")
+    parser.add_argument("--blocks", nargs="+", default=["opt-125m", "opt-1.3b"], choices=BLOCKS)
+    parser.add_argument("--model-runs", type=int, default=RUNS, help="end-to-end repetitions")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    options = parser.parse_args()
+    reference, cpu = load_reference(options.reference), torch.device("cpu")
+    rows: dict[str, Any] = {f"cpu {n}": bench_block(n, reference, cpu) for n in options.blocks}
+    rows["cpu accumulate"] = bench_accumulation(cpu)
+    rows["cpu nine sparsities"] = bench_sparsities(cpu)
+    if options.llmcompressor:
+        rows["cpu llm-compressor opt-125m"] = bench_llmcompressor(options.llmcompressor)
+    if options.model and options.text:
+        args = (options.model, options.text, options.model_runs)
+        rows["cpu model"] = bench_model(reference, *args)
+    if torch.cuda.is_available():
+        cuda = torch.device("cuda")
+        rows |= {f"cuda {name}": bench_block(name, reference, cuda) for name in BLOCKS}
+    for name, row in rows.items():
+        print(f"{name:28}", "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
+    machine = {"processor": platform.processor(), "threads": torch.get_num_threads()}
+    machine["torch"] = torch.__version__
+    options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

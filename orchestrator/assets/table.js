@@ -1,0 +1,146 @@
+// The tables. Cells are set as text, so that nothing from a row is ever read as markup.
+
+const KEY_COLUMNS = ["model", "method", "regime", "mask_structure", "sparsity", "seed", "status", "perplexity", "dense_perplexity", "measured_sparsity", "num_finetune_tokens", "prune_seconds", "finetune_seconds", "eval_text", "error"];
+const PAGE_SIZE = 50;
+
+function element(tag, text, more = {}) {
+  const made = Object.assign(document.createElement(tag), more);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+/** A value as the table shows it; the CSV has it in full. */
+function shown(value) {
+  if (value === null || value === undefined) return "";
+  if (Array.isArray(value)) return value.join(" ");
+  if (typeof value !== "number" || Number.isInteger(value)) return String(value);
+  return String(Math.abs(value) >= 1e5 ? Number(value).toExponential(2) : Number(value.toPrecision(5)));
+}
+
+/** A perplexity with its spread, rounded as the terminal's table does it. */
+function told({ mean, std }) {
+  if (mean >= 9999.5) return mean.toExponential(1) + (std === null ? "" : ` ± ${std.toExponential(0)}`);
+  let digits = mean < 100 ? 2 : mean < 1000 ? 1 : 0;
+  if (std === null) return mean.toFixed(digits);
+  if (std >= 0.095) digits = Math.min(digits, 1);
+  return `${mean.toFixed(digits)} ± ${std.toFixed(digits)}`;
+}
+
+/** Sorts numbers before infinity before NaN before nothing, words by locale. */
+function compare(a, b) {
+  const rank = (value) => (value === null || value === "" ? 3 : value === "nan" ? 2 : value === "inf" ? 1 : 0);
+  if (rank(a) || rank(b)) return rank(a) - rank(b);
+  if (typeof a === "number" && typeof b === "number") return a - b;
+  return shown(a).localeCompare(shown(b), undefined, { numeric: true });
+}
+
+/** The rows that pass the filters, sorted. */
+function filtered(page) {
+  const { find, status, drawn, sort, facet } = page.state;
+  const words = find.toLowerCase().split(/\s+/).filter(Boolean);
+  const rows = page.rows.filter((row) => {
+    if (status && row.status !== status) return false;
+    if (drawn && page.facetOf.get(row.key) !== facet) return false;
+    return words.every((word) => row.haystack.includes(word));
+  });
+  const sign = sort.down ? -1 : 1;
+  return sort.by ? rows.sort((a, b) => sign * compare(a[sort.by], b[sort.by])) : rows;
+}
+
+function drawTable(page) {
+  const { state } = page;
+  const rows = filtered(page);
+  const last = Math.max(0, Math.ceil(rows.length / PAGE_SIZE) - 1);
+  if (state.reveal) {
+    const at = rows.findIndex((row) => row.key === state.chosen);
+    if (at >= 0) state.turn = Math.floor(at / PAGE_SIZE);
+    state.reveal = false;
+  }
+  state.turn = Math.min(state.turn, last);
+  const from = state.turn * PAGE_SIZE;
+  const visible = rows.slice(from, from + PAGE_SIZE);
+  const columns = state.wide ? page.data.columns : KEY_COLUMNS;
+  const body = element("tbody");
+  const focusable = visible.find((row) => row.key === state.chosen) ?? visible[0];
+  for (const row of visible) body.append(tableRow(row, columns, state.chosen, row === focusable));
+  document.getElementById("rows").replaceChildren(tableHead(columns, state.sort), body);
+  document.getElementById("range").textContent = rows.length ? `${from + 1}–${from + visible.length} of ${rows.length}` : "no rows";
+  document.getElementById("previous").disabled = state.turn === 0;
+  document.getElementById("next").disabled = state.turn >= last;
+}
+
+function tableHead(columns, sort) {
+  const head = element("thead");
+  const line = head.insertRow();
+  for (const column of columns) {
+    const cell = element("th", undefined, { scope: "col" });
+    const mark = sort.by === column ? (sort.down ? " ▼" : " ▲") : "";
+    if (mark) cell.setAttribute("aria-sort", sort.down ? "descending" : "ascending");
+    const button = element("button", column.replaceAll("_", " ") + mark, { type: "button" });
+    button.dataset.sort = column;
+    cell.append(button);
+    line.append(cell);
+  }
+  return head;
+}
+
+function tableRow(row, columns, chosen, focusable) {
+  const line = element("tr", undefined, { tabIndex: focusable ? 0 : -1 });
+  line.dataset.key = row.key;
+  line.setAttribute("aria-selected", String(row.key === chosen));
+  for (const column of columns) {
+    const cell = element("td", shown(row[column]), { title: shown(row[column]).slice(0, 500) });
+    if (typeof row[column] === "number") cell.className = "number";
+    const odd = (column === "status" && row.status !== "done") || row[column] === "nan" || row[column] === "inf";
+    if (odd) cell.className = "trouble";
+    line.append(cell);
+  }
+  return line;
+}
+
+/** The best method and regime at each target, and whether seeds support the lead. */
+function drawBest(page) {
+  const targets = new Map();
+  for (const point of shownPoints(page)) {
+    const measured = spread(point.rows, (row) => row.perplexity);
+    const { method, regime } = point.rows[0];
+    const entry = { ...measured, x: point.x, name: `${method} · ${regime}`, rows: point.rows };
+    targets.set(point.target, [...(targets.get(point.target) ?? []), entry]);
+  }
+  const head = element("thead");
+  const titles = ["target", "best", "perplexity", "to dense", "training tokens", "next best", "lead"];
+  const top = head.insertRow();
+  for (const title of titles) top.append(element("th", title, { scope: "col" }));
+  const body = element("tbody");
+  const ordered = [...targets].sort(([a, [p]], [b, [q]]) => a.includes(":") - b.includes(":") || p.x - q.x);
+  for (const [target, entries] of ordered) {
+    entries.sort((a, b) => a.mean - b.mean);
+    const line = body.insertRow();
+    for (const text of bestCells(target, ...entries)) line.append(element("td", text));
+  }
+  if (!targets.size) body.insertRow().append(element("td", "no finished cell among these yet", { colSpan: titles.length }));
+  document.getElementById("best").replaceChildren(head, body);
+}
+
+function bestCells(target, first, second) {
+  const dense = spread(first.rows, (row) => row.dense_perplexity).mean;
+  const change = finite(dense) ? `${first.mean >= dense ? "+" : "−"}${Math.abs((first.mean / dense - 1) * 100).toFixed(1)} %` : "";
+  const tokens = spread(first.rows, (row) => row.num_finetune_tokens).mean || 0;
+  const cells = [target, first.name, told(first), change, tokens.toLocaleString("en")];
+  if (!second) return [...cells, "", "the only one"];
+  let lead = "unknown: single seed";
+  if (first.std !== null && second.std !== null) {
+    const noise = 2 * Math.hypot(first.std, second.std);
+    lead = second.mean - first.mean > noise ? "clear" : "within the spread of seeds";
+  }
+  return [...cells, `${second.name} ${told(second)}`, lead];
+}
+
+function downloadCsv(page) {
+  const quote = (value) => `"${(Array.isArray(value) ? value.join(" ") : String(value ?? "")).replaceAll('"', '""')}"`;
+  const lines = [page.data.columns, ...filtered(page).map((row) => page.data.columns.map((column) => row[column]))];
+  const text = lines.map((line) => line.map(quote).join(",")).join("\r\n");
+  const link = element("a", undefined, { download: "results.csv", href: URL.createObjectURL(new Blob([text], { type: "text/csv" })) });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}

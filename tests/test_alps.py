@@ -1,0 +1,92 @@
+"""ALPS: never worse than SparseGPT, and the survivors are the least squares on their support."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.config import PruneConfig, Target
+from core.pruners import PRUNERS
+from core.pruners.hessian import Hessian
+
+TARGETS = [Target(s) for s in (0.5, 0.6, 0.7, 0.8, 0.9)]
+TARGETS += [Target.structured(text) for text in ("2:4", "4:8", "1:4")]
+all_targets = pytest.mark.parametrize(
+    "target", TARGETS, ids=lambda target: target.mask_structure or target.sparsity
+)
+
+
+def layer(rows: int = 96, cols: int = 64, tokens: int = 400) -> tuple[Tensor, Tensor]:
+    """A random matrix and inputs of unequal size, half of whose directions carry the variance."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(tokens, cols // 2, generator=generator)
+    inputs = inputs @ torch.randn(cols // 2, cols, generator=generator)
+    inputs = (inputs + torch.randn(inputs.shape, generator=generator)) * torch.linspace(
+        0.1, 3, cols
+    )
+    return torch.randn(rows, cols, generator=generator), inputs
+
+
+def prune(method: str, weights: list[Tensor], inputs: Tensor, target: Target, masks=None):
+    statistic = Hessian(inputs.shape[1], torch.device("cpu"))
+    statistic.update(inputs)
+    return PRUNERS[method](PruneConfig()).prune(weights, statistic, target, masks).matrices
+
+
+def error(new: Tensor, old: Tensor, inputs: Tensor) -> float:
+    return float((inputs.double() @ (new - old).double().T).square().sum())
+
+
+@all_targets
+def test_error_is_below_sparsegpts(target):
+    weight, inputs = layer()
+    ours, theirs = (prune(m, [weight], inputs, target)[0].weight for m in ("alps", "sparsegpt"))
+    assert error(ours, weight, inputs) < 0.95 * error(theirs, weight, inputs)
+
+
+@pytest.mark.parametrize("tokens", [3, 20])
+@all_targets
+def test_error_is_at_most_sparsegpts_with_fewer_tokens_than_inputs(tokens, target):
+    # The undamped H is singular: errors are near 0, so equality up to float32 rounding counts.
+    weight, inputs = layer(tokens=tokens)
+    ours, theirs = (prune(m, [weight], inputs, target)[0].weight for m in ("alps", "sparsegpt"))
+    slack = 1e-6 * error(torch.zeros_like(weight), weight, inputs)
+    assert error(ours, weight, inputs) <= error(theirs, weight, inputs) + slack
+
+
+def test_survivors_are_the_damped_least_squares_on_their_support():
+    weight, inputs = layer(rows=8)
+    pruned = prune("alps", [weight], inputs, Target(0.5))[0]
+    hessian = 2 / len(inputs) * inputs.double().T @ inputs.double()
+    hessian.diagonal().add_(0.01 * hessian.diagonal().mean())
+    for new, old, kept in zip(pruned.weight, weight.double(), pruned.mask, strict=True):
+        pull = hessian[kept][:, ~kept] @ old[~kept]
+        expected = old[kept] + torch.linalg.solve(hessian[kept][:, kept], pull)
+        # Conjugate gradients in float32, condition about 1e3.
+        torch.testing.assert_close(new[kept].double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_masks_only_grow_and_counts_stay_exact():
+    weight, inputs = layer()
+    mask = torch.ones_like(weight, dtype=torch.bool)
+    for sparsity in (0.3, 0.5, 0.51, 0.9):
+        pruned = prune("alps", [weight], inputs, Target(sparsity), [mask])[0]
+        assert int((~pruned.mask).sum()) == round(sparsity * weight.numel())
+        assert not (pruned.mask & ~mask).any()
+        weight, mask = pruned.weight, pruned.mask
+
+
+def test_a_support_that_loses_gives_way_to_sparsegpts(monkeypatch, caplog):
+    # ADMM is made to return a random support: the result must be SparseGPT's mask, refined.
+    alps = PRUNERS["alps"].prune.__globals__["Layer"]
+    weight, inputs = layer()
+
+    def lost(self, goal, begin, mask, rows, target, earlier):
+        wrong = mask[torch.arange(len(mask)).roll(1)]
+        return wrong, goal * wrong
+
+    monkeypatch.setattr(alps, "admm", lost)
+    caplog.set_level("INFO")
+    ours, theirs = (prune(m, [weight], inputs, Target(0.7))[0] for m in ("alps", "sparsegpt"))
+    assert torch.equal(ours.mask, theirs.mask)
+    assert error(ours.weight, weight, inputs) < error(theirs.weight, weight, inputs)
+    assert "keeps SparseGPT's support in 1 of 1" in caplog.text

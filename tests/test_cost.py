@@ -1,0 +1,202 @@
+import dataclasses
+
+import pytest
+from transformers import LlamaConfig, OPTConfig
+
+from core.model_source import ModelSource
+from core.models import describe_model
+from orchestrator.cost import GIB, GPUS, ModelCost, measured_rates, stage_seconds
+from orchestrator.plan import ModelInputs, Plan, Stage, TextInput
+
+# hidden, blocks, heads, ffn, embedding width where it differs.
+OPT = {
+    "125m": (768, 12, 12, 3072),
+    "350m": (1024, 24, 16, 4096, 512),
+    "1.3b": (2048, 24, 32, 8192),
+    "2.7b": (2560, 32, 32, 10240),
+    "6.7b": (4096, 32, 32, 16384),
+    "13b": (5120, 40, 40, 20480),
+    "30b": (7168, 48, 56, 28672),
+    "66b": (9216, 64, 72, 36864),
+}
+# hidden, blocks, heads, ffn, key-value heads, vocabulary; and the parameters its authors state.
+LLAMA = {
+    "llama-7b": ((4096, 32, 32, 11008, 32, 32000), 6_738_415_616),
+    "llama-13b": ((5120, 40, 40, 13824, 40, 32000), 13_015_864_320),
+    "llama-3-8b": ((4096, 32, 32, 14336, 8, 128256), 8_030_261_248),
+    "llama-2-70b": ((8192, 80, 64, 28672, 8, 32000), 68_976_648_192),
+}
+WINDOWS = {"num_samples": 128, "seq_len": 2048}
+
+
+def opt_config(size: str) -> OPTConfig:
+    hidden, blocks, heads, ffn, *embedding = OPT[size]
+    return OPTConfig(
+        hidden_size=hidden,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        ffn_dim=ffn,
+        word_embed_proj_dim=embedding[0] if embedding else hidden,
+        do_layer_norm_before=not embedding,
+        dtype="float16",
+    )
+
+
+def llama_config(name: str) -> LlamaConfig:
+    hidden, blocks, heads, ffn, kv_heads, vocabulary = LLAMA[name][0]
+    return LlamaConfig(
+        hidden_size=hidden,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        intermediate_size=ffn,
+        vocab_size=vocabulary,
+        tie_word_embeddings=False,
+        dtype="bfloat16",
+    )
+
+
+def cost_of(config, folder, device="cuda", dtype=None) -> ModelCost:
+    config.save_pretrained(folder)
+    facts = describe_model(ModelSource("m", str(folder), None, "m"))
+    inputs = ModelInputs(
+        name="m",
+        identity="m",
+        dtype=dtype or ("bfloat16" if device == "cuda" else "float32"),
+        training_dtype="bfloat16" if device == "cuda" else "float32",
+        calibration=TextInput("c4", WINDOWS),
+        finetune=TextInput("c4", {"seq_len": 2048}),
+        finetune_tokens=2**20,
+        batch_tokens=2**14,
+        evaluations=(),
+    )
+    return ModelCost(facts, inputs, device)
+
+
+@pytest.fixture
+def opt_1b(tmp_path):
+    return cost_of(opt_config("1.3b"), tmp_path)
+
+
+def stage(kind: str, **fields) -> Stage:
+    return Stage(kind, kind, "m", fields.pop("method", "sparsegpt"), None, fields)
+
+
+@pytest.mark.parametrize("size", OPT)
+def test_parameters_of_opt_follow_from_its_config(size, tmp_path):
+    hidden, blocks, _, ffn, *embedding = OPT[size]
+    width = embedding[0] if embedding else hidden
+    block = 4 * (hidden * hidden + hidden) + 2 * hidden * ffn + ffn + hidden + 4 * hidden
+    wanted = 50272 * width + 2050 * hidden + blocks * block
+    wanted += 2 * hidden * width if embedding else 2 * hidden
+    cost = cost_of(opt_config(size), tmp_path)
+    assert cost.facts.num_parameters == wanted
+    assert cost.block_parameters == blocks * (4 * hidden**2 + 2 * hidden * ffn)
+
+
+@pytest.mark.parametrize("name", LLAMA)
+def test_parameters_of_llama_are_the_published_ones(name, tmp_path):
+    assert cost_of(llama_config(name), tmp_path).facts.num_parameters == LLAMA[name][1]
+
+
+def test_training_state_is_sixteen_bytes_a_parameter(opt_1b):
+    parts = opt_1b.phases(True, 1, 2048)["finetune"]
+    parameters = opt_1b.facts.num_parameters
+    assert parts["gradients"] == 4 * parameters
+    assert parts["adam"] == 8 * parameters
+    assert parts["weights"] == (4 + 2) * parameters  # and autocast's copy
+
+
+def test_hessians_of_a_block_are_one_for_each_input(opt_1b):
+    # q, k and v share one; out_proj and fc1 are 2048 wide, fc2 is 8192.
+    alone = 4 * (3 * 2048**2 + 8192**2)
+    solve = 12 * 8192**2 + 16 * 8192 * 2048
+    assert opt_1b.phases(False, 1, 2048)["prune"]["hessians"] == alone + solve
+
+
+def test_more_workers_share_weights_but_not_hessians(opt_1b):
+    one, eight = (opt_1b.phases(True, n, 2048) for n in (1, 8))
+    assert eight["finetune"]["adam"] == one["finetune"]["adam"] / 8
+    assert eight["prune"]["hessians"] == one["prune"]["hessians"]
+    assert opt_1b.memory(True, 8, 2048) < opt_1b.memory(True, 1, 2048)
+
+
+def test_memory_is_the_largest_phase(opt_1b):
+    phases = opt_1b.phases(True, 2, 2048)
+    assert opt_1b.memory(True, 2, 2048) == max(sum(parts.values()) for parts in phases.values())
+    assert "finetune" not in opt_1b.phases(False, 2, 2048)
+
+
+def test_small_models_fit_one_card_and_large_ones_need_several(tmp_path):
+    a10g = GPUS["A10G"].usable_bytes
+    small = cost_of(opt_config("125m"), tmp_path / "s")
+    large = cost_of(opt_config("66b"), tmp_path / "l")
+    assert small.smallest_num_workers(True, 16_384, a10g) == 1
+    needed = large.smallest_num_workers(True, 2048, GPUS["H100"].usable_bytes)
+    # 16 bytes for each of 66e9 parameters are 13 cards of 80 GB by themselves.
+    assert needed is not None and needed >= 16
+    assert large.memory(True, needed, 2048) <= GPUS["H100"].usable_bytes
+    assert large.smallest_num_workers(True, 2048, 1 * GIB) is None
+
+
+def test_training_costs_six_operations_a_weight_and_token(opt_1b):
+    fields = {"tokens": 1000, "dtype": "bfloat16", "text": {"seq_len": 1}}
+    done = opt_1b.operations(stage("finetune", **fields), 0)
+    weights = opt_1b.block_parameters + opt_1b.head_parameters
+    assert done["bfloat16"] == pytest.approx(6 * 1000 * weights, rel=1e-3)
+
+
+def test_overlapping_windows_are_counted_whole(opt_1b):
+    def evaluate(**text):
+        done = opt_1b.operations(stage("evaluate", text={"seq_len": 1024, **text}), 10_240)
+        return done["bfloat16"]
+
+    assert evaluate(stride=512) == pytest.approx(2 * evaluate(stride=1024))
+    assert evaluate(stride=1024, max_windows=5) == pytest.approx(evaluate(stride=1024) / 2)
+
+
+def test_statistics_run_in_float32_and_only_where_the_method_has_them(opt_1b):
+    calibrated = {"calibration": WINDOWS}
+    assert opt_1b.operations(stage("prune", method="magnitude"), 0) == {}
+    wanda = opt_1b.operations(stage("prune", method="wanda", **calibrated), 0)
+    sparsegpt = opt_1b.operations(stage("prune", **calibrated), 0)
+    assert wanda.keys() == {"bfloat16"}
+    assert sparsegpt["bfloat16"] == wanda["bfloat16"]
+    assert sparsegpt["float32"] > 0
+
+
+@pytest.mark.parametrize("name", ["A10G", "L4", "A100", "H100"])
+def test_a_faster_card_takes_fewer_seconds(opt_1b, name):
+    card = dataclasses.replace(opt_1b, rates=GPUS[name].rates)
+    one = stage("finetune", tokens=2**20, dtype="bfloat16", text={"seq_len": 2048})
+    assert 0 < card.seconds(one, 0)
+    fastest = dataclasses.replace(opt_1b, rates=GPUS["H100"].rates)
+    assert fastest.seconds(one, 0) <= card.seconds(one, 0)
+
+
+def test_published_time_of_sparsegpt_on_opt_1b_is_met_within_a_factor_of_three(opt_1b):
+    # 363 s on one V100 (ALPS paper), whose fp32 peak is half an A10G's.
+    a10g = dataclasses.replace(opt_1b, rates=GPUS["A10G"].rates)
+    assert 363 / 2 / 3 < a10g.seconds(stage("prune", calibration=WINDOWS), 0) < 363 * 3
+
+
+def test_kept_models_take_their_dtype_and_an_eighth_of_a_byte_for_masks(opt_1b):
+    parameters, masks = opt_1b.facts.num_parameters, opt_1b.block_parameters / 8
+    assert opt_1b.stage_bytes(False) == 2 * parameters + masks
+    assert opt_1b.stage_bytes(True) == 4 * parameters + masks
+
+
+def test_seconds_of_a_plan_by_stage(opt_1b):
+    plan = Plan({"m": opt_1b.inputs})
+    root = plan.add_stage("dense", "m", "dense", None, {"model": "m"})
+    one = plan.add_stage("evaluate", "m", "dense", root, {"text": {"seq_len": 2048}})
+    seconds = stage_seconds(plan, {"m": opt_1b}, {one: 10**6})
+    assert seconds[root] == 0.0
+    assert seconds[one] == opt_1b.seconds(plan.stages[one], 10**6) > 0
+
+
+def test_rates_of_this_machine_are_measured(tmp_path):
+    cost = cost_of(opt_config("125m"), tmp_path, device="cpu")
+    rates = measured_rates("cpu", cost.facts)
+    assert rates.keys() == {"float32", "bfloat16", "float16"}
+    assert all(1e8 < rate < 1e15 for rate in rates.values())

@@ -1,0 +1,359 @@
+import math
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.curves import COLORS, color_of, curves_from_rows, figure
+from orchestrator.page import Published, load_published
+from orchestrator.results import key_of
+
+_synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
+make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
+TOKENS = _synthetic["TOKENS"]
+
+
+def only_curve(rows, **options):
+    (curve,) = curves_from_rows(rows, **options)
+    return curve
+
+
+def iterative(*path, **known):
+    turn = len(path)
+    trained = {"round": turn, "num_rounds": turn, "num_finetune_tokens": turn * TOKENS}
+    known = {"schedule": "grid", "budget": "round"} | trained | known
+    return make_row(regime="iterative", sparsity=path[-1], path=list(path), **known)
+
+
+def control(turn, perplexity, **known):
+    known = {"round": turn, "num_finetune_tokens": turn * TOKENS, "budget": "round"} | known
+    return make_row(
+        method="dense", regime="finetune", sparsity=0.0, perplexity=perplexity, path=[], **known
+    )
+
+
+def traces(fig, kind):
+    return [trace for trace in fig.data if trace.meta["kind"] == kind]
+
+
+def test_a_sweep_gives_a_curve_for_each_method_regime_and_structure():
+    curves = curves_from_rows(sweep_rows())
+    # Each model: 4 methods x 3 regimes x (unstructured, 2:4), dense and its control.
+    assert len(curves) == 2 * (4 * 3 * 2 + 2)
+    assert len({(c.model, c.method, c.regime, c.structure) for c in curves}) == len(curves)
+    assert {len(c.points) for c in curves if c.method != "dense" and not c.structure} == {7}
+
+
+def test_points_ascend_and_hold_their_rows():
+    rows = [make_row(sparsity=s, seed=seed) for s in (0.9, 0.3, 0.5) for seed in (1, 0)]
+    curve = only_curve(rows)
+    assert [p.sparsity for p in curve.points] == [0.3, 0.5, 0.9]
+    kept = {key for p in curve.points for key in p.rows}
+    assert kept == {key_of(row) for row in rows}
+
+
+def test_seeds_are_averaged_arithmetically_with_the_sample_deviation():
+    rows = [make_row(seed=i, perplexity=v) for i, v in enumerate((40.0, 41.0, 45.0))]
+    (point,) = only_curve(rows).points
+    assert point.perplexity == pytest.approx(42.0)
+    assert point.std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    assert (point.num_seeds, point.status) == (3, "done")
+
+
+def test_one_seed_has_no_deviation():
+    (point,) = only_curve([make_row(seed=None)]).points
+    assert (point.std, point.num_seeds) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"model": "other"},
+        {"method": "sparsegpt"},
+        {"method_settings": '{"dampening_frac": 0.1}'},
+        {"regime": "finetune"},
+        {"schedule": "cubic"},
+        {"budget": "total"},
+        {"mask_structure": "2:4"},
+        {"calibration_text": "wikitext2"},
+        {"calibration_tokens": 8192},
+        {"calibration_seq_len": 512},
+        {"protocol": "prune-and-tune"},
+        {"eval_text": "ptb"},
+        {"eval_seq_len": 1024},
+        {"eval_stride": 512},
+        {"num_eval_tokens": 12_288},
+    ],
+)
+def test_rows_that_differ_in_more_than_seed_and_sparsity_are_on_two_curves(difference):
+    assert len(curves_from_rows([make_row(), make_row(**difference)])) == 2
+
+
+def test_a_failed_cell_is_a_point_without_a_perplexity():
+    rows = [make_row(sparsity=0.3), make_row(sparsity=0.5, status="failed", error="no memory")]
+    lost = only_curve(rows).points[1]
+    assert (lost.perplexity, lost.num_seeds, lost.status) == (None, 0, "failed")
+    assert "no memory" in lost.story
+
+
+def test_a_failed_seed_shows_beside_the_mean_of_the_others():
+    rows = [make_row(seed=0, perplexity=40.0), make_row(seed=1, status="failed", error="boom")]
+    (point,) = only_curve(rows).points
+    assert (point.perplexity, point.num_seeds, point.status) == (40.0, 1, "failed")
+    assert "seed 1: failed" in point.story and len(point.rows) == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_perplexity_that_is_not_finite_is_named_and_left_out_of_the_mean(value):
+    rows = [make_row(seed=0, perplexity=40.0), make_row(seed=1, perplexity=value)]
+    (point,) = only_curve(rows).points
+    assert (point.perplexity, point.num_seeds, point.status) == (40.0, 1, "non-finite")
+    assert f"seed 1: perplexity {value}" in point.story
+    (alone,) = only_curve(rows[1:]).points
+    assert (alone.perplexity, alone.status) == (None, "non-finite")
+
+
+def test_the_worst_status_of_the_seeds_is_the_points():
+    states = ("done", "not_run", "stopped", "failed")
+    for count in range(1, 5):
+        rows = [make_row(seed=i, status=status) for i, status in enumerate(states[:count])]
+        assert only_curve(rows).points[0].status == states[count - 1]
+
+
+def test_a_cell_that_failed_early_joins_the_curve_of_its_siblings():
+    lost = make_row(sparsity=0.7, status="failed", eval_seq_len=None, calibration_tokens=None)
+    assert lost["num_eval_tokens"] is None
+    assert len(only_curve([make_row(), lost]).points) == 2
+
+
+def test_a_cell_that_failed_early_joins_nothing_where_siblings_disagree():
+    rows = [make_row(num_eval_tokens=10), make_row(num_eval_tokens=20)]
+    assert len(curves_from_rows([*rows, make_row(sparsity=0.7, status="failed")])) == 3
+
+
+def test_a_seed_run_twice_counts_once_the_done_and_newest_row():
+    old = make_row(perplexity=50.0, finished_at="2026-01-01T00:00:00+00:00", cell_id="a")
+    new = make_row(perplexity=40.0, finished_at="2026-01-02T00:00:00+00:00", cell_id="b")
+    lost = make_row(status="failed", finished_at="2026-01-03T00:00:00+00:00", cell_id="c")
+    (point,) = only_curve([new, lost, old]).points
+    assert (point.perplexity, point.num_seeds, point.status) == (40.0, 1, "done")
+
+
+def test_rows_outside_the_current_grid_are_drawn_on_demand_only():
+    rows = [make_row(), make_row(sparsity=0.7, in_current_grid=False)]
+    assert [p.sparsity for p in only_curve(rows).points] == [0.5]
+    assert [p.sparsity for p in only_curve(rows, all_grids=True).points] == [0.5, 0.7]
+
+
+def test_iterative_rows_of_another_path_are_not_drawn():
+    rows = [iterative(0.3), iterative(0.3, 0.4), iterative(0.3, 0.4, 0.5), iterative(0.3, 0.7)]
+    assert [p.sparsity for p in only_curve(rows).points] == [0.3, 0.4, 0.5]
+
+
+def test_schedules_with_a_branch_for_each_target_keep_every_target():
+    rows = [
+        iterative(0.15, 0.3, schedule="linear"),
+        iterative(0.25, 0.5, schedule="linear"),
+    ]
+    assert [p.sparsity for p in only_curve(rows).points] == [0.3, 0.5]
+
+
+def test_control_stands_at_the_sparsity_with_the_same_training():
+    rows = [iterative(0.3), iterative(0.3, 0.5), iterative(0.3, 0.5, 0.7, status="failed")]
+    rows += [control(1, 26.0), control(2, 25.0), control(3, 24.0)]
+    (tuned,) = [c for c in curves_from_rows(rows) if c.is_control]
+    found = [(p.sparsity, p.perplexity) for p in tuned.points]
+    assert found == [(0.3, 26.0), (0.5, 25.0), (0.7, 24.0)]
+
+
+def test_control_of_a_total_budget_is_level():
+    total = {"budget": "total", "num_finetune_tokens": TOKENS}
+    rows = [iterative(0.3, **total), iterative(0.3, 0.5, **total), control(1, 25.0, **total)]
+    (tuned,) = [c for c in curves_from_rows(rows) if c.is_control]
+    assert [(p.sparsity, p.perplexity) for p in tuned.points] == [(0.3, 25.0), (0.5, 25.0)]
+
+
+def test_control_without_iterative_cells_goes_with_the_fine_tuned_ones():
+    rows = [make_row(regime="finetune", sparsity=s, num_finetune_tokens=TOKENS) for s in (0.3, 0.5)]
+    rows += [make_row(sparsity=0.9), control(1, 25.0, seed=0), control(1, 27.0, seed=1)]
+    (tuned,) = [c for c in curves_from_rows(rows) if c.is_control]
+    assert [(p.sparsity, p.perplexity) for p in tuned.points] == [(0.3, 26.0), (0.5, 26.0)]
+
+
+def test_the_order_of_rows_does_not_matter():
+    rows = sweep_rows(sparsities=(0.3, 0.9), seeds=(0, 2))
+    assert curves_from_rows(rows) == curves_from_rows(rows[::-1])
+
+
+def test_rows_are_not_changed():
+    rows = [make_row(), iterative(0.3), control(1, 25.0)]
+    before = [dict(row) for row in rows]
+    figure(curves_from_rows(rows))
+    assert rows == before
+
+
+def test_story_tells_what_the_point_is_made_of():
+    rows = [
+        iterative(
+            0.3, 0.5, seed=seed, perplexity=40.0 + seed, perplexity_before_finetune=70.0 + seed
+        )
+        for seed in (0, 1)
+    ]
+    (point,) = only_curve(rows).points
+    assert point.story == (
+        "wanda · iterative · sparsity 0.5",
+        "perplexity 40.5±0.7 (2 seeds)",
+        "dense 27.66, change +12.84 (+46.4%)",
+        "before fine-tuning 70.50",
+        "measured sparsity 0.5 (worst matrix 0.5)",
+        "trained on 2,097,152 tokens, round 2 of 2",
+        "calibration c4, 262,144 tokens",
+        "prune 12.5 s, evaluate 3.25 s",
+        "seed 0, 1",
+    )
+
+
+def test_no_rows_and_no_finished_rows_can_be_drawn():
+    assert curves_from_rows([]) == []
+    assert len(figure([]).data) == 0
+    fig = figure(
+        curves_from_rows(
+            [make_row(status="failed"), make_row(method="dense", regime="dense", status="not_run")]
+        )
+    )
+    assert {trace.marker.symbol[0] for trace in traces(fig, "trouble")} == {"x-thin", "line-ew"}
+    assert fig.layout.yaxis.type == "linear"
+
+
+def test_method_decides_the_colour_and_regime_the_dash_and_marker_everywhere():
+    fig = figure(curves_from_rows(sweep_rows()))
+    colors, styles = {}, {}
+    for trace in traces(fig, "curve"):
+        symbol = trace.marker.symbol.removesuffix("-dot")
+        colors.setdefault(trace.meta["method"], set()).add((trace.line.color, trace.marker.color))
+        styles.setdefault(trace.meta["regime"], set()).add((trace.line.dash, symbol))
+    assert {len(seen) for seen in (*colors.values(), *styles.values())} == {1}
+    assert len(set.union(*colors.values())) == 4 and len(set.union(*styles.values())) == 3
+
+
+def test_colours_do_not_depend_on_what_else_is_drawn():
+    assert color_of("wanda") == COLORS["wanda"]
+    assert color_of("brand-new") == color_of("brand-new") not in COLORS.values()
+
+
+def test_first_facet_is_visible_and_facets_are_named():
+    fig = figure(curves_from_rows(sweep_rows()))
+    assert {trace.meta["facet"] for trace in fig.data if trace.visible} == {0}
+    facets = fig.layout.meta["facets"]
+    assert [facet["model"] for facet in facets] == ["facebook/opt-1.3b", "facebook/opt-125m"]
+    assert facets[0]["evaluation"] == "wikitext2 (sparsegpt, window 2,048, 286,720 tokens)"
+
+
+def test_scale_starts_logarithmic_where_the_range_asks_for_it():
+    near = curves_from_rows([make_row(sparsity=0.3, perplexity=30.0), make_row(perplexity=599.0)])
+    far = curves_from_rows([make_row(sparsity=0.3, perplexity=30.0), make_row(perplexity=601.0)])
+    assert figure(near).layout.yaxis.type == "linear"
+    assert figure(far).layout.yaxis.type == "log"
+
+
+def test_a_line_breaks_at_a_failed_cell():
+    rows = [make_row(sparsity=0.3), make_row(status="failed"), make_row(sparsity=0.7)]
+    (line,) = traces(figure(curves_from_rows(rows)), "curve")
+    assert line.y == (40.0, None, 40.0) and not line.connectgaps
+
+
+def test_marks_of_lost_cells_at_one_sparsity_do_not_cover_each_other():
+    rows = [make_row(method=m, status="failed") for m in ("wanda", "sparsegpt", "magnitude")]
+    marks = traces(figure(curves_from_rows(rows)), "trouble")
+    assert len({(trace.x[0], trace.y[0]) for trace in marks}) == 3
+    assert {trace.yaxis for trace in marks} == {"y2"}
+
+
+def test_band_is_mean_and_deviation_and_stays_drawable_on_a_log_scale():
+    rows = [
+        make_row(sparsity=s, seed=i, perplexity=v)
+        for s in (0.3, 0.5)
+        for i, v in enumerate((2.0, 30.0))
+    ]
+    (band,) = traces(figure(curves_from_rows(rows)), "band")
+    assert band.x == (0.3, 0.5, 0.5, 0.3)
+    assert band.y[:2] == pytest.approx([16 + 14 * math.sqrt(2)] * 2)
+    assert band.y[2:] == (1.0, 1.0)
+
+
+def test_a_point_without_a_line_has_a_bar_for_its_seeds():
+    rows = [make_row(seed=i, perplexity=40.0 + i, mask_structure="2:4") for i in range(3)]
+    (point,) = traces(figure(curves_from_rows(rows)), "curve")
+    assert point.error_y.array == (1.0,)
+    assert point.marker.symbol == "circle-dot" and point.text == ("2:4",)
+
+
+def test_dense_is_a_grey_line_over_all_sparsities_and_control_is_dotted():
+    rows = [iterative(0.3), iterative(0.3, 0.7), control(1, 26.0), control(2, 25.0)]
+    rows += [make_row(method="dense", regime="dense", sparsity=0.0, seed=None, perplexity=27.66)]
+    fig = figure(curves_from_rows(rows))
+    (dense,), (tuned,) = traces(fig, "dense"), traces(fig, "control")
+    assert dense.x == (0.3, 0.7) and dense.y == (27.66, 27.66) and dense.line.dash is None
+    assert tuned.y == (26.0, 25.0) and tuned.line.dash == "dot"
+    assert dense.line.color == tuned.line.color == color_of("dense")
+
+
+def test_curves_that_differ_in_settings_only_are_told_apart_in_the_legend():
+    rows = [make_row(method_settings='{"a": 1}'), make_row(method_settings='{"a": 2}')]
+    names = {trace.name for trace in figure(curves_from_rows(rows)).data}
+    assert names == {'oneshot · {"a": 1}', 'oneshot · {"a": 2}'}
+
+
+def test_nothing_from_rows_reaches_plotly_as_markup():
+    evil = "<script>alert(1)</script><b>&amp;"
+    rows = [
+        make_row(
+            model=evil, method=evil, regime=evil, mask_structure=structure, sparsity=s, **known
+        )
+        for structure, s, known in (
+            (None, 0.3, {"calibration_text": evil}),
+            (None, 0.5, {"status": "failed", "error": evil}),
+            (evil, 0.5, {}),
+        )
+    ]
+    fig = figure(curves_from_rows(rows), [])
+    told = []
+    for trace in fig.data:
+        told += [*(trace.hovertext or ()), *(trace.text or ()), trace.name or ""]
+        told.append(trace.legendgrouptitle.text)
+    assert any("&lt;script&gt;" in text for text in told)
+    assert not any("<script" in text or "<b>" in text for text in told)
+
+
+def test_published_values_are_hollow_and_only_where_they_compare():
+    value = Published("facebook/opt-125m", "wanda", None, 0.5, "wikitext2", 39.3, "a paper")
+    for known, count in (
+        ({}, 1),
+        ({"model": "/models/OPT-125M/"}, 1),
+        ({"model": "facebook/opt-350m"}, 0),
+        ({"eval_text": "ptb"}, 0),
+        ({"protocol": "prune-and-tune"}, 0),
+        ({"eval_seq_len": 512}, 0),
+    ):
+        marks = traces(figure(curves_from_rows([make_row(**known)]), [value]), "published")
+        assert len(marks) == count
+    (mark,) = traces(figure(curves_from_rows([make_row()]), [value]), "published")
+    assert mark.marker.symbol == ("circle-open",) and mark.marker.color == color_of("wanda")
+    assert "a paper" in mark.hovertext[0]
+
+
+def test_published_table_agrees_with_the_papers():
+    found = {
+        (v.model, v.method, v.mask_structure, v.sparsity): v.perplexity for v in load_published()
+    }
+    assert found["facebook/opt-125m", "dense", None, 0.0] == 27.66
+    assert found["facebook/opt-125m", "sparsegpt", None, 0.5] == 36.85
+    assert found["facebook/opt-1.3b", "wanda", "2:4", 0.5] == 28.34
+    assert all(v.source and v.eval_text == "wikitext2" for v in load_published())
+
+
+def test_curves_redraw_without_ray():
+    code = "import sys; import orchestrator.curves; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,364 @@
+"""The page as text, and in a real browser where chromium and chromedriver are installed."""
+
+import json
+import math
+import runpy
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from orchestrator.curves import write_html
+from orchestrator.page import ASSETS, render
+from orchestrator.results import SCHEMA
+
+_synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
+make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
+EVIL = "<script>window.hacked = 1</script>\"'</td><img src=x onerror='window.hacked = 2'>&lt;"
+EMPTY = {"data": [], "layout": {"meta": {"facets": []}}}
+
+
+def data_of(text: str) -> dict:
+    (island,) = text.split('id="data">')[1:]
+    return json.loads(island.split("</script>")[0], parse_constant=pytest.fail)
+
+
+def test_rows_reach_the_page_whole_and_as_valid_json():
+    rows = [make_row(seed=i, perplexity=v) for i, v in enumerate((1.5, math.nan, math.inf))]
+    data = data_of(render(rows, EMPTY, ""))
+    assert data["columns"] == SCHEMA.names
+    column = 1 + SCHEMA.names.index("perplexity")
+    assert [row[column] for row in data["rows"]] == [1.5, "nan", "inf"]
+    assert len({row[0] for row in data["rows"]}) == 3
+
+
+def test_nothing_from_rows_or_provenance_is_markup():
+    known = {"model": EVIL, "method": EVIL, "regime": EVIL, "error": EVIL, "eval_text": EVIL}
+    text = render([make_row(**known)], EMPTY, "", {EVIL: EVIL})
+    assert "<img" not in text and "<script>window" not in text
+    assert data_of(text)["rows"][0][1 + SCHEMA.names.index("error")] == EVIL
+
+
+def test_settings_panel_lists_every_value_and_the_command():
+    rows = [make_row(), make_row(torch_version="2.11.0")]
+    text = render(rows, EMPTY, "", {"command": "python x.py --a b"})
+    assert "<dt>command</dt><dd>python x.py --a b</dd>" in text
+    assert "<dt>torch</dt><dd>2.11.0</dd><dd>2.13.0</dd>" in text
+
+
+def test_page_forbids_itself_the_network():
+    assert "default-src 'none'" in (ASSETS / "page.html").read_text()
+    assert "connect-src" not in (ASSETS / "page.html").read_text()
+
+
+def test_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "curves.html"
+    path.write_text("old")
+    write_html([], path)
+    assert path.read_text().startswith("<!DOCTYPE html>")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["curves.html"]
+
+
+def test_page_is_one_file_with_plotly_inside(tmp_path):
+    write_html([make_row()], tmp_path / "curves.html")
+    text = (tmp_path / "curves.html").read_text()
+    assert "plotly.js v" in text
+    assert not any(f"<{tag} src" in text for tag in ("script", "img")) and "<link" not in text
+
+
+class Browser:
+    """Chromium through chromedriver's own HTTP protocol: enough of it to look and click."""
+
+    def __init__(self, profile: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.driver = subprocess.Popen(["chromedriver", f"--port={port}"], **quiet)
+        self.url = f"http://127.0.0.1:{port}"
+        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync"
+        flags += " disable-background-networking disable-component-update disable-dev-shm-usage"
+        flags += f" user-data-dir={profile}"
+        wanted = {
+            "goog:chromeOptions": {"args": [f"--{flag}" for flag in flags.split()]},
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }
+        self.wait_for_driver()
+        session = self.call("/session", {"capabilities": {"alwaysMatch": wanted}})
+        self.url += f"/session/{session['sessionId']}"
+
+    def wait_for_driver(self) -> None:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{self.url}/status", timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError("chromedriver does not answer")
+
+    def call(self, path: str, body: dict | None = None, method: str = "POST"):
+        data = json.dumps(body or {}).encode() if method == "POST" else None
+        request = urllib.request.Request(
+            self.url + path, data, {"Content-Type": "application/json"}, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()[:500]) from error
+
+    def devtools(self, command: str, **params):
+        return self.call("/goog/cdp/execute", {"cmd": command, "params": params})
+
+    def open(self, path: Path, width: int = 1280, dark: bool = False) -> None:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 700}
+        self.devtools("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.devtools("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("/url", {"url": path.as_uri()})
+
+    def run(self, script: str, *args):
+        return self.call("/execute/sync", {"script": script, "args": list(args)})
+
+    def choose(self, name: str, value: str) -> None:
+        self.run(
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+            "e.dispatchEvent(new Event(e.tagName === 'SELECT' ? 'change' : 'input'));",
+            name,
+            value,
+        )
+
+    def shown(self) -> list[dict]:
+        return self.run(
+            "return document.getElementById('plot').data.map(t => ({...t.meta, x: t.x, y: t.y,"
+            " keys: t.customdata, axis: t.yaxis ?? 'y'}))"
+        )
+
+    def table(self) -> list[list[str]]:
+        return self.run(
+            "return [...document.querySelectorAll('#rows tbody tr')]"
+            ".map(r => [...r.cells].map(c => c.textContent))"
+        )
+
+    def errors(self) -> list[str]:
+        return [entry["message"] for entry in self.call("/se/log", {"type": "browser"})]
+
+    def close(self) -> None:
+        try:
+            self.call("", method="DELETE")
+        finally:
+            self.driver.terminate()
+            self.driver.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def sweep_page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "curves.html"
+    write_html(sweep_rows(), path)
+    return path
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_page_opens_without_errors_and_fits(browser, sweep_page, width, dark):
+    browser.open(sweep_page, width, dark)
+    wide = "const d = document.documentElement; return d.scrollWidth <= d.clientWidth"
+    assert browser.run(wide), "the page scrolls sideways"
+    ink = browser.run("return document.getElementById('plot').layout.font.color")
+    assert ink == ("#e7eaec" if dark else "#1d2328")
+    assert browser.errors() == []
+
+
+def test_choosers_change_the_plot(browser, sweep_page):
+    browser.open(sweep_page)
+    assert {trace["facet"] for trace in browser.shown() if "facet" in trace} == {0}
+    browser.choose("model", "facebook/opt-125m")
+    assert {trace["facet"] for trace in browser.shown() if "facet" in trace} == {1}
+    browser.run("document.querySelector('[data-name=\"method:wanda\"]').click()")
+    browser.run("document.querySelector('[data-name=\"regime:oneshot\"]').click()")
+    seen = {(t["method"], t["regime"]) for t in browser.shown() if t["kind"] == "curve"}
+    trained = ("finetune", "iterative")
+    assert seen == {(m, r) for m in ("alps", "magnitude", "sparsegpt") for r in trained}
+    assert browser.errors() == []
+
+
+def test_one_click_changes_the_scale(browser, sweep_page):
+    browser.open(sweep_page)
+    scale = "return document.getElementById('plot')._fullLayout.yaxis.type"
+    assert browser.run(scale) == "log"
+    browser.run("document.querySelector('[data-scale=linear]').click()")
+    assert browser.run(scale) == "linear"
+
+
+@pytest.mark.parametrize("view", ["tokens", "seconds", "front", "sparsity"])
+def test_views_draw_points_that_link_to_rows(browser, sweep_page, view):
+    browser.open(sweep_page)
+    browser.choose("view", view)
+    curves = [trace for trace in browser.shown() if trace["kind"] == "curve"]
+    assert curves and all(len(t["keys"]) == len(t["x"]) == len(t["y"]) for t in curves)
+    assert browser.errors() == []
+
+
+def test_front_has_no_point_that_another_beats(browser, sweep_page):
+    browser.open(sweep_page)
+    browser.choose("view", "front")
+    behind, front, _ = browser.shown()
+    points = list(zip(front["x"], front["y"]))
+    for x, y in points + list(zip(behind["x"], behind["y"])):
+        beaten = any(a >= x and b < y for a, b in points)
+        assert beaten != ((x, y) in points)
+
+
+def test_choosing_a_row_marks_its_point(browser, sweep_page):
+    browser.open(sweep_page)
+    browser.choose("find", "opt-125m sparsegpt iterative 0.7")
+    browser.run("document.querySelector('#rows tbody tr').click()")
+    assert browser.run("return document.getElementById('model').value") == "facebook/opt-125m"
+    (ring,) = [trace for trace in browser.shown() if trace["kind"] == "ring"]
+    key = browser.run("return document.querySelector('[aria-selected=true]').dataset.key")
+    curves = [trace for trace in browser.shown() if trace["kind"] == "curve"]
+    (curve,) = [trace for trace in curves if any(key in keys for keys in trace["keys"])]
+    at = next(i for i, keys in enumerate(curve["keys"]) if key in keys)
+    assert (ring["x"], ring["y"]) == ([curve["x"][at]], [curve["y"][at]])
+    assert "iterative" in browser.run("return document.getElementById('chosen').textContent")
+
+
+def test_choosing_a_failed_row_rings_its_mark_in_the_strip(browser, sweep_page):
+    browser.open(sweep_page)
+    browser.choose("status", "failed")
+    browser.run("document.querySelector('#rows tbody tr').click()")
+    (ring,) = [trace for trace in browser.shown() if trace["kind"] == "ring"]
+    assert ring["axis"] == "y2" and len(ring["x"]) == 1
+
+
+def test_clicking_a_point_shows_its_row(browser, sweep_page):
+    browser.open(sweep_page)
+    key = next(t for t in browser.shown() if t["kind"] == "curve" and t["method"] == "wanda")[
+        "keys"
+    ][3][0]
+    browser.run(
+        "const keys = document.getElementById('plot').data.flatMap(t => t.customdata ?? []);"
+        "const customdata = keys.find(k => k.includes(arguments[0]));"
+        "document.getElementById('plot').emit('plotly_click', {points: [{customdata}]})",
+        key,
+    )
+    assert browser.run("return document.querySelector('[aria-selected=true]').dataset.key") == key
+
+
+def test_table_sorts_filters_and_turns_pages(browser, sweep_page):
+    browser.open(sweep_page)
+    assert len(browser.table()) == 50
+    browser.choose("find", "opt-125m wanda oneshot")
+    assert len(browser.table()) == 24
+    browser.run("document.querySelector('[data-sort=perplexity]').click()")
+    values = [float(row[7]) for row in browser.table()]
+    assert values == sorted(values) and values[-1] == math.inf
+    browser.choose("find", "")
+    browser.run("document.getElementById('next').click()")
+    assert browser.run("return document.getElementById('range').textContent").startswith("51–100")
+    browser.choose("status", "not_run")
+    assert {row[6] for row in browser.table()} == {"not_run"}
+
+
+def test_keyboard_walks_and_chooses_rows(browser, sweep_page):
+    browser.open(sweep_page)
+    press = (
+        "document.activeElement.dispatchEvent("
+        "new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))"
+    )
+    browser.run("document.querySelector('#rows tbody tr').focus()")
+    browser.run(press, "ArrowDown")
+    browser.run(press, "Enter")
+    chosen = (
+        "return [...document.querySelectorAll('#rows tbody tr')]"
+        ".findIndex(row => row.ariaSelected === 'true')"
+    )
+    assert browser.run(chosen) == 1
+    assert browser.run("return document.activeElement.tagName") == "TR"
+
+
+def test_every_control_has_a_name_and_can_be_focused(browser, sweep_page):
+    browser.open(sweep_page)
+    nameless = browser.run(
+        "return [...document.querySelectorAll('select, input, main button')].filter(e =>"
+        " e.tabIndex < 0 || !(e.labels?.[0]?.textContent || e.textContent || e.ariaLabel)?.trim())"
+        ".map(e => e.outerHTML)"
+    )
+    assert nameless == []
+
+
+def test_csv_has_every_column_and_the_filtered_rows(browser, sweep_page):
+    browser.open(sweep_page)
+    browser.choose("find", "opt-125m wanda oneshot")
+    browser.run(
+        "URL.createObjectURL = (blob) => { window.saved = blob.text(); return '#'; };"
+        "document.getElementById('csv').click()"
+    )
+    head, *lines = browser.run("return window.saved").splitlines()
+    assert head.split(",") == [f'"{name}"' for name in SCHEMA.names]
+    assert len(lines) == 24
+
+
+def test_best_table_says_how_sure_a_lead_is(browser, sweep_page):
+    browser.open(sweep_page)
+    text = browser.run("return document.getElementById('best').innerText")
+    assert "0.7\talps · iterative" in text and "clear" in text and "within the spread" in text
+
+
+def test_hostile_text_stays_text(browser, tmp_path):
+    known = {"model": EVIL, "method": EVIL, "regime": EVIL, "eval_text": EVIL}
+    rows = [make_row(**known), make_row(**known, sparsity=0.7, status="failed", error=EVIL * 50)]
+    rows.append(make_row(**known, mask_structure=EVIL, method_settings=EVIL))
+    write_html(rows, tmp_path / "evil.html", provenance={"command": EVIL})
+    browser.open(tmp_path / "evil.html")
+    browser.choose("find", "onerror")
+    browser.run("document.querySelectorAll('#rows tbody tr')[2].click()")
+    assert browser.run("return window.hacked ?? null") is None
+    assert browser.run("return document.querySelectorAll('main img').length") == 0
+    assert browser.table()[0][0] == EVIL
+    assert browser.errors() == []
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [make_row(status="failed", error="boom")],
+        [make_row(status="not_run"), make_row(method="dense", regime="dense", status="failed")],
+        sweep_rows()[:200],
+    ],
+    ids=["none", "failed", "not_run", "half"],
+)
+def test_a_sweep_that_is_not_finished_can_be_looked_at(browser, tmp_path, rows):
+    write_html(rows, tmp_path / "half.html")
+    browser.open(tmp_path / "half.html")
+    for view in ("tokens", "seconds", "front", "sparsity"):
+        browser.choose("view", view)
+    assert len(browser.table()) == min(50, len(rows))
+    assert browser.errors() == []
+
+
+def test_two_thousand_rows_stay_fluid(browser, tmp_path):
+    rows = sweep_rows(sparsities=tuple(round(0.15 + 0.03 * i, 2) for i in range(27)))
+    assert len(rows) > 2000
+    write_html(rows, tmp_path / "large.html")
+    browser.open(tmp_path / "large.html")
+    paint = "return performance.getEntriesByType('paint').at(-1).startTime"
+    loaded = "return performance.timing.loadEventEnd - performance.timing.navigationStart"
+    assert browser.run(paint) < 3000 and browser.run(loaded) < 6000
+    spent = browser.run("const t = performance.now(); drawAll(); return performance.now() - t")
+    assert spent < 1500

@@ -1,0 +1,94 @@
+import importlib.util
+import sys
+import tracemalloc
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from orchestrator.trials import needed_stages, pack_trials
+
+PATH = Path(__file__).resolve().parents[1] / "experiments" / "simulate_scheduling.py"
+SPEC = importlib.util.spec_from_file_location("simulate_scheduling", PATH)
+assert SPEC is not None and SPEC.loader is not None
+simulation = importlib.util.module_from_spec(SPEC)
+sys.modules[SPEC.name] = simulation
+SPEC.loader.exec_module(simulation)
+
+
+@pytest.fixture(scope="module")
+def small():
+    plan = simulation.build_plan(2)
+    cells = list(plan.cells.values())
+    return plan, cells, needed_stages(plan, cells, set(), set()), simulation.stage_costs(plan)
+
+
+def test_ten_thousand_cells_for_a_thousand_slots_are_planned_in_seconds():
+    start = perf_counter()
+    plan = simulation.build_plan(12)
+    cells = list(plan.cells.values())
+    needed = needed_stages(plan, cells, set(), set())
+    trials = pack_trials(plan, cells, needed, simulation.stage_costs(plan), 1000)
+    seconds = perf_counter() - start
+    assert len(cells) >= 10_000
+    # 5 s on an idle machine; three times that, since tests share theirs.
+    assert seconds < 15
+    assert sum(len(trial.stages) for trial in trials) == len(needed)
+
+
+def test_planning_ten_thousand_cells_needs_less_than_a_gigabyte():
+    tracemalloc.start()
+    plan = simulation.build_plan(12)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(plan.cells) >= 10_000
+    assert peak < 2**30
+
+
+def test_every_needed_stage_is_in_one_trial_however_many_slots(small):
+    plan, cells, needed, costs = small
+    for slots in (1, 7, 1000):
+        packed = [s.id for t in pack_trials(plan, cells, needed, costs, slots) for s in t.stages]
+        assert sorted(packed) == sorted(needed)
+
+
+def test_slots_go_where_the_work_is(small):
+    plan, cells, needed, costs = small
+    heavy = {
+        s: cost * (50 if plan.stages[s].model == "model-1" else 1) for s, cost in costs.items()
+    }
+    trials = pack_trials(plan, cells, needed, heavy, 40)
+    assert len(trials) <= 40
+    counts = {name: sum(t.model == name for t in trials) for name in ("model-0", "model-1")}
+    assert counts["model-1"] > 3 * counts["model-0"]
+
+
+def test_no_schedule_beats_the_lower_bound(small):
+    plan, cells, needed, costs = small
+    total = sum(costs[stage] for stage in needed)
+    longest = simulation.critical_path(plan, needed, costs)
+    for slots in (1, 8, 64):
+        trials = pack_trials(plan, cells, needed, costs, slots)
+        bound = max(longest, total / slots)
+        done = simulation.simulate(trials, costs, slots, bound, None)
+        assert done.work == pytest.approx(total)
+        assert done.makespan >= bound
+        assert done.interruptions == 0
+
+
+def test_one_slot_does_the_work_and_one_start_a_trial(small):
+    plan, cells, needed, costs = small
+    trials = pack_trials(plan, cells, needed, costs, 1)
+    done = simulation.simulate(trials, costs, 1, 1.0, None)
+    assert done.makespan == pytest.approx(done.work + len(trials) * simulation.START_SECONDS)
+
+
+def test_an_interruption_loses_a_stage_not_a_trial(small):
+    plan, cells, needed, costs = small
+    trials = pack_trials(plan, cells, needed, costs, 8)
+    calm = simulation.simulate(trials, costs, 8, 1.0, None)
+    rough = simulation.simulate(trials, costs, 8, 1.0, 6 * 3600.0)
+    assert rough.interruptions > 0
+    assert rough.work == pytest.approx(calm.work)
+    assert 0 < rough.lost <= rough.interruptions * max(costs.values())
+    assert rough.makespan > calm.makespan

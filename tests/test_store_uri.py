@@ -1,0 +1,136 @@
+import json
+import uuid
+
+import pytest
+from pyarrow import fs
+
+from orchestrator.store import MANIFEST, Store
+
+RECORD = {"id": "a", "kind": "prune", "metrics": {"x": 1.5}}
+
+
+@pytest.fixture(scope="module")
+def server():
+    pytest.importorskip("moto.server", reason="needs moto, of the extra `test`")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def store(server, monkeypatch):
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"b{uuid.uuid4().hex[:12]}"
+    query = f"scheme=http&endpoint_override={server}&region=us-west-2"
+    with_rights = fs.FileSystem.from_uri(f"s3://{bucket}?{query}&allow_bucket_creation=true")[0]
+    with_rights.create_dir(bucket)
+    return Store(f"s3://{bucket}/sweep?{query}")
+
+
+def make_stage(folder, text="weights"):
+    folder.mkdir()
+    (folder / "model.safetensors").write_text(text)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def publish(store, tmp_path, name="a", text="weights"):
+    directory = make_stage(tmp_path / f"stage-{name}", text)
+    store.publish("stages", name, directory, {**RECORD, "id": name})
+
+
+def test_a_published_stage_is_found_whole_by_another_process(store, tmp_path):
+    publish(store, tmp_path)
+    found = Store(store.root).stages()
+    assert found["a"]["metrics"] == {"x": 1.5}
+    assert store.damage("stages", "a", found["a"], deep=True) is None
+    with store.opened("stages", "a") as directory:
+        assert (directory / "model.safetensors").read_text() == "weights"
+
+
+def test_a_path_below_the_root_is_opened_as_the_same_place(store, tmp_path):
+    publish(store, tmp_path)
+    below = Store(store.uri("stages"))
+    assert json.loads(below.read_bytes("a", MANIFEST))["id"] == "a"
+
+
+def test_killed_between_data_and_manifest_the_stage_does_not_exist(store, tmp_path):
+    store.upload_all("stages", "a", make_stage(tmp_path / "half"))
+    assert store.manifest("stages", "a") is None
+    assert store.stages() == {}
+    publish(store, tmp_path)
+    assert store.stages().keys() == {"a"}
+
+
+def test_looking_while_a_stage_is_being_uploaded_leaves_it_alone(store, tmp_path):
+    # Another trial, or a dry run, lists the store between data and manifest.
+    directory = make_stage(tmp_path / "slow")
+    files = store.upload_all("stages", "a", directory)
+    assert Store(store.root).stages() == {}
+    store.write_bytes(json.dumps({**RECORD, "files": files}).encode(), "stages", "a", MANIFEST)
+    found = store.stages()
+    assert found.keys() == {"a"}
+    assert store.damage("stages", "a", found["a"], deep=True) is None
+
+
+def test_a_truncated_file_is_set_aside_and_computed_again(store, tmp_path):
+    publish(store, tmp_path)
+    store.write_bytes(b"we", "stages", "a", "model.safetensors")
+    assert store.stages() == {}
+    assert store.names("stages") == set()
+    publish(store, tmp_path, "b")
+    assert store.stages().keys() == {"b"}
+
+
+def test_rewritten_contents_of_equal_size_are_found_by_hash(store, tmp_path):
+    publish(store, tmp_path)
+    store.write_bytes(b"WEIGHTS", "stages", "a", "model.safetensors")
+    manifest = store.stages()["a"]
+    assert store.damage("stages", "a", manifest, deep=False) is None
+    why = store.damage("stages", "a", manifest, deep=True)
+    assert why == "model.safetensors has changed since it was written"
+
+
+def test_dropped_weights_leave_the_metrics(store, tmp_path):
+    publish(store, tmp_path)
+    store.drop_weights("a")
+    assert store.stages()["a"]["dropped"] is True
+    assert not store.exists("stages", "a", "model.safetensors")
+
+
+def test_rows_keep_nan_and_are_replaced_and_removed(store):
+    store.put_row("k", {"perplexity": float("nan"), "n": 1})
+    store.put_row("k", {"perplexity": float("inf"), "n": 2})
+    assert store.rows() == {"k": {"perplexity": float("inf"), "n": 2}}
+    store.delete_row("k")
+    assert store.rows() == {}
+
+
+def test_checkpoint_of_several_processes_exists_with_its_manifest(store, tmp_path):
+    folder, parts = "checkpoints/a", []
+    for rank in range(2):
+        directory = tmp_path / f"rank{rank}"
+        directory.mkdir()
+        (directory / f"rank-{rank}").write_text(f"shard {rank}")
+        parts.append(store.upload_all(folder, "7", directory))
+        assert store.latest_checkpoint("a") is None
+    store.publish_parts(folder, "7", parts, {"id": "a", "step": 7})
+    assert store.latest_checkpoint("a") == "7"
+    with store.opened(folder, "7") as directory:
+        assert (directory / "rank-1").read_text() == "shard 1"
+    store.delete_checkpoints("a")
+    assert store.latest_checkpoint("a") is None
+
+
+def test_an_empty_store_lists_nothing(store):
+    assert store.stages() == {} and store.rows() == {}
+    assert store.names("tokens") == set()
+    assert not store.exists("sweep-store.json")
