@@ -4,11 +4,6 @@ import json
 import math
 import runpy
 import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -19,6 +14,7 @@ from orchestrator.results import SCHEMA
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
+Browser = runpy.run_path(str(Path(__file__).with_name("chromium.py")))["Browser"]
 EVIL = "<script>window.hacked = 1</script>\"'</td><img src=x onerror='window.hacked = 2'>&lt;"
 EMPTY = {"data": [], "layout": {"meta": {"facets": []}}}
 
@@ -69,91 +65,6 @@ def test_page_is_one_file_with_plotly_inside(tmp_path):
     text = (tmp_path / "curves.html").read_text()
     assert "plotly.js v" in text
     assert not any(f"<{tag} src" in text for tag in ("script", "img")) and "<link" not in text
-
-
-class Browser:
-    """Chromium through chromedriver's own HTTP protocol: enough of it to look and click."""
-
-    def __init__(self, profile: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.driver = subprocess.Popen(["chromedriver", f"--port={port}"], **quiet)
-        self.url = f"http://127.0.0.1:{port}"
-        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync"
-        flags += " disable-background-networking disable-component-update disable-dev-shm-usage"
-        flags += f" user-data-dir={profile}"
-        wanted = {
-            "goog:chromeOptions": {"args": [f"--{flag}" for flag in flags.split()]},
-            "goog:loggingPrefs": {"browser": "ALL"},
-        }
-        self.wait_for_driver()
-        session = self.call("/session", {"capabilities": {"alwaysMatch": wanted}})
-        self.url += f"/session/{session['sessionId']}"
-
-    def wait_for_driver(self) -> None:
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(f"{self.url}/status", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise TimeoutError("chromedriver does not answer")
-
-    def call(self, path: str, body: dict | None = None, method: str = "POST"):
-        data = json.dumps(body or {}).encode() if method == "POST" else None
-        request = urllib.request.Request(
-            self.url + path, data, {"Content-Type": "application/json"}, method=method
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)["value"]
-        except urllib.error.HTTPError as error:
-            raise AssertionError(error.read().decode()[:500]) from error
-
-    def devtools(self, command: str, **params):
-        return self.call("/goog/cdp/execute", {"cmd": command, "params": params})
-
-    def open(self, path: Path, width: int = 1280, dark: bool = False) -> None:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 700}
-        self.devtools("Emulation.setDeviceMetricsOverride", **size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.devtools("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("/url", {"url": path.as_uri()})
-
-    def run(self, script: str, *args):
-        return self.call("/execute/sync", {"script": script, "args": list(args)})
-
-    def choose(self, name: str, value: str) -> None:
-        self.run(
-            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
-            "e.dispatchEvent(new Event(e.tagName === 'SELECT' ? 'change' : 'input'));",
-            name,
-            value,
-        )
-
-    def shown(self) -> list[dict]:
-        return self.run(
-            "return document.getElementById('plot').data.map(t => ({...t.meta, x: t.x, y: t.y,"
-            " keys: t.customdata, axis: t.yaxis ?? 'y'}))"
-        )
-
-    def table(self) -> list[list[str]]:
-        return self.run(
-            "return [...document.querySelectorAll('#rows tbody tr')]"
-            ".map(r => [...r.cells].map(c => c.textContent))"
-        )
-
-    def errors(self) -> list[str]:
-        return [entry["message"] for entry in self.call("/se/log", {"type": "browser"})]
-
-    def close(self) -> None:
-        try:
-            self.call("", method="DELETE")
-        finally:
-            self.driver.terminate()
-            self.driver.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +228,19 @@ def test_best_table_says_how_sure_a_lead_is(browser, sweep_page):
     browser.open(sweep_page)
     text = browser.run("return document.getElementById('best').innerText")
     assert "0.7\talps · iterative" in text and "clear" in text and "within the spread" in text
+
+
+def test_new_data_keeps_what_the_reader_chose(browser, sweep_page):
+    browser.open(sweep_page)
+    browser.choose("model", "facebook/opt-125m")
+    browser.run("document.querySelector('[data-scale=linear]').click()")
+    browser.run("document.querySelector('[data-name=\"method:wanda\"]').click()")
+    browser.run("show(JSON.parse(byId('data').textContent))")
+    assert browser.run("return [byId('model').value, page.state.scale]") == [
+        "facebook/opt-125m",
+        "linear",
+    ]
+    assert "wanda" not in {trace.get("method") for trace in browser.shown()}
 
 
 def test_hostile_text_stays_text(browser, tmp_path):

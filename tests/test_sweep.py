@@ -119,15 +119,15 @@ def test_the_same_command_again_recomputes_nothing(place, first):
 
 def test_cells_that_fail_do_not_end_the_sweep_and_nothing_done_is_redone(place, first):
     before = {p.name for p in (place / "out" / "stages").iterdir()}
-    grid = ("--sparsities", "0.5", "0.7", "0.8", "--methods", "magnitude", "--finetune.lr", "1e30")
+    grid = ("--sparsities", "0.5", "0.7", "0.8", "--methods", "sparsegpt", "--finetune.lr", "1e30")
     done = run_sweep(place, *grid)
     assert done.returncode == 1, done.stdout + done.stderr
     rows = read_rows(str(place / "out" / "results.parquet"))
     mine = by_cell(row for row in rows if row["in_current_grid"])
-    assert mine["magnitude", "oneshot", 0.8, 1]["status"] == "done"
-    failed = mine["magnitude", "finetune", 0.5, 1]
+    assert mine["sparsegpt", "oneshot", 0.8, 1]["status"] == "done"
+    failed = mine["sparsegpt", "finetune", 0.5, 1]
     assert failed["status"] == "failed" and "--finetune.lr" in failed["error"]
-    assert mine["magnitude", "iterative", 0.7, 2]["status"] == "not_run"
+    assert mine["sparsegpt", "iterative", 0.7, 2]["status"] == "not_run"
     new = {p.name for p in (place / "out" / "stages").iterdir()} - before
     assert len(new) == 2, "one prune and one evaluate stage at 0.8 are all that is new and done"
     old = [row for row in rows if not row["in_current_grid"]]

@@ -2,7 +2,7 @@
 
 const page = {
   data: null,
-  state: { model: null, facet: 0, view: "sparsity", scale: "linear", target: null, hidden: new Set(), chosen: null, find: "", status: "", drawn: false, wide: false, sort: { by: null, down: false }, turn: 0, reveal: false },
+  state: { model: null, evaluation: null, facet: 0, scaled: null, view: "sparsity", scale: "linear", target: null, hidden: new Set(), chosen: null, find: "", status: "", drawn: false, wide: false, sort: { by: null, down: false }, turn: 0, reveal: false },
 };
 const byId = (id) => document.getElementById(id);
 
@@ -24,6 +24,7 @@ function show(data) {
 }
 
 function drawAll() {
+  pressScale();
   drawPlot(page);
   drawBest(page);
   drawTable(page);
@@ -52,10 +53,13 @@ function fillChoosers() {
 function fillFacet(facets) {
   const { state } = page;
   const own = facets.map((facet, i) => [i, facet]).filter(([, facet]) => facet.model === state.model);
-  if (!own.some(([i]) => i === state.facet)) state.facet = own[0]?.[0] ?? 0;
+  const kept = own.find(([, facet]) => facet.evaluation === state.evaluation) ?? own[0] ?? [0, null];
+  state.facet = kept[0];
+  state.evaluation = kept[1]?.evaluation ?? null;
   options(byId("evaluation"), own.map(([i, facet]) => [String(i), facet.evaluation]), String(state.facet));
   const facet = facets[state.facet];
-  state.scale = facet?.log ? "log" : "linear";
+  const name = `${state.model} ${state.evaluation}`;
+  if (state.scaled !== name) Object.assign(state, { scaled: name, scale: facet?.log ? "log" : "linear" });
   const hidden = state.hidden;
   state.hidden = new Set();
   const targets = [...new Map(shownPoints(page).map((point) => [point.target, point.x]))];
@@ -122,7 +126,8 @@ function choose(key, reveal) {
   const row = page.rowOf.get(key);
   const facet = page.facetOf.get(key);
   if (facet !== undefined && facet !== state.facet) {
-    Object.assign(state, { facet, model: row.model });
+    const { model, evaluation } = page.data.drawing.layout.meta.facets[facet];
+    Object.assign(state, { model, evaluation });
     fillChoosers();
   }
   if (facet !== undefined && row.method !== "dense") {
@@ -144,10 +149,10 @@ function pressScale() {
 
 function listen() {
   const { state } = page;
-  const on = (id, event, act) => byId(id).addEventListener(event, ({ target }) => { act(target); pressScale(); drawAll(); });
+  const on = (id, event, act) => byId(id).addEventListener(event, ({ target }) => { act(target); drawAll(); });
   const facets = () => page.data.drawing.layout.meta.facets;
   on("model", "change", ({ value }) => { state.model = value; fillFacet(facets()); });
-  on("evaluation", "change", ({ value }) => { state.facet = Number(value); fillFacet(facets()); });
+  on("evaluation", "change", ({ value }) => { state.evaluation = facets()[value].evaluation; fillFacet(facets()); });
   on("view", "change", ({ value }) => { state.view = value; byId("target-label").hidden = !VIEWS[value].fields; byId("references").disabled = value === "front" || value === "seconds"; });
   on("target", "change", ({ value }) => { state.target = value; });
   for (const id of ["methods", "regimes", "references"]) {
@@ -198,5 +203,4 @@ function onRowKey(event) {
 }
 
 show(JSON.parse(byId("data").textContent));
-pressScale();
 listen();

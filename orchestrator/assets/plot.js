@@ -143,8 +143,8 @@ function layoutFor(page, traces) {
     dragmode: narrow() ? false : "zoom",
     showlegend: !narrow() && state.view !== "front",
     margin: narrow() ? { l: 46, r: 6, t: 30, b: 40 } : { l: 64, r: 12, t: 30, b: 48 },
-    xaxis: { ...given.xaxis, ...axis, title: { text: view.title }, type: view.type ?? "linear" },
-    yaxis: { ...given.yaxis, ...axis, type: state.scale, domain: strip ? given.yaxis.domain : [0, 1] },
+    xaxis: { ...given.xaxis, ...axis, title: { text: view.title }, type: view.type ?? "linear", visible: !empty || strip },
+    yaxis: { ...given.yaxis, ...axis, type: state.scale, domain: strip ? given.yaxis.domain : [0, 1], visible: !empty },
     annotations: empty ? [{ text, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, font: { size: 15 } }] : [],
     uirevision: [state.facet, state.view, state.scale, state.target].join(),
   };

@@ -129,7 +129,8 @@ function bestCells(target, first, second) {
   const cells = [target, first.name, told(first), change, tokens.toLocaleString("en")];
   if (!second) return [...cells, "", "the only one"];
   let lead = "unknown: single seed";
-  if (first.std !== null && second.std !== null) {
+  if (first.mean === second.mean) lead = "none: the same number";
+  else if (first.std !== null && second.std !== null) {
     const noise = 2 * Math.hypot(first.std, second.std);
     lead = second.mean - first.mean > noise ? "clear" : "within the spread of seeds";
   }
