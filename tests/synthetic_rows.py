@@ -78,6 +78,21 @@ def make_row(**known: Any) -> dict[str, Any]:
     return row
 
 
+def iterative(*path: float, **known: Any) -> dict[str, Any]:
+    """The row of an iterative cell at the end of `path`, with the same tokens in every round."""
+    turn = len(path)
+    trained = {"round": turn, "num_rounds": turn, "num_finetune_tokens": turn * TOKENS}
+    known = {"schedule": "grid", "budget": "round"} | trained | known
+    return make_row(regime="iterative", sparsity=path[-1], path=list(path), **known)
+
+
+def control(turn: int, perplexity: float, **known: Any) -> dict[str, Any]:
+    """The row of the dense model after `turn` rounds of the same training."""
+    trained = {"round": turn, "num_finetune_tokens": turn * TOKENS, "budget": "round"}
+    base = {"method": "dense", "regime": "finetune", "sparsity": 0.0, "path": []}
+    return make_row(**(base | trained | known), perplexity=perplexity)
+
+
 def sweep_rows(
     models: dict[str, float] = MODELS,
     sparsities: tuple[float, ...] = SPARSITIES,

@@ -26,6 +26,15 @@ from core.parallel import Ranks
 RANKS = Ranks.current()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    # Threads that wait for each other on a busy machine make tiny models several times slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def random_mask(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape))) > 0.5
 

@@ -11,26 +11,13 @@ from orchestrator.results import key_of
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
+iterative, control = _synthetic["iterative"], _synthetic["control"]
 TOKENS = _synthetic["TOKENS"]
 
 
 def only_curve(rows, **options):
     (curve,) = curves_from_rows(rows, **options)
     return curve
-
-
-def iterative(*path, **known):
-    turn = len(path)
-    trained = {"round": turn, "num_rounds": turn, "num_finetune_tokens": turn * TOKENS}
-    known = {"schedule": "grid", "budget": "round"} | trained | known
-    return make_row(regime="iterative", sparsity=path[-1], path=list(path), **known)
-
-
-def control(turn, perplexity, **known):
-    known = {"round": turn, "num_finetune_tokens": turn * TOKENS, "budget": "round"} | known
-    return make_row(
-        method="dense", regime="finetune", sparsity=0.0, perplexity=perplexity, path=[], **known
-    )
 
 
 def test_a_sweep_gives_a_curve_for_each_method_regime_and_structure():

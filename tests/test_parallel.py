@@ -236,8 +236,17 @@ def main(rank: int, folder: Path) -> None:
 # What comes out ----------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    # Threads that wait for each other on a busy machine make tiny models several times slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(one_thread, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("parallel")
     with torch.random.fork_rng():
         torch.manual_seed(0)

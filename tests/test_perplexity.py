@@ -15,6 +15,15 @@ RANKS = Ranks.current()
 VOCAB = 320
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    # Threads that wait for each other on a busy machine make tiny models several times slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=["opt", "llama"])
 def model(request, tiny_opt_dir, tiny_llama_dir):
     directory = {"opt": tiny_opt_dir, "llama": tiny_llama_dir}[request.param]

@@ -30,6 +30,15 @@ CONFIGS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    # Threads that wait for each other on a busy machine make tiny models several times slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def dense(request, make_model_dir):
     return load_model(make_model_dir(CONFIGS[request.param]), torch.float32)
