@@ -68,6 +68,9 @@ def main(preset: SweepConfig, description: str) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 130
 
 
 def quiet_libraries() -> None:
