@@ -64,7 +64,8 @@ def save_model(directory: Path, model: PreTrainedModel, masks: Masks, ranks: Ran
     config.use_cache = True  # Off for our forward passes, which never generate.
     config.save_pretrained(directory)
     if model.generation_config is not None:
-        model.generation_config.save_pretrained(directory)
+        # Not save_pretrained: it refuses settings that many published models come with.
+        model.generation_config.to_json_file(directory / "generation_config.json")
     if masks:
         save_masks(directory / MASKS_FILE, masks)
 
