@@ -96,8 +96,7 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
     resources, trains = sweep.config.resources, sweep.config.grid.trains
     for model in sweep.models:
         cost = ModelCost(model.facts, model.inputs, sweep.device)
-        micro_batch = resources.micro_batch_tokens or (2048 if sweep.device == "cpu" else 16384)
-        memory = cost.memory(trains, resources.num_workers, micro_batch)
+        memory = cost.memory(trains, resources.num_workers, sweep.micro_batch_tokens)
         lines.append(
             f"{model.inputs.name}: {model.facts.num_parameters:,} parameters, "
             f"about {memory / 2**30:.1f} GiB a worker"

@@ -61,6 +61,11 @@ class Sweep:
         """`cpu` or `cuda`."""
         return "cuda" if self.config.resources.use_gpu else "cpu"
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens a forward pass: as asked for, or the device's default."""
+        return self.config.resources.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device]
+
 
 def run_sweep(config: SweepConfig) -> int:
     """Runs what is missing of a sweep; returns the exit code.
@@ -247,7 +252,7 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial) -> Job:
 
     config, plan = sweep.config, sweep.plan
     resources = config.resources
-    micro_batch = resources.micro_batch_tokens or MICRO_BATCH_TOKENS[sweep.device]
+    micro_batch = sweep.micro_batch_tokens
     known = {stage.id for stage in trial.stages}
     known |= {stage for cell in trial.cells for stage in cell.all_stages()}
     cost = ModelCost(model.facts, model.inputs, sweep.device)

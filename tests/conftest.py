@@ -140,3 +140,15 @@ def shared_dir() -> Iterator[Path]:
     if not SHARED.is_dir():
         pytest.skip("no ../shared with third-party data beside this checkout")
     yield SHARED
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One torch thread while a module runs.
+
+    Threads that wait for each other on a busy machine make tiny models several times slower.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -17,13 +17,7 @@ CONFIG = FinetuneConfig(lr=1e-3, warmup_frac=0.25)
 WINDOWS = torch.randint(320, (11, 24), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    # Threads that wait for each other on a busy machine make tiny models several times slower.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=["opt", "llama"])
