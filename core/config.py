@@ -180,7 +180,8 @@ class FinetuneConfig:
     """Masked training between or after prune steps: AdamW, warm-up, decay, no dropout."""
 
     text: str | None = None
-    """As `calibration.text`; by default the embedded train part, else c4."""
+    """As `calibration.text`; by default the embedded train part, else c4 (wikitext2 under
+    `--protocol prune-and-tune`)."""
     tokens: int | None = None
     """Training tokens a round (`budget=round`) or a cell (`budget=total`); by default 32,768 for
     the embedded model, else 1,048,576."""

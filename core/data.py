@@ -114,11 +114,13 @@ def _document_windows(
             if misses == len(rows):
                 # As many misses as documents: look at all of them before drawing for ever.
                 longest = max(len(tokens(index)) for index in range(len(rows)))
+                section = text.flag.partition(".")[0]
                 remedy = (
                     f"none of its {len(rows):,} documents is longer than a window of {seq_len} "
-                    f"tokens, the longest has {longest}; lower --calibration.seq-len or set "
-                    "--calibration.sampling stream"
+                    f"tokens, the longest has {longest}; lower --{section}.seq-len"
                 )
+                if text.role == "calibration":
+                    remedy += " or set --calibration.sampling stream"
                 require(longest > seq_len, text.flag, text.name, remedy)
     return torch.tensor(windows, dtype=torch.long)
 

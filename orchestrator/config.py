@@ -23,6 +23,7 @@ from core.config import (
     require_known,
     require_unique,
 )
+from core.protocols import PROTOCOLS, ProtocolName
 from core.pruners import PRUNERS, needs_calibration
 from core.schedule import Schedule
 
@@ -32,7 +33,6 @@ Unprefixed = Annotated[T, tyro.conf.arg(name="")]
 
 Keep = Literal["none", "final", "all"]
 REGIMES = ("oneshot", "finetune", "iterative")
-PROTOCOLS = ("sparsegpt", "prune-and-tune")
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ class GridConfig:
     """Path of iterative branches: the sweep's own sparsities, or linear or cubic rounds."""
     num_rounds: int | None = None
     """Rounds of a linear or cubic schedule; 5 by default."""
-    protocol: Literal["sparsegpt", "prune-and-tune"] = "sparsegpt"
-    """Named settings of windows and stride; explicit flags win."""
+    protocol: ProtocolName = "sparsegpt"
+    """Whose windows, stride and reading of texts: those of the SparseGPT, Wanda or ALPS code or of
+    Prune and Tune (see core/protocols.py); explicit flags win."""
     dtype: DType = "auto"
     """Dtype of loading, calibration and evaluation; by default the one the weights come in."""
 

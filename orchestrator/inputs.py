@@ -25,16 +25,14 @@ from core.models import (
     resolve_model,
 )
 from core.precision import inference_dtype, training_dtype
+from core.protocols import PROTOCOLS, Protocol
 from core.pruners import needs_calibration
 from orchestrator.config import SweepConfig
 from orchestrator.plan import ModelInputs, Stage, TextInput, identity
 from orchestrator.store import Store
 
-DEFAULT_SEQ_LEN = 2048
 EMBEDDED_TOKENS, EMBEDDED_BATCH_TOKENS = 32_768, 2_048
 HUB_TOKENS, HUB_BATCH_WINDOWS = 1_048_576, 8
-# Windows and stride that a named protocol sets where no flag does.
-PROTOCOL_WINDOWS = {"sparsegpt": (None, None), "prune-and-tune": (1024, 512)}
 
 
 @dataclass
@@ -95,10 +93,12 @@ def resolve_one(config: SweepConfig, name: str, device: torch.device) -> Resolve
     return ResolvedModel(source, facts, inputs, {t.identity: t for t in texts.values()})
 
 
-def window_length(flag: str, wanted: int | None, facts: ModelFacts) -> int:
-    """The length asked for, or min(2048, the model's maximum)."""
+def window_length(
+    flag: str, wanted: int | None, facts: ModelFacts, longest: int | None = Protocol.max_seq_len
+) -> int:
+    """The length asked for, or the model's maximum up to `longest`."""
     if wanted is None:
-        return min(DEFAULT_SEQ_LEN, facts.max_seq_len)
+        return min(longest or facts.max_seq_len, facts.max_seq_len)
     require(
         wanted <= facts.max_seq_len,
         flag,
@@ -113,7 +113,8 @@ def calibration_input(
 ) -> TextInput:
     """Calibration text and windows."""
     name = config.calibration.text or (EMBEDDED if is_embedded else "c4")
-    text = texts["calibration.text"] = data.resolve_text(name, "calibration")
+    protocol = PROTOCOLS[config.grid.protocol]
+    text = texts["calibration.text"] = protocol.resolve(name, "calibration")
     require(
         config.calibration.num_samples >= config.resources.num_workers,
         "calibration.num-samples",
@@ -123,7 +124,9 @@ def calibration_input(
     fields = {
         "text": text.identity,
         "num_samples": config.calibration.num_samples,
-        "seq_len": window_length("calibration.seq-len", config.calibration.seq_len, facts),
+        "seq_len": window_length(
+            "calibration.seq-len", config.calibration.seq_len, facts, protocol.max_seq_len
+        ),
         "sampling": config.calibration.sampling or data.default_sampling(text),
     }
     return TextInput(name, fields)
@@ -133,8 +136,9 @@ def finetune_input(
     config: SweepConfig, facts: ModelFacts, is_embedded: bool, texts: dict[str, data.Text]
 ) -> TextInput:
     """Training text and window length."""
-    name = config.finetune.text or (EMBEDDED if is_embedded else "c4")
-    text = texts["finetune.text"] = data.resolve_text(name, "finetune")
+    protocol = PROTOCOLS[config.grid.protocol]
+    name = config.finetune.text or (EMBEDDED if is_embedded else protocol.finetune_text)
+    text = texts["finetune.text"] = protocol.resolve(name, "finetune")
     seq_len = window_length("finetune.seq-len", config.finetune.seq_len, facts)
     return TextInput(name, {"text": text.identity, "seq_len": seq_len})
 
@@ -144,20 +148,23 @@ def evaluation_inputs(
 ) -> tuple[TextInput, ...]:
     """Evaluation texts, window and stride."""
     names = config.eval.texts or ((EMBEDDED,) if is_embedded else ("wikitext2",))
-    protocol_len, protocol_stride = PROTOCOL_WINDOWS[config.grid.protocol]
-    seq_len = window_length("eval.seq-len", config.eval.seq_len or protocol_len, facts)
-    stride = config.eval.stride or protocol_stride or seq_len
+    protocol = PROTOCOLS[config.grid.protocol]
+    wanted = config.eval.seq_len or protocol.eval_seq_len
+    seq_len = window_length("eval.seq-len", wanted, facts, protocol.max_seq_len)
+    stride = config.eval.stride or protocol.eval_stride or seq_len
     require(stride <= seq_len, "eval.stride", stride, f"at most the window, {seq_len} tokens")
     inputs = []
     for name in names:
-        text = texts[f"eval.texts {name}"] = data.resolve_text(name, "evaluation")
+        text = texts[f"eval.texts {name}"] = protocol.resolve(name, "evaluation")
+        reading = protocol.reading(name, "evaluation")
         fields = {
             "text": text.identity,
             "seq_len": seq_len,
             "stride": stride,
-            "max_windows": config.eval.max_windows,
+            "max_windows": config.eval.max_windows or reading.max_windows,
         }
-        inputs.append(TextInput(name, fields))
+        sampled = {} if reading.num_samples is None else {"num_samples": reading.num_samples}
+        inputs.append(TextInput(name, {**fields, **sampled}))
     return tuple(inputs)
 
 
@@ -207,7 +214,10 @@ def tokens_id(stage: Stage | dict[str, Any], model_identity: str) -> str | None:
         key = {"calibration": fields["calibration"], "seed": fields["seed"]}
     elif kind in ("finetune", "evaluate"):
         role = "finetune" if kind == "finetune" else "evaluation"
-        key = {"stream": fields["text"]["text"], "role": role}
+        spec = fields["text"]
+        key = {"stream": spec["text"], "role": role}
+        if "num_samples" in spec:
+            key |= {"num_samples": spec["num_samples"], "seq_len": spec["seq_len"]}
     else:
         return None
     return identity({"tokenizer": model_identity, **key})
@@ -249,13 +259,14 @@ def tokenise(stage: Stage, model: ResolvedModel, tokenizer: Any) -> Tensor:
             sampling=spec["sampling"],
             seed=fields["seed"],
         )
-    text = model.texts[fields["text"]["text"]]
+    text, seq_len = model.texts[fields["text"]["text"]], fields["text"]["seq_len"]
+    if "num_samples" in fields["text"]:
+        count = fields["text"]["num_samples"]
+        return data.calibration_windows(text, tokenizer, count, seq_len, "documents", 0).flatten()
     stream = data.token_stream(text, tokenizer)
-    flag = "finetune.text" if stage.kind == "finetune" else "eval.texts"
-    seq_len = fields["text"]["seq_len"]
     require(
         len(stream) >= seq_len,
-        flag,
+        text.flag,
         text.name,
         f"has {len(stream)} tokens, 0 windows of {seq_len}; give a longer text",
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -132,6 +135,41 @@ def tiny_text_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("text") / "tiny.txt"
     path.write_text("\n".join(words(200, seed) for seed in range(1, 41)) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def hub_text_files(tmp_path_factory) -> Path:
+    """Small WikiText-2, PTB and C4 in the files and columns that the hub has them in."""
+    root = tmp_path_factory.mktemp("texts")
+
+    def rows(seed: int) -> list[str]:
+        # Documents of 10 to 300 tokens, so that some are shorter than a window of 128.
+        return [words(4 + 11 * (n % 10), 1000 * seed + n) for n in range(40)]
+
+    for seed, part in enumerate(("train", "validation", "test")):
+        path = root / "wikitext-2-raw-v1" / f"{part}-00000-of-00001.parquet"
+        path.parent.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict({"text": rows(seed)}).to_parquet(path)
+        path = root / "penn_treebank" / part / "0000.parquet"
+        path.parent.mkdir(parents=True)
+        datasets.Dataset.from_dict({"sentence": rows(10 + seed)}).to_parquet(path)
+    (root / "en").mkdir()
+    shards = ("train.00000-of-01024", "train.00001-of-01024", "validation.00000-of-00008")
+    for seed, shard in enumerate(shards):
+        lines = "\n".join(json.dumps({"text": row}) for row in rows(20 + seed))
+        (root / "en" / f"c4-{shard}.json.gz").write_bytes(gzip.compress(lines.encode()))
+    return root
+
+
+@pytest.fixture
+def hub_texts(hub_text_files, tmp_path, monkeypatch) -> Path:
+    """`hub_text_files` under their short names, in this process and without the hub."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "tables")
+    monkeypatch.setattr("core.texts.hub_commit", lambda *_: "a" * 40)
+    monkeypatch.setattr(
+        "core.texts.hf_hub_download", lambda _, file, **__: str(hub_text_files / file)
+    )
+    return hub_text_files
 
 
 @pytest.fixture(scope="session")
