@@ -1,10 +1,12 @@
 """Trains the embedded model: a small OPT with its own tokenizer on the embedded text.
 
-    python experiments/train_embedded_model.py [--tokens 32000000] [--dest core/assets/model]
+    python experiments/train_embedded_model.py [--tokens 9300000] [--dest core/assets/model]
 
 A byte-level BPE is fitted to the train part, then an `OPTForCausalLM` is trained on windows of
-that part (bf16 autocast, AdamW, warm-up and cosine decay, dropout). The weights with the lowest
-validation loss are kept. About an hour and a half on 2 busy cores; progress goes to the terminal.
+that part (bf16 autocast, AdamW, warm-up and cosine decay). The weights with the lowest validation
+loss are kept. The text is passed over three times and no more on purpose: ten passes ended at a
+validation loss of 2.85 nats against 2.45 on train, so that fine-tuning the dense model made it
+worse. Twenty minutes on 2 idle cores; progress goes to the terminal.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
 ASSETS = Path(__file__).resolve().parents[1] / "core" / "assets"
-VOCAB_SIZE, WINDOW, BATCH = 3072, 256, 32
-PEAK_LR, FINAL_LR, WARMUP_STEPS, WEIGHT_DECAY, CLIP = 3e-3, 3e-5, 100, 0.1, 1.0
+VOCAB_SIZE, WINDOW, BATCH = 3072, 256, 8
+PEAK_LR, FINAL_LR, WARMUP_STEPS, WEIGHT_DECAY, CLIP = 2e-3, 2e-5, 200, 0.1, 1.0
 
 
 def documents(part: str) -> list[str]:
@@ -62,9 +64,15 @@ def stream(tokenizer: PreTrainedTokenizerFast, part: str) -> torch.Tensor:
 
 
 @torch.no_grad()
-def mean_nll(model: OPTForCausalLM, ids: torch.Tensor, max_windows: int | None = None) -> float:
-    """Mean negative log-likelihood per token (nats) over non-overlapping windows, no dropout."""
-    windows = ids[: ids.numel() // WINDOW * WINDOW].view(-1, WINDOW)[:max_windows]
+def mean_nll(model: OPTForCausalLM, ids: torch.Tensor, num_windows: int | None = None) -> float:
+    """Mean negative log-likelihood per token (nats) over non-overlapping windows, no dropout.
+
+    `num_windows` takes that many at random, so that a part of the text stands for all of it.
+    """
+    windows = ids[: ids.numel() // WINDOW * WINDOW].view(-1, WINDOW)
+    if num_windows is not None:
+        generator = torch.Generator().manual_seed(0)
+        windows = windows[torch.randperm(len(windows), generator=generator)[:num_windows]]
     model.eval()
     losses = []
     for batch in windows.split(64):
@@ -101,7 +109,7 @@ def build_model() -> OPTForCausalLM:
         num_hidden_layers=4,
         num_attention_heads=3,
         max_position_embeddings=WINDOW,
-        dropout=0.1,
+        dropout=0.0,
         attention_dropout=0.0,
         pad_token_id=1,
         bos_token_id=2,
@@ -113,7 +121,7 @@ def build_model() -> OPTForCausalLM:
 def main() -> None:
     """Trains, keeps the best checkpoint on validation, and writes the model directory."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=32_000_000)
+    parser.add_argument("--tokens", type=int, default=9_300_000)
     parser.add_argument("--dest", type=Path, default=ASSETS / "model")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -129,7 +137,7 @@ def main() -> None:
     model = build_model()
     print(f"{model.num_parameters()} parameters", flush=True)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY
+        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY
     )
     best, start = math.inf, time.monotonic()
     for step, batch in zip(range(num_steps), epochs(train, generator)):
@@ -141,7 +149,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad()
-        if (step + 1) % 100 == 0 or step + 1 == num_steps:
+        if (step + 1) % 400 == 0 or step + 1 == num_steps:
             nll = mean_nll(model, validation)
             seconds = time.monotonic() - start
             print(
@@ -155,7 +163,7 @@ def main() -> None:
     tokenizer.save_pretrained(args.dest)
     model = OPTForCausalLM.from_pretrained(args.dest)
     for name, ids in (("train", train), ("validation", validation), ("test", test)):
-        nll = mean_nll(model, ids, 1000)
+        nll = mean_nll(model, ids, 1000 if name == "train" else None)
         print(f"{name:10} nll {nll:.4f} perplexity {math.exp(nll):.2f}")
 
 
