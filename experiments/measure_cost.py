@@ -25,8 +25,8 @@ from core.perplexity import evaluate, evaluation_windows
 from core.precision import DTYPES, inference_dtype, training_dtype
 from core.pruners import PRUNERS
 from core.sequential import prune_
+from orchestrator.cell import ModelInputs, Stage, TextInput
 from orchestrator.cost import ModelCost, measured_rates
-from orchestrator.plan import ModelInputs, Stage, TextInput
 
 PHASES = ("evaluate", "prune", "finetune")
 

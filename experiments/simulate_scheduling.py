@@ -19,8 +19,10 @@ import time
 from dataclasses import dataclass
 
 from core.config import FinetuneConfig, PruneConfig
+from orchestrator.cell import ModelInputs, TextInput
 from orchestrator.config import GridConfig
-from orchestrator.plan import ModelInputs, Plan, Planner, TextInput
+from orchestrator.plan import Plan
+from orchestrator.planner import Planner
 from orchestrator.trials import Trial, needed_stages, pack_trials
 
 START_SECONDS, REPLACE_SECONDS = 20.0, 180.0

@@ -19,7 +19,8 @@ from core.models import Linear, ModelFacts
 from core.precision import DTYPES
 from core.pruners import Statistic, make_pruner
 from core.pruners.hessian import Hessian
-from orchestrator.plan import ModelInputs, Plan, Stage
+from orchestrator.cell import ModelInputs, Stage
+from orchestrator.plan import Plan
 
 GIB = 2.0**30
 # Operations a second where nothing was measured: 2 CPU cores; for a GPU an A10G.

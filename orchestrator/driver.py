@@ -17,8 +17,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from orchestrator.cell import Cell
 from orchestrator.job import Job
-from orchestrator.plan import Cell
 from orchestrator.results import row_key
 from orchestrator.rows import build_row
 from orchestrator.store import Store

@@ -27,8 +27,8 @@ from core.models import (
 from core.precision import inference_dtype, training_dtype
 from core.protocols import PROTOCOLS, Protocol
 from core.pruners import needs_calibration
+from orchestrator.cell import ModelInputs, Stage, TextInput, identity
 from orchestrator.config import SweepConfig
-from orchestrator.plan import ModelInputs, Stage, TextInput, identity
 from orchestrator.store import Store
 
 EMBEDDED_TOKENS, EMBEDDED_BATCH_TOKENS = 32_768, 2_048

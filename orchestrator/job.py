@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config import Target
-from orchestrator.plan import Cell, Stage
+from orchestrator.cell import Cell, Stage
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from ray.tune import Callback
 
-from orchestrator.plan import Cell
+from orchestrator.cell import Cell
 
 # A sweep of more cells than this prints every nth, and each that failed.
 MAX_LINES = 100

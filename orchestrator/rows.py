@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator.cell import Cell
 from orchestrator.job import Job
-from orchestrator.plan import Cell
 
 Manifest = Callable[[str], dict[str, Any] | None]
 

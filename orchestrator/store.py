@@ -21,82 +21,19 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyarrow import fs
+from orchestrator.files import Files, describe_files
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
 
-class Store:
+class Store(Files):
     """Stages, rows, tokens and checkpoints of one out-dir."""
-
-    def __init__(self, root: str) -> None:
-        """Opens a store; creates nothing."""
-        self.root = root
-        if "://" in root:
-            self.filesystem, self.path = fs.FileSystem.from_uri(root)
-        else:
-            self.filesystem, self.path = fs.LocalFileSystem(), os.path.abspath(root)
-        self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
-
-    def join(self, *parts: str) -> str:
-        """A path below the root."""
-        return "/".join((self.path.rstrip("/"), *parts))
-
-    def uri(self, *parts: str) -> str:
-        """The root, or a path below it, as other machines would open it."""
-        if self.is_local:
-            return "/".join((self.path, *parts))
-        # Options of a URI (?region=...) come after its path.
-        base, mark, options = self.root.partition("?")
-        return "/".join((base.rstrip("/"), *parts)) + mark + options
-
-    def display(self, name: str) -> str:
-        """A path as the user named it."""
-        base, mark, options = (
-            self.root.partition("?") if "://" in self.root else (self.root, "", "")
-        )
-        return f"{base.rstrip('/')}/{name}{mark}{options}"
-
-    def names(self, folder: str) -> set[str]:
-        """Names directly below a folder; none where it does not exist."""
-        selector = fs.FileSelector(self.join(folder), allow_not_found=True)
-        return {info.base_name for info in self.filesystem.get_file_info(selector)}
-
-    def exists(self, *parts: str) -> bool:
-        """Whether a file exists."""
-        return self.filesystem.get_file_info(self.join(*parts)).type == fs.FileType.File
-
-    def read_bytes(self, *parts: str) -> bytes:
-        """A whole file."""
-        with self.filesystem.open_input_stream(self.join(*parts)) as stream:
-            return stream.readall()
-
-    def write_bytes(self, data: bytes, *parts: str) -> None:
-        """Replaces a file whole: other readers see the old or the new one."""
-        path = self.join(*parts)
-        self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        if not self.is_local:
-            with self.filesystem.open_output_stream(path) as stream:
-                stream.write(data)
-            return
-        aside = f"{path}.{uuid.uuid4().hex}.tmp"
-        try:
-            with open(aside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            Path(aside).unlink(missing_ok=True)
 
     # Directories with a manifest ---------------------------------------------------------------
 
@@ -130,35 +67,6 @@ class Store:
         manifest = {**record, "files": files}
         self.write_bytes(json.dumps(manifest, indent=1).encode(), folder, name, MANIFEST)
 
-    def upload_all(self, folder: str, name: str, directory: Path) -> dict[str, Any]:
-        """Copies a directory's files to folder/name without a manifest; describes them."""
-        files = describe_files(directory)
-        for relative in files:
-            self.upload(directory / relative, self.join(folder, name, relative))
-        return files
-
-    def upload(self, file: Path, target: str) -> None:
-        """Copies a local file to the store's filesystem."""
-        self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
-        fs.copy_files(str(file), target, fs.LocalFileSystem(), self.filesystem)
-
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A local directory to write files in before they are published, removed afterwards."""
-        directory = self.shared_scratch()
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-
-    def shared_scratch(self) -> Path:
-        """A new directory on the store's own disk, or on this machine's for a remote store."""
-        if not self.is_local:
-            return Path(tempfile.mkdtemp(prefix="stage-"))
-        directory = Path(self.join(".scratch", uuid.uuid4().hex))
-        directory.mkdir(parents=True)
-        return directory
-
     def manifest(self, folder: str, name: str) -> dict[str, Any] | None:
         """A manifest, or None where there is none that can be read."""
         try:
@@ -169,11 +77,11 @@ class Store:
     def damage(self, folder: str, name: str, manifest: dict[str, Any], deep: bool) -> str | None:
         """What is wrong with the files a manifest names; `deep` reads and hashes them."""
         for relative, expected in manifest["files"].items():
-            info = self.filesystem.get_file_info(self.join(folder, name, relative))
-            if info.type != fs.FileType.File:
+            size = self.size(folder, name, relative)
+            if size is None:
                 return f"{relative} is missing"
-            if info.size != expected["size"]:
-                return f"{relative} has {info.size} bytes instead of {expected['size']}"
+            if size != expected["size"]:
+                return f"{relative} has {size} bytes instead of {expected['size']}"
             if deep:
                 with self.filesystem.open_input_stream(self.join(folder, name, relative)) as stream:
                     found = hashlib.file_digest(stream, "sha256").hexdigest()  # pyright: ignore
@@ -190,17 +98,6 @@ class Store:
             os.replace(self.join(folder, name), target)
         else:
             self.filesystem.delete_dir(self.join(folder, name))
-
-    @contextmanager
-    def opened(self, folder: str, name: str) -> Iterator[Path]:
-        """The files of a stage or checkpoint as a local directory, fetched if the store is not."""
-        if self.is_local:
-            yield Path(self.join(folder, name))
-            return
-        with tempfile.TemporaryDirectory() as directory:
-            source = self.join(folder, name)
-            fs.copy_files(source, directory, self.filesystem, fs.LocalFileSystem())
-            yield Path(directory)
 
     # Stages -------------------------------------------------------------------------------------
 
@@ -296,20 +193,3 @@ def place(aside: Path, final: Path) -> None:
         os.rename(final, old)
         os.rename(aside, final)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def describe_files(directory: Path) -> dict[str, Any]:
-    """Size and hash of every file below a directory, by relative name."""
-    return {
-        file.relative_to(directory).as_posix(): {
-            "size": file.stat().st_size,
-            "sha256": sha256(file),
-        }
-        for file in sorted(p for p in directory.rglob("*") if p.is_file())
-    }
-
-
-def sha256(path: Path) -> str:
-    """Hash of a local file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

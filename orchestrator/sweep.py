@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from core.config import require
 from orchestrator import versions
+from orchestrator.cell import Cell, identity
 from orchestrator.config import SweepConfig
 from orchestrator.cost import ModelCost, stage_seconds
 from orchestrator.inputs import (
@@ -21,7 +22,8 @@ from orchestrator.inputs import (
     save_tokens,
 )
 from orchestrator.job import Job
-from orchestrator.plan import Cell, Plan, Planner, identity
+from orchestrator.plan import Plan
+from orchestrator.planner import Planner
 from orchestrator.report import collect, describe_plan
 from orchestrator.results import row_key
 from orchestrator.store import Store

@@ -10,7 +10,8 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.plan import Cell, Plan, Stage, identity
+from orchestrator.cell import Cell, Stage, identity
+from orchestrator.plan import Plan
 
 
 @dataclass(frozen=True)

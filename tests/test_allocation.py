@@ -20,8 +20,9 @@ from core.parallel import Ranks
 from core.pruners import PRUNERS, make_pruner
 from core.pruners.masks import row_mask
 from core.sequential import prune_
+from orchestrator.cell import ModelInputs, TextInput
 from orchestrator.config import GridConfig, SweepConfig, require_read
-from orchestrator.plan import ModelInputs, Planner, TextInput
+from orchestrator.planner import Planner
 
 FOUND = [
     Matrix(f"{block}.{i}", block, numel)

@@ -5,8 +5,9 @@ from transformers import LlamaConfig, OPTConfig
 
 from core.model_source import ModelSource
 from core.models import describe_model
+from orchestrator.cell import ModelInputs, Stage, TextInput
 from orchestrator.cost import GIB, GPUS, ModelCost, measured_rates, stage_seconds
-from orchestrator.plan import ModelInputs, Plan, Stage, TextInput
+from orchestrator.plan import Plan
 
 # hidden, blocks, heads, ffn, embedding width where it differs.
 OPT = {

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from core.config import CalibrationConfig, FinetuneConfig, PruneConfig
+from orchestrator.cell import ModelInputs, TextInput, canonical_json
 from orchestrator.config import GridConfig
-from orchestrator.plan import ModelInputs, Planner, TextInput, canonical_json
+from orchestrator.planner import Planner
 from orchestrator.trials import needed_stages, pack_trials
 
 SPARSITIES = (0.3, 0.5, 0.7)

@@ -1,0 +1,37 @@
+"""Seconds and peak memory of one stage, as its metrics record them."""
+
+from __future__ import annotations
+
+import datetime
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from core.parallel import Ranks
+
+
+@contextmanager
+def timed(ranks: Ranks) -> Iterator[dict[str, float]]:
+    """Fills in seconds and the peak memory of the busiest rank (collective)."""
+    clock: dict[str, float] = {}
+    start = time.monotonic()
+    yield clock
+    if ranks.device.type == "cuda":
+        torch.cuda.synchronize(ranks.device)
+    clock["seconds"] = time.monotonic() - start
+    peaks = torch.zeros(ranks.size, dtype=torch.float64)
+    peaks[ranks.rank] = peak_memory(ranks.device)
+    clock["peak_memory_bytes"] = int(ranks.sum_(peaks).max().item())
+    clock["finished_at"] = datetime.datetime.now(datetime.UTC).timestamp()
+
+
+def peak_memory(device: torch.device) -> float:
+    """Bytes at the highest point of this process so far: GPU memory, else resident memory."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

@@ -1,0 +1,145 @@
+"""Files below one root, a local directory or a URI, read and written whole.
+
+What the store is built on: which filesystem that is, is decided here, and nothing here knows what
+the files mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+
+class Files:
+    """Reads, writes and copies below a root."""
+
+    def __init__(self, root: str) -> None:
+        """Names a place; creates nothing."""
+        self.root = root
+        if "://" in root:
+            self.filesystem, self.path = fs.FileSystem.from_uri(root)
+        else:
+            self.filesystem, self.path = fs.LocalFileSystem(), os.path.abspath(root)
+        self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def join(self, *parts: str) -> str:
+        """A path below the root."""
+        return "/".join((self.path.rstrip("/"), *parts))
+
+    def uri(self, *parts: str) -> str:
+        """The root, or a path below it, as other machines would open it."""
+        if self.is_local:
+            return "/".join((self.path, *parts))
+        # Options of a URI (?region=...) come after its path.
+        base, mark, options = self.root.partition("?")
+        return "/".join((base.rstrip("/"), *parts)) + mark + options
+
+    def display(self, name: str) -> str:
+        """A path as the user named it."""
+        base, mark, options = (
+            self.root.partition("?") if "://" in self.root else (self.root, "", "")
+        )
+        return f"{base.rstrip('/')}/{name}{mark}{options}"
+
+    def names(self, folder: str) -> set[str]:
+        """Names directly below a folder; none where it does not exist."""
+        selector = fs.FileSelector(self.join(folder), allow_not_found=True)
+        return {info.base_name for info in self.filesystem.get_file_info(selector)}
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file exists."""
+        return self.size(*parts) is not None
+
+    def size(self, *parts: str) -> int | None:
+        """Bytes of a file, None where there is none."""
+        info = self.filesystem.get_file_info(self.join(*parts))
+        return info.size if info.type == fs.FileType.File else None
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """A whole file."""
+        with self.filesystem.open_input_stream(self.join(*parts)) as stream:
+            return stream.readall()
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Replaces a file whole: other readers see the old or the new one."""
+        path = self.join(*parts)
+        self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        if not self.is_local:
+            with self.filesystem.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        aside = f"{path}.{uuid.uuid4().hex}.tmp"
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            Path(aside).unlink(missing_ok=True)
+
+    def upload_all(self, folder: str, name: str, directory: Path) -> dict[str, Any]:
+        """Copies a directory's files to folder/name without a manifest; describes them."""
+        files = describe_files(directory)
+        for relative in files:
+            self.upload(directory / relative, self.join(folder, name, relative))
+        return files
+
+    def upload(self, file: Path, target: str) -> None:
+        """Copies a local file to the store's filesystem."""
+        self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+        fs.copy_files(str(file), target, fs.LocalFileSystem(), self.filesystem)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A local directory to write files in before they are published, removed afterwards."""
+        directory = self.shared_scratch()
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def shared_scratch(self) -> Path:
+        """A new directory on the store's own disk, or on this machine's for a remote store."""
+        if not self.is_local:
+            return Path(tempfile.mkdtemp(prefix="stage-"))
+        directory = Path(self.join(".scratch", uuid.uuid4().hex))
+        directory.mkdir(parents=True)
+        return directory
+
+    @contextmanager
+    def opened(self, folder: str, name: str) -> Iterator[Path]:
+        """The files of a stage or checkpoint as a local directory, fetched if they are remote."""
+        if self.is_local:
+            yield Path(self.join(folder, name))
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            source = self.join(folder, name)
+            fs.copy_files(source, directory, self.filesystem, fs.LocalFileSystem())
+            yield Path(directory)
+
+
+def describe_files(directory: Path) -> dict[str, Any]:
+    """Size and hash of every file below a directory, by relative name."""
+    return {
+        file.relative_to(directory).as_posix(): {
+            "size": file.stat().st_size,
+            "sha256": sha256(file),
+        }
+        for file in sorted(p for p in directory.rglob("*") if p.is_file())
+    }
+
+
+def sha256(path: Path) -> str:
+    """Hash of a local file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

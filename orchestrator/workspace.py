@@ -1,0 +1,166 @@
+"""What a rank of a trial works on: weights in memory, and the stored stages they come from.
+
+Each stage starts from exactly what its parent stored; weights stay in memory where the next stage
+starts from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from core.checkpoint import MASKS_FILE, load_masks, save_model
+from core.models import ModelSource, load_model, load_tokenizer
+from core.parallel import Ranks, shard_
+from core.precision import DTYPES
+from core.pruners.quantise import Grid, save_grids
+from core.sparsity import Masks, measure
+from orchestrator.cell import Stage
+from orchestrator.inputs import load_tokens, tokens_id
+from orchestrator.job import Job
+from orchestrator.store import Store
+
+GRIDS_FILE = "scales.safetensors"
+"""What a stage's survivors were rounded to, beside its weights."""
+
+
+@dataclass
+class Held:
+    """The weights in memory and the stage they belong to."""
+
+    stage: str | None = None
+    model: PreTrainedModel | None = None
+    masks: Masks = field(default_factory=dict)
+
+
+class Workspace:
+    """Loads and publishes the stages of one trial on one rank."""
+
+    def __init__(self, job: Job, store: Store, ranks: Ranks) -> None:
+        self.job, self.store, self.ranks = job, store, ranks
+        self.source = ModelSource(**job.source)
+        self.held = Held()
+        self.manifests: dict[str, dict[str, Any]] = {}
+
+    def hold(self, stage_id: str, model: PreTrainedModel, masks: Masks) -> None:
+        """Keeps weights in memory as those of a stage."""
+        self.held = Held(stage_id, model, masks)
+
+    def forget(self) -> None:
+        """Frees the weights in memory."""
+        self.held = Held()
+
+    def load(self, stage_id: str | None, training: bool) -> tuple[PreTrainedModel, Masks]:
+        """Weights and masks of a stage: those in memory where they are its own, else the store's.
+
+        Training needs float32 weights. Other stages run in the dtype the weights are stored in:
+        the model's own before any training, float32 after.
+        """
+        assert stage_id is not None
+        root = stage_id == self.job.root
+        stored = self.job.dtype if root else self.need_manifest(stage_id)["metrics"]["dtype"]
+        dtype = DTYPES["float32" if training else stored]
+        held = self.held
+        if held.stage == stage_id and held.model is not None:
+            if next(held.model.parameters()).dtype == dtype:
+                return held.model, held.masks
+        del held
+        self.forget()
+        if root:
+            model, masks = load_model(self.source, dtype), {}
+        else:
+            model, masks = self.load_stage(stage_id, dtype)
+        shard_(model, self.ranks)
+        self.hold(stage_id, model, masks)
+        return model, masks
+
+    def load_stage(self, stage_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Masks]:
+        """Reads a published stage after checking its files."""
+        manifest = self.need_manifest(stage_id)
+        if self.ranks.rank == 0:
+            why = self.store.damage("stages", stage_id, manifest, deep=True)
+            if why is not None:
+                self.store.set_aside("stages", stage_id, why)
+                raise RuntimeError(f"stage {stage_id} is damaged ({why}); run the command again")
+        with self.store.opened("stages", stage_id) as directory:
+            masks_file = directory / MASKS_FILE
+            masks = load_masks(masks_file) if masks_file.exists() else {}
+            return load_model(directory, dtype), masks
+
+    def publish(
+        self,
+        stage: Stage,
+        clock: dict[str, float],
+        metrics: dict[str, Any],
+        wanted: float,
+        grids: dict[str, Grid] | None = None,
+    ) -> None:
+        """Measures sparsity, asserts the masks and stores weights with metrics (collective)."""
+        model, masks = self.held.model, self.held.masks
+        assert model is not None
+        measured = measure(model, masks)
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        metrics |= {
+            **clock,
+            "dtype": dtype,
+            "num_pruned": measured.num_pruned,
+            "num_prunable": measured.num_prunable,
+            "measured_sparsity": measured.sparsity,
+            "measured_sparsity_worst": measured.worst(wanted),
+        }
+        with self.store.scratch() as directory:
+            save_model(directory, model, masks, self.ranks)
+            if self.ranks.rank == 0:
+                if grids:
+                    save_grids(directory / GRIDS_FILE, grids)
+                load_tokenizer(self.source).save_pretrained(directory)
+                self.store.publish("stages", stage.id, directory, self.record(stage, metrics))
+        self.ranks.barrier()
+
+    def publish_metrics(self, stage: Stage, metrics: dict[str, Any]) -> None:
+        """Stores a stage that has no weights."""
+        if self.ranks.rank == 0:
+            with self.store.scratch() as directory:
+                self.store.publish("stages", stage.id, directory, self.record(stage, metrics))
+        self.ranks.barrier()
+
+    def record(self, stage: Stage, metrics: dict[str, Any]) -> dict[str, Any]:
+        """What a manifest says of a stage."""
+        return {
+            "id": stage.id,
+            "kind": stage.kind,
+            "parent": stage.parent,
+            "model": stage.model,
+            "method": stage.method,
+            "fields": stage.fields,
+            "metrics": metrics,
+            "environment": {**self.job.environment, "num_workers": self.ranks.size},
+        }
+
+    def manifest(self, stage_id: str) -> dict[str, Any] | None:
+        """A stage's manifest, remembered once found."""
+        if stage_id not in self.manifests:
+            found = self.store.manifest("stages", stage_id)
+            if found is None:
+                return None
+            self.manifests[stage_id] = found
+        return self.manifests[stage_id]
+
+    def need_manifest(self, stage_id: str) -> dict[str, Any]:
+        """A manifest that must be there."""
+        manifest = self.manifest(stage_id)
+        assert manifest is not None, f"stage {stage_id} is not in the store"
+        return manifest
+
+    def tokens(self, stage: Stage) -> torch.Tensor:
+        """The token file of a stage."""
+        name = tokens_id(stage, self.source.identity)
+        assert name is not None
+        return load_tokens(self.store, name)
+
+    def micro_batch(self, seq_len: int) -> int:
+        """Windows a forward pass."""
+        return max(1, self.job.micro_batch_tokens // seq_len)
