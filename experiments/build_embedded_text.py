@@ -1,7 +1,8 @@
-"""Builds the embedded text: the Python 3.11 documentation sources, split into disjoint parts.
+"""Builds the embedded text: the documentation of three Python projects, in disjoint parts.
 
-    apt-get install python3.11-doc
-    python experiments/build_embedded_text.py [SOURCE_DIR]
+    apt-get install python3.11-doc python-sqlalchemy-doc
+    pip download --no-deps --no-binary :all: Django==5.2.8 && tar xf django-5.2.8.tar.gz
+    python experiments/build_embedded_text.py [--python DIR] [--django DIR] [--sqlalchemy DIR]
 
 Every file is cut at its section headings into documents of at least 2 KB; every hundred
 consecutive documents give 2 to calibration, 2 to validation and 1 to test, the rest to train, so
@@ -11,14 +12,22 @@ that all parts cover the whole text alike and share no passage. Written as
 
 from __future__ import annotations
 
+import argparse
 import json
 import lzma
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[1] / "core" / "assets" / "text"
-SOURCE_DIR = Path("/usr/share/doc/python3.11/html/_sources")
+DEBIAN_DOCS = Path("/usr/share/doc")
+# Project -> where its sources are and how their names end, in the order of the text.
+SOURCES = {
+    "python": (DEBIAN_DOCS / "python3.11/html/_sources", ".rst.txt"),
+    "django": (Path("django-5.2.8/docs"), ".txt"),
+    "sqlalchemy": (DEBIAN_DOCS / "python-sqlalchemy-doc/rst", ".rst"),
+}
 MIN_CHARS = 2048
 # Position of a document among a hundred -> the held-out part that takes it.
 HELD_OUT = {
@@ -47,17 +56,30 @@ def documents(text: str) -> list[str]:
     return [piece.strip() + "\n" for piece in pieces]
 
 
+def sources(folders: dict[str, Path]) -> Iterator[tuple[str, str]]:
+    """Name and text of every source file: project by project, in sorted order."""
+    for project, folder in folders.items():
+        ending = SOURCES[project][1]
+        files = sorted(folder.rglob(f"*{ending}"))
+        if not files:
+            sys.exit(
+                f"--{project} {folder}: no *{ending} below it; the head of this script says "
+                "where its documentation comes from"
+            )
+        for file in files:
+            name = file.relative_to(folder).as_posix().removesuffix(ending)
+            yield f"{project}/{name}.rst", file.read_text(encoding="utf-8")
+
+
 def main() -> None:
-    """Reads every source file in sorted order and writes the four parts."""
-    source_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else SOURCE_DIR
-    files = sorted(source_dir.rglob("*.rst.txt"))
-    if not files:
-        sys.exit(f"no *.rst.txt below {source_dir}: install Debian's python3.11-doc")
+    """Cuts every source file into documents and writes the four parts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for project, (folder, _) in SOURCES.items():
+        parser.add_argument(f"--{project}", type=Path, default=folder, metavar="DIR")
     rows: dict[str, list[str]] = {part: [] for part in PARTS}
     index = 0
-    for file in files:
-        name = str(file.relative_to(source_dir)).removesuffix(".txt")
-        for document in documents(file.read_text(encoding="utf-8")):
+    for name, text in sources(vars(parser.parse_args())):
+        for document in documents(text):
             part = HELD_OUT.get(index % 100, "train")
             rows[part].append(json.dumps({"source": name, "text": document}, ensure_ascii=False))
             index += 1
