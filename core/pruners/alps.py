@@ -33,7 +33,6 @@ from core.pruners.base import (
     PruningError,
     Solution,
     Statistic,
-    require_finite,
 )
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import choose
@@ -59,17 +58,15 @@ class Alps(Pruner):
     fields_read: ClassVar[tuple[str, ...]] = (*COMMON_FIELDS, "dampening_frac", "block_size")
     statistic: ClassVar[type[Statistic] | None] = Hessian
 
-    def prune(
+    def prune_checked(
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
         target: Target,
-        masks: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor] | None,
     ) -> Solution:
         """Solves all matrices of one input together, their rows stacked."""
         assert isinstance(statistic, Hessian)
-        require_finite(weights)
-        statistic.require_finite()
         hessian = statistic.matrix()
         factor = factorise(hessian, self.config.dampening_frac)
         dense = [w.to(hessian.dtype) for w in weights]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -83,7 +83,11 @@ class Solution:
 
 @dataclass(frozen=True)
 class Pruner(ABC):
-    """A method. Subclasses are final and stateless; numbers depend on the arguments alone."""
+    """A method. Subclasses are final and stateless; numbers depend on the arguments alone.
+
+    Callers call `prune`, which checks what every method needs checked; a method says how it prunes
+    in `prune_checked`.
+    """
 
     config: PruneConfig
 
@@ -97,7 +101,7 @@ class Pruner(ABC):
     keeps_values: ClassVar[bool] = False
     """Whether survivors keep their original value; else the method moves them."""
 
-    @abstractmethod
+    @final
     def prune(
         self,
         weights: Sequence[Tensor],
@@ -119,6 +123,21 @@ class Pruner(ABC):
         Raises:
             PruningError: non-finite weights or inputs, or no positive definite Hessian.
         """
+        require_finite(weights)
+        if self.statistic is not None:
+            assert isinstance(statistic, self.statistic)
+            statistic.require_finite()
+        return self.prune_checked(weights, statistic, target, masks)
+
+    @abstractmethod
+    def prune_checked(
+        self,
+        weights: Sequence[Tensor],
+        statistic: Statistic | None,
+        target: Target,
+        masks: Sequence[Tensor] | None,
+    ) -> Solution:
+        """What `prune` does, on finite weights and a finite statistic of the declared type."""
 
 
 def require_finite(weights: Sequence[Tensor]) -> None:

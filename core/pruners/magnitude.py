@@ -9,7 +9,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from core.config import Target
-from core.pruners.base import Pruned, Pruner, Solution, Statistic, require_finite
+from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.masks import choose
 
 
@@ -22,15 +22,14 @@ class Magnitude(Pruner):
     version: ClassVar[int] = 1
     keeps_values: ClassVar[bool] = True
 
-    def prune(
+    def prune_checked(
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
         target: Target,
-        masks: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor] | None,
     ) -> Solution:
         """Prunes each matrix by itself; `statistic` is not read."""
-        require_finite(weights)
         pruned = []
         for i, weight in enumerate(weights):
             mask = choose(weight.abs().float(), target, masks[i] if masks else None)

@@ -58,16 +58,15 @@ class Refined(Pruner):
     version: ClassVar[int] = REFINE_VERSION
     statistic: ClassVar[type[Statistic] | None] = Hessian
 
-    def prune(
+    def prune_checked(
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
         target: Target,
-        masks: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor] | None,
     ) -> Solution:
         """Prunes with the method, then refines all matrices of the input together."""
         assert isinstance(statistic, Hessian)
-        statistic.require_finite()
         hessian = statistic.matrix()
         own: Statistic | None = statistic
         if self.method.statistic is InputNorms:

@@ -30,7 +30,6 @@ from core.pruners.base import (
     PruningError,
     Solution,
     Statistic,
-    require_finite,
 )
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import (
@@ -69,17 +68,15 @@ class SparseGPT(Pruner):
     )
     statistic: ClassVar[type[Statistic] | None] = Hessian
 
-    def prune(
+    def prune_checked(
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
         target: Target,
-        masks: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor] | None,
     ) -> Solution:
         """Solves all matrices of one input in one pass, their rows stacked."""
         assert isinstance(statistic, Hessian)
-        require_finite(weights)
-        statistic.require_finite()
         factor = factorise(statistic.matrix(), self.config.dampening_frac)
         grid = None
         if self.config.weight_bits is not None:

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from core.config import Target
-from core.pruners.base import Pruned, Pruner, Solution, Statistic, require_finite
+from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import choose
 
@@ -24,17 +24,15 @@ class Wanda(Pruner):
     keeps_values: ClassVar[bool] = True
     statistic: ClassVar[type[Statistic] | None] = InputNorms
 
-    def prune(
+    def prune_checked(
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
         target: Target,
-        masks: Sequence[Tensor] | None = None,
+        masks: Sequence[Tensor] | None,
     ) -> Solution:
         """Prunes each matrix row by row; inputs that were always zero go first."""
         assert isinstance(statistic, InputNorms)
-        require_finite(weights)
-        statistic.require_finite()
         rms = statistic.rms()
         # Targets that differ from matrix to matrix add up to a whole model's exact count.
         allocated = self.config.allocation != "uniform"
