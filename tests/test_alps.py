@@ -77,7 +77,7 @@ def test_masks_only_grow_and_counts_stay_exact():
 
 def test_a_support_that_loses_gives_way_to_sparsegpts(monkeypatch, caplog):
     # ADMM is made to return a random support: the result must be SparseGPT's mask, refined.
-    alps = PRUNERS["alps"].prune.__globals__["Layer"]
+    alps = PRUNERS["alps"].prune_checked.__globals__["Layer"]
     weight, inputs = layer()
 
     def lost(self, goal, begin, mask, rows, target, earlier):

@@ -44,7 +44,7 @@ CASES = [
     (["--sparsities", "0.5", "0.5"], "given twice"),
     (["--sparsities"], "--sparsities"),
     (["--sparsities", "half"], "--sparsities"),
-    (["--mask-structures", "2:5"], "not a multiple of 5"),
+    (["--mask-structures", "2:7"], "not a multiple of 7"),
     (["--mask-structures", "4:4"], "0 < N < M"),
     (["--mask-structures", "3:2"], "0 < N < M"),
     (["--calibration.seq-len", "100000"], "at most 256"),
