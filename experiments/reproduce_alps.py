@@ -4,6 +4,9 @@
     python experiments/reproduce_alps.py --models path/to/opt-1.3b --sparsities 0.7 --seeds 0
     python experiments/reproduce_alps.py --dry-run
 
+After the sweep each value is printed beside the published one, and the exit code is 1 where their
+difference is larger than seeds explain (orchestrator/comparison.py says what that means).
+
 Published perplexities on raw WikiText-2, means of five seeds with standard deviations where they
 are known, from ALPS (Meng et al. 2024, arXiv 2406.07831, tables 10 to 17). The dense model has
 14.62 (SparseGPT paper).
@@ -34,6 +37,7 @@ import sys
 from core.config import EvalConfig
 from orchestrator.cli import main
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
+from orchestrator.verdict import against_tables
 
 PRESET = SweepConfig(
     grid=GridConfig(
@@ -50,4 +54,4 @@ PRESET = SweepConfig(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(PRESET, __doc__ or ""))
+    sys.exit(main(PRESET, __doc__ or "", against_tables("ALPS paper", "SparseGPT paper")))

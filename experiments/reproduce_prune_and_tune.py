@@ -5,7 +5,7 @@
     python experiments/reproduce_prune_and_tune.py --dry-run
 
 No table of that figure is public. What the paper claims of perplexity on WikiText-2, to compare the
-curves with:
+curves with, after the sweep claim by claim (exit code 1 where one does not hold):
 
 - Iterative SparseGPT with fine-tuning is best beyond sparsity 0.4 on OPT-125M and beyond 0.6 on
   OPT-1.3B.
@@ -20,6 +20,7 @@ import sys
 
 from orchestrator.cli import main
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
+from orchestrator.verdict import Claim, against_claims
 
 PRESET = SweepConfig(
     grid=GridConfig(
@@ -32,5 +33,17 @@ PRESET = SweepConfig(
     output=OutputConfig(out_dir="results/reproduce_prune_and_tune"),
 )
 
+ITERATIVE, TUNED = ("sparsegpt", "iterative"), ("sparsegpt", "finetune")
+ITERATIVE_MAGNITUDE, TUNED_MAGNITUDE = ("magnitude", "iterative"), ("magnitude", "finetune")
+ONESHOT = ("sparsegpt", "oneshot")
+REST = (ITERATIVE_MAGNITUDE, TUNED, TUNED_MAGNITUDE, ONESHOT)
+CLAIMS = (
+    Claim("facebook/opt-125m", ITERATIVE, REST, beyond=0.4),
+    Claim("facebook/opt-125m", ITERATIVE_MAGNITUDE, (TUNED, TUNED_MAGNITUDE), beyond=0.5),
+    Claim("facebook/opt-1.3b", ITERATIVE, REST, beyond=0.6),
+    Claim("facebook/opt-1.3b", ITERATIVE, (TUNED, TUNED_MAGNITUDE), beyond=0.5),
+    Claim("facebook/opt-1.3b", ITERATIVE_MAGNITUDE, (TUNED, TUNED_MAGNITUDE), beyond=0.5),
+)
+
 if __name__ == "__main__":
-    sys.exit(main(PRESET, __doc__ or ""))
+    sys.exit(main(PRESET, __doc__ or "", against_claims(CLAIMS)))

@@ -4,6 +4,9 @@
     python experiments/reproduce_sparsegpt.py --models path/to/opt-125m --eval.texts wikitext2
     python experiments/reproduce_sparsegpt.py --dry-run
 
+After the sweep each value is printed beside the published one, and the exit code is 1 where their
+difference is larger than seeds explain (orchestrator/comparison.py says what that means).
+
 Published perplexities on raw WikiText-2 / PTB / C4, one seed, from SparseGPT (Frantar & Alistarh
 2023, arXiv 2301.00774, tables 1, 3, 4); where only one value stands it is WikiText-2 of SLiM
 (Mozaffari et al. 2024, arXiv 2410.09615, table 13).
@@ -26,6 +29,7 @@ import sys
 from core.config import EvalConfig
 from orchestrator.cli import main
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
+from orchestrator.verdict import against_tables
 
 PRESET = SweepConfig(
     grid=GridConfig(
@@ -41,4 +45,4 @@ PRESET = SweepConfig(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(PRESET, __doc__ or ""))
+    sys.exit(main(PRESET, __doc__ or "", against_tables("SparseGPT paper", "SLiM paper")))

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 
 import tyro
 
@@ -53,18 +54,26 @@ def explicit_flags(arguments: list[str]) -> set[str]:
     return {flag.replace("_", "-").removeprefix("no-") for flag in flags}
 
 
-def main(preset: SweepConfig, description: str) -> int:
+Verdict = Callable[[SweepConfig], int]
+"""What a preset says of finished rows; 1 where they are not what a paper reports, else 0."""
+
+
+def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) -> int:
     """Runs a preset with the flags of this process; returns the exit code.
 
-    0: every cell of the grid has its rows. 1: a cell failed or was not run. 2: bad input, said in
-    one line, nothing written.
+    0: every cell of the grid has its rows. 1: a cell failed or was not run, or `verdict` gave 1.
+    2: bad input, said in one line, nothing written.
     """
     from orchestrator.sweep import run_sweep
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     quiet_libraries()
     try:
-        return run_sweep(parse(preset, sys.argv[1:], description))
+        config = parse(preset, sys.argv[1:], description)
+        code = run_sweep(config)
+        if verdict is None or config.output.dry_run:
+            return code
+        return max(code, verdict(config))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,8 +19,8 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from orchestrator import page
-from orchestrator.page import Published
 from orchestrator.points import TROUBLES, Calibration, Curve, Evaluation, Point, curves_from_rows
+from orchestrator.published import Published, first_of_each, load_published
 from orchestrator.results import FileSystem, Row, format_perplexity, replace_file
 
 __all__ = ["Calibration", "Curve", "Evaluation", "Point", "Published"]
@@ -293,7 +293,7 @@ def write_html(
         filesystem: A pyarrow filesystem for `path`.
     """
     rows = list(rows)
-    known = page.load_published() if published is None else published
+    known = first_of_each(load_published()) if published is None else published
     drawing = json.loads(figure(curves_from_rows(rows), known).to_json() or "{}")
     text = page.render(rows, drawing, get_plotlyjs(), provenance or {})
     replace_file(text.encode(), path, filesystem)

@@ -6,13 +6,11 @@ The page is one file that opens without a network. Whatever comes from rows reac
 
 from __future__ import annotations
 
-import csv
 import html
 import json
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from types import MappingProxyType
@@ -45,57 +43,6 @@ SETTINGS = {
     "sweep": ("sweep_id",),
 }
 """What the settings panel shows of the rows: a title and the columns behind it."""
-PUBLISHED_WINDOW = 2048
-"""Tokens a window behind every value of `assets/published.csv`."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A perplexity that somebody else reported; the source is named in `assets/published.csv`."""
-
-    model: str
-    method: str
-    mask_structure: str | None
-    sparsity: float
-    eval_text: str
-    perplexity: float
-    source: str
-
-    def compares(self, model: str, evaluation: Any) -> bool:
-        """Whether it was measured on the same model (hub name or folder), text and windows."""
-        same_model = _base(self.model) == _base(model)
-        same_text = (self.eval_text, "sparsegpt") == (evaluation.text, evaluation.protocol)
-        return same_model and same_text and evaluation.seq_len in (None, PUBLISHED_WINDOW)
-
-    def story(self) -> list[str]:
-        """What hovering says."""
-        target = self.mask_structure or f"sparsity {self.sparsity:g}"
-        return [
-            f"published: {self.method} · {target}",
-            f"perplexity {self.perplexity:g}",
-            f"{self.source}; whole {self.eval_text} test text, windows of {PUBLISHED_WINDOW}",
-        ]
-
-
-def _base(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2].lower()
-
-
-def load_published(path: Path = ASSETS / "published.csv") -> list[Published]:
-    """Reads a table of published values; lines that begin with # are comments."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(line for line in file if not line.startswith("#"))
-        return [
-            Published(
-                **{
-                    **row,
-                    "mask_structure": row["mask_structure"] or None,
-                    "sparsity": float(row["sparsity"]),
-                    "perplexity": float(row["perplexity"]),
-                }
-            )
-            for row in rows
-        ]
 
 
 def story(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.curves import COLORS, color_of, curves_from_rows, figure
-from orchestrator.page import Published, load_published
+from orchestrator.published import Published, first_of_each, load_published
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
@@ -150,10 +150,18 @@ def test_published_values_are_hollow_and_only_where_they_compare():
 
 
 def test_published_table_agrees_with_the_papers():
-    found = {
-        (v.model, v.method, v.mask_structure, v.sparsity): v.perplexity for v in load_published()
-    }
-    assert found["facebook/opt-125m", "dense", None, 0.0] == 27.66
-    assert found["facebook/opt-125m", "sparsegpt", None, 0.5] == 36.85
-    assert found["facebook/opt-1.3b", "wanda", "2:4", 0.5] == 28.34
-    assert all(v.source and v.eval_text == "wikitext2" for v in load_published())
+    values = first_of_each(load_published())
+    found = {(*v.setting, v.eval_text, v.protocol): v for v in values}
+    wikitext = {key[:4]: v for key, v in found.items() if v.eval_text == "wikitext2"}
+    assert wikitext["facebook/opt-125m", "dense", None, 0.0].perplexity == 27.66
+    assert wikitext["facebook/opt-125m", "sparsegpt", None, 0.5].perplexity == 36.85
+    assert wikitext["facebook/opt-1.3b", "wanda", "2:4", 0.5].perplexity == 28.34
+    spread = wikitext["facebook/opt-1.3b", "sparsegpt", None, 0.7]
+    assert (spread.perplexity, spread.std, spread.num_seeds) == (52.02, 2.2, 5)
+    # The two codes read PTB differently, and both values stay.
+    ptb = ("facebook/opt-1.3b", "sparsegpt", None, 0.5, "ptb")
+    assert found[*ptb, "alps"].perplexity == 22.08
+    assert found[*ptb, "sparsegpt"].perplexity == 25.8
+    assert len(wikitext) == sum(v.eval_text == "wikitext2" for v in values) and all(
+        v.source for v in values
+    )

@@ -1,0 +1,162 @@
+"""Verdicts of presets: ours beside a paper's table, with a bound from published spreads."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.comparison import compare, comparison_table, relative_spread
+from orchestrator.published import Published, load_published, published_model
+from orchestrator.verdict import Claim, judge_claim
+
+make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
+TABLE = load_published()
+NAMES = {"here": "facebook/opt-1.3b"}
+SETTINGS = {"sparsegpt": {"block_size": 128, "dampening_frac": 0.01}}
+
+
+def row(perplexity, method="sparsegpt", sparsity=0.7, seed=0, max_windows=None, **known):
+    settings = json.dumps(SETTINGS.get(method, {}))
+    values = {"model": "here", "protocol": "alps", "method_settings": settings, "seed": seed}
+    config = json.dumps({"eval": {"max_windows": max_windows}})
+    if method == "magnitude":
+        values |= {"calibration_text": None, "calibration_tokens": None}
+    return make_row(
+        perplexity=perplexity, method=method, sparsity=sparsity, config=config, **(values | known)
+    )
+
+
+def judged(*rows, sources=("ALPS paper", "SparseGPT paper"), names=NAMES):
+    return compare(rows, names, TABLE, sources)
+
+
+def test_a_published_spread_bounds_the_difference_of_two_means():
+    # 52.02 ± 2.2 over five seeds: three standard errors against five of ours are 4.174.
+    (near,) = judged(*(row(52.02 + 4.17, seed=s) for s in range(5)))
+    (far,) = judged(*(row(52.02 + 4.18, seed=s) for s in range(5)))
+    assert near.bound == pytest.approx(3 * 2.2 * math.sqrt(2 / 5))
+    assert (near.verdict, far.verdict) == ("within", "OUTSIDE")
+    # One seed of ours may lie farther off.
+    (one,) = judged(row(52.02 + 4.18))
+    assert one.verdict == "within" and one.bound == pytest.approx(3 * 2.2 * math.sqrt(6 / 5))
+
+
+def test_a_value_without_a_spread_borrows_the_largest_at_its_target():
+    wanda = next(v for v in TABLE if v.setting == ("facebook/opt-1.3b", "wanda", None, 0.7))
+    assert relative_spread(wanda, TABLE) == pytest.approx(2.4 / 39.5)
+    ninety = next(v for v in TABLE if v.setting == ("facebook/opt-1.3b", "wanda", None, 0.9))
+    assert relative_spread(ninety, TABLE) == pytest.approx(76 / 1005)
+    structured = next(v for v in TABLE if v.setting[1:] == ("wanda", "2:4", 0.5))
+    assert relative_spread(structured, TABLE) == pytest.approx(0.62 / 24.39)
+
+
+def test_what_draws_nothing_has_a_fixed_bound():
+    (within,) = judged(row(14.63, "dense", 0.0, regime="dense", seed=None))
+    (outside,) = judged(row(14.70, "dense", 0.0, regime="dense", seed=None))
+    assert (within.verdict, outside.verdict) == ("within", "OUTSIDE")
+    (magnitude,) = judged(row(6136 * 1.02, "magnitude", 0.6, seed=None))
+    assert magnitude.verdict == "OUTSIDE"
+
+
+def test_a_value_that_papers_contradict_is_shown_and_not_judged():
+    (found,) = judged(row(800.0, "magnitude", 0.5, seed=None))
+    assert found.published.perplexity == 799.5 and found.bound is None
+    assert found.verdict == "not judged: 17000 in the SparseGPT paper"
+
+
+@pytest.mark.parametrize(
+    ("known", "flag"),
+    [
+        ({"eval_seq_len": 512, "eval_stride": 512}, "--eval.seq-len 512"),
+        ({"max_windows": 8}, "--eval.max-windows 8"),
+        ({"calibration_text": "wikitext2"}, "--calibration.text wikitext2"),
+        ({"calibration_tokens": 4096}, "4,096 calibration tokens"),
+        ({"method_settings": '{"block_size": 64}'}, "--prune.block-size 64"),
+    ],
+)
+def test_other_settings_than_the_papers_are_not_judged(known, flag):
+    (found,) = judged(row(9999.0, **known))
+    assert found.verdict == f"not judged: {flag}"
+
+
+def test_a_seed_that_is_not_finite_is_outside():
+    (found,) = judged(row(52.0), row(math.inf, seed=1))
+    assert found.verdict == "OUTSIDE"
+
+
+def test_each_code_reads_ptb_its_own_way():
+    known = {"sparsity": 0.5, "eval_text": "ptb"}
+    (alps,) = judged(row(22.0, **known))
+    (other,) = judged(row(22.0, **known, protocol="sparsegpt"))
+    assert (alps.published.perplexity, other.published.perplexity) == (22.08, 25.8)
+    assert (alps.verdict, other.verdict) == ("within", "OUTSIDE")
+
+
+def test_rows_that_no_paper_reports_on_are_left_out():
+    assert judged(row(20.0, sparsity=0.55)) == []
+    assert judged(row(20.0, regime="finetune")) == []
+    assert judged(row(20.0, in_current_grid=False)) == []
+    assert judged(row(20.0), names={"here": None}) == []
+    assert judged(row(20.0), sources=("SLiM paper",)) == []
+
+
+def test_the_table_has_ours_published_difference_and_verdict():
+    text = comparison_table(judged(row(52.5), row(14.62, "dense", 0.0, regime="dense", seed=None)))
+    heading, first, second = text.splitlines()
+    assert heading.split() == "model text method target ours published diff bound".split()
+    assert (
+        first.split() == "opt-1.3b wikitext2 sparsegpt 0.7 52.50 52.02 +0.9% 13.9% within".split()
+    )
+    assert second.split()[-5:] == ["14.62", "14.62", "+0.0%", "0.2%", "within"]
+
+
+def facts(num_blocks, hidden_size, model_type="opt", vocab_size=50272):
+    return SimpleNamespace(
+        model_type=model_type,
+        num_blocks=num_blocks,
+        hidden_size=hidden_size,
+        vocab_size=vocab_size,
+    )
+
+
+def test_a_directory_is_told_by_its_sizes_and_a_repository_by_its_name():
+    named_wrong = SimpleNamespace(revision=None, path_or_repo="/models/opt-125m")
+    assert published_model(named_wrong, facts(24, 2048)) == "facebook/opt-1.3b"
+    assert published_model(named_wrong, facts(24, 1024)) == "facebook/opt-350m"
+    assert published_model(named_wrong, facts(2, 32)) is None
+    assert published_model(named_wrong, facts(12, 768, vocab_size=320)) is None
+    assert published_model(named_wrong, facts(12, 768, model_type="llama")) is None
+    hub = SimpleNamespace(revision="a" * 40, path_or_repo="facebook/opt-125m")
+    assert published_model(hub, facts(2, 32)) == "facebook/opt-125m"
+
+
+def test_a_claim_holds_where_its_curve_is_below():
+    best, other = ("sparsegpt", "iterative"), ("sparsegpt", "finetune")
+    claim = Claim("facebook/opt-125m", best, (other,), beyond=0.4)
+
+    def rows(iterative, finetune, sparsity=0.5):
+        pairs = (("iterative", iterative), ("finetune", finetune))
+        return [
+            make_row(method="sparsegpt", regime=regime, sparsity=sparsity, perplexity=p, seed=s)
+            for regime, values in pairs
+            for s, p in enumerate(values)
+        ]
+
+    assert judge_claim(claim, rows([30.0], [31.0]))[0]
+    held, lines = judge_claim(claim, rows([31.0], [30.0]))
+    assert not held and "does NOT hold" in lines[0]
+    held, lines = judge_claim(claim, rows([31.0, 29.5], [30.0, 29.0]))
+    assert held and "within the spread of our seeds" in lines[0]
+    held, lines = judge_claim(claim, rows([31.0], [30.0], sparsity=0.4))
+    assert held and lines[0].endswith("no cells to tell from")
+
+
+def test_every_published_value_has_its_source_and_positive_numbers():
+    for value in TABLE:
+        assert value.source and value.perplexity > 1 and value.num_seeds in (1, 5)
+        assert isinstance(value, Published) and (value.std is None or value.num_seeds == 5)
