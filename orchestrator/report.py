@@ -50,10 +50,20 @@ def collect(sweep: Sweep) -> int:
 
 
 def current_rows(sweep: Sweep) -> list[dict[str, Any]]:
-    """All rows of the store, with the dense perplexity filled in and the grid's own marked."""
-    stored = sweep.store.rows()
-    wanted = {row_key(cell, evaluation) for cell, evaluation in sweep.plan.row_keys()}
-    rows = [(key, row) for key, row in stored.items()]
+    """All rows of the store, with the dense perplexity filled in and the grid's own marked.
+
+    Stages are named by what determines their numbers, so two protocols that read a text alike share
+    rows. What a row of this grid is called comes from this sweep, not from the one that ran it.
+    """
+    plan = sweep.plan
+    labels = {
+        row_key(cell, evaluation): {
+            "protocol": sweep.config.grid.protocol,
+            "eval_text": plan.stages[evaluation].text,
+        }
+        for cell, evaluation in plan.row_keys()
+    }
+    rows = [(key, {**row, **labels.get(key, {})}) for key, row in sweep.store.rows().items()]
     dense = {
         (row["model"], evaluation_of(row)): row["perplexity"]
         for _, row in rows
@@ -62,7 +72,7 @@ def current_rows(sweep: Sweep) -> list[dict[str, Any]]:
     return [
         {
             **{name: value for name, value in row.items() if not name.startswith("_")},
-            "in_current_grid": key in wanted,
+            "in_current_grid": key in labels,
             "dense_perplexity": dense.get((row["model"], evaluation_of(row))),
         }
         for key, row in rows
