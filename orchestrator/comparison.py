@@ -8,8 +8,9 @@ comes from standard deviations over seeds that papers print:
 - A method that draws calibration samples but has none printed borrows the largest relative one
   that is printed for any model and method at the same target, else at the nearest sparsity.
 - Magnitude pruning and the dense model draw nothing. What differs there is rounding: the papers'
-  codes evaluate in half precision and print three or four digits, and two of them agree within
-  0.3 % on magnitude pruning. The bounds are 1 % and, for the dense model, 0.2 %.
+  codes evaluate in half precision and print three or four digits; SparseGPT's and SLiM's agree
+  within 0.3 % on OPT-125M, 350M and 2.7B at 0.5. The bounds, chosen here, are 1 % and, for the
+  dense model, 0.2 %, or what papers differ by among themselves where that is more.
 
 A value is not judged, and this is said, where papers that read the text alike contradict each other
 by more than a fifth, or where our settings are not the paper's.
@@ -102,6 +103,8 @@ def _compare_one(
     spread = relative_spread(value, table)
     errors = STANDARD_ERRORS * math.sqrt(1 / max(len(seeds), 1) + 1 / value.num_seeds)
     fixed = BOUND_WITHOUT_DRAWS.get(value.method)
+    if fixed is not None:
+        fixed = max(fixed, *(abs(v.perplexity / value.perplexity - 1) for v in alike))
     bound = value.perplexity * (fixed if fixed is not None else spread * errors)
     contradicted = [
         v for v in alike if not 1 / CONTRADICTION < v.perplexity / value.perplexity < CONTRADICTION

@@ -61,6 +61,11 @@ def test_what_draws_nothing_has_a_fixed_bound():
     assert (within.verdict, outside.verdict) == ("within", "OUTSIDE")
     (magnitude,) = judged(row(6136 * 1.02, "magnitude", 0.6, seed=None))
     assert magnitude.verdict == "OUTSIDE"
+    # SLiM prints 1200 and ALPS 1153 for the same cell.
+    cell = row(1160, "magnitude", 0.5, mask_structure="2:4", seed=None, protocol="sparsegpt")
+    names = {"here": "facebook/opt-2.7b"}
+    (between,) = judged(cell, names=names, sources=("SparseGPT paper", "SLiM paper"))
+    assert between.published.perplexity == 1200 and between.verdict == "within"
 
 
 def test_a_value_that_papers_contradict_is_shown_and_not_judged():
