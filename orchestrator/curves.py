@@ -1,8 +1,7 @@
 """Curves -> figure -> page: the only file that knows Plotly. It draws and decides nothing.
 
 Place in the flow: ... -> row -> Parquet -> curve -> **figure**. What belongs on one curve is
-decided in `points.py`, the page around the figure is `page.py`. Nothing here needs Ray: a finished
-sweep redraws anywhere.
+decided in `points.py`, the page is `page.py`. Nothing here needs Ray: a sweep redraws anywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import html
 import json
 import os
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,34 +17,19 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from orchestrator import page
+from orchestrator.palette import DASHES, GREY, SYMBOLS, TROUBLE_SYMBOLS, color_of
 from orchestrator.points import TROUBLES, Calibration, Curve, Evaluation, Point, curves_from_rows
 from orchestrator.published import Published, first_of_each, load_published
 from orchestrator.results import FileSystem, Row, format_perplexity, replace_file
 
 __all__ = ["Calibration", "Curve", "Evaluation", "Point", "Published"]
-__all__ += ["curves_from_rows", "figure", "write_html"]
+__all__ += ["curves_from_rows", "figure", "page_contents", "page_html", "write_html"]
 
-GREY = "#808080"
-# Okabe & Ito's palette, which the common colour-blindnesses keep apart. Those given to the methods
-# reach a contrast of 3 on white and on black; black and grey are kept for the dense model.
-COLORS = {"magnitude": "#D55E00", "wanda": "#0072B2", "sparsegpt": "#009E73", "alps": "#CC79A7"}
-OTHER_COLORS = ("#E69F00", "#56B4E9")
-DASHES = {"oneshot": "dot", "finetune": "dash", "iterative": "solid"}
-SYMBOLS = {"oneshot": "circle", "finetune": "square", "iterative": "diamond"}
-TROUBLE_SYMBOLS = ("x-thin", "triangle-up", "square", "line-ew")  # as TROUBLES
 LOG_FROM = 20
 """Ratio of the largest to the smallest perplexity from which the scale starts as logarithmic."""
 Trace = dict[str, Any]
 MAX_STRIP = 8
 """Most marks above each other in the strip of cells without a perplexity."""
-
-
-def color_of(method: str) -> str:
-    """The colour of a method, the same in every figure."""
-    if method == "dense":
-        return GREY
-    spare = OTHER_COLORS[zlib.crc32(method.encode()) % len(OTHER_COLORS)]
-    return COLORS.get(method, spare)
 
 
 def figure(curves: Sequence[Curve], published: Iterable[Published] = ()) -> go.Figure:
@@ -275,25 +258,44 @@ def _layout(facets: list[dict[str, Any]], strip: int) -> dict[str, Any]:
     }
 
 
+def page_contents(
+    rows: Iterable[Row],
+    *,
+    details: Mapping[str, Any] | None = None,
+    published: Iterable[Published] | None = None,
+    provenance: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
+    """All that the page shows, as plain JSON values: what a live page asks for again and again.
+
+    Args:
+        rows: Rows of `results.SCHEMA`, as many as there are yet.
+        details: Layers and losses, from `details.details_of`.
+        published: Values to compare with; those shipped with the project by default.
+        provenance: More for the settings panel, e.g. `{"command": ..., "commit": ...}`.
+    """
+    rows = list(rows)
+    known = first_of_each(load_published()) if published is None else published
+    drawing = json.loads(figure(curves_from_rows(rows), known).to_json() or "{}")
+    return page.contents(rows, drawing, details or {}, provenance or {})
+
+
+def page_html(contents: Mapping[str, Any], live: str | None = None) -> str:
+    """The page around `page_contents`; `live` is where it asks its own server for news."""
+    return page.render(contents, get_plotlyjs(), live)
+
+
 def write_html(
     rows: Iterable[Row],
     path: str | os.PathLike[str],
     *,
+    details: Mapping[str, Any] | None = None,
     published: Iterable[Published] | None = None,
     provenance: Mapping[str, object] | None = None,
     filesystem: FileSystem | None = None,
 ) -> None:
     """Writes the page: one file that opens without a network, replaced whole.
 
-    Args:
-        rows: Rows of `results.SCHEMA`, as many as there are yet.
-        path: Where to, on this machine or on `filesystem`.
-        published: Values to compare with; those shipped with the project by default.
-        provenance: More for the settings panel, e.g. `{"command": ..., "commit": ...}`.
-        filesystem: A pyarrow filesystem for `path`.
+    `path` is local or on a pyarrow `filesystem`; the rest is `page_contents`'.
     """
-    rows = list(rows)
-    known = first_of_each(load_published()) if published is None else published
-    drawing = json.loads(figure(curves_from_rows(rows), known).to_json() or "{}")
-    text = page.render(rows, drawing, get_plotlyjs(), provenance or {})
-    replace_file(text.encode(), path, filesystem)
+    shown = page_contents(rows, details=details, published=published, provenance=provenance)
+    replace_file(page_html(shown).encode(), path, filesystem)

@@ -1,7 +1,8 @@
 """The words and the HTML around the figure: stories of rows, published values, the whole page.
 
 The page is one file that opens without a network. Whatever comes from rows reaches it as JSON whose
-`<` are escaped and is put on screen as text by `assets/page.js` and `assets/table.js`.
+`<` are escaped, and its scripts put it on screen as text. A server that shows a running sweep sends
+the same JSON again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from orchestrator.results import SCHEMA, Row, format_perplexity, key_of, mean_and_std, sort_key
 
 ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("plot.js", "table.js", "page.js")
 SETTINGS = {
     "protocol": ("protocol",),
     "evaluation: text, window, stride, tokens": (
@@ -117,31 +119,47 @@ def _trouble_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def render(
+def contents(
     rows: Iterable[Row],
     drawing: Mapping[str, Any],
-    plotly_js: str,
+    details: Mapping[str, Any] = MappingProxyType({}),
     provenance: Mapping[str, object] = MappingProxyType({}),
-) -> str:
-    """The whole page as HTML.
+) -> dict[str, Any]:
+    """What the page shows, as plain JSON values; its `show` takes it as often as there is news.
 
     Args:
         rows: All rows, in any order.
         drawing: The figure as plain JSON values (`data` and `layout`).
-        plotly_js: Source of plotly.js.
+        details: Layers and losses, from `details.details_of`.
         provenance: More for the settings panel.
     """
     rows = sorted(rows, key=sort_key)
-    data = {"drawing": drawing, "columns": SCHEMA.names, "rows": [_plain(row) for row in rows]}
+    return {
+        "drawing": drawing,
+        "columns": SCHEMA.names,
+        "rows": [_plain(row) for row in rows],
+        "details": dict(details),
+        "settings": _settings(rows, provenance),
+    }
+
+
+def render(shown: Mapping[str, Any], plotly_js: str, live: str | None = None) -> str:
+    """The whole page as HTML.
+
+    Args:
+        shown: From `contents`. With `progress` among it, `{"note": text, "cells": [[cell, state,
+            text], ...]}`, the page says how a running sweep is doing.
+        plotly_js: Source of plotly.js.
+        live: Where the page asks its own server for new contents, as JSON; without it the page
+            forbids itself any network.
+    """
     return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
         style=(ASSETS / "page.css").read_text(encoding="utf-8"),
+        connect="connect-src 'self'; " if live else "",
+        live=html.escape(live or ""),
         plotly=plotly_js,
-        data=_embedded(data),
-        settings=_settings(rows, provenance),
-        script="\n".join(
-            (ASSETS / name).read_text(encoding="utf-8")
-            for name in ("plot.js", "table.js", "page.js")
-        ),
+        data=embedded(shown),
+        script="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )
 
 
@@ -154,22 +172,17 @@ def _plain(row: Row) -> list[Any]:
     ]
 
 
-def _embedded(data: object) -> str:
+def embedded(data: object) -> str:
     """JSON that nothing inside can end the script element of, nor open a comment in."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
-def _settings(rows: Sequence[Row], provenance: Mapping[str, object]) -> str:
+def _settings(rows: Sequence[Row], provenance: Mapping[str, object]) -> list[tuple[str, list[str]]]:
     """The panel that says how the numbers were made: each setting with all values it takes."""
     items = [(name, [str(value)]) for name, value in provenance.items()]
     for title, columns in SETTINGS.items():
         values = {tuple(row.get(column) for column in columns) for row in rows}
         told = {" · ".join(str(v) for v in value if v is not None) for value in values}
         items.append((title, sorted(told - {""})))
-    entries = (
-        f"<dt>{html.escape(name)}</dt>"
-        + "".join(f"<dd>{html.escape(value)}</dd>" for value in values or ["not recorded"])
-        for name, values in items
-    )
-    return "\n".join(entries)
+    return items

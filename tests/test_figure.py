@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.curves import COLORS, color_of, curves_from_rows, figure
+from orchestrator.curves import curves_from_rows, figure
+from orchestrator.palette import COLORS, color_of
 from orchestrator.published import Published, first_of_each, load_published
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.curves import write_html
-from orchestrator.page import ASSETS, render
+from orchestrator.page import contents, render
 from orchestrator.results import SCHEMA
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
@@ -26,7 +26,7 @@ def data_of(text: str) -> dict:
 
 def test_rows_reach_the_page_whole_and_as_valid_json():
     rows = [make_row(seed=i, perplexity=v) for i, v in enumerate((1.5, math.nan, math.inf))]
-    data = data_of(render(rows, EMPTY, ""))
+    data = data_of(render(contents(rows, EMPTY), ""))
     assert data["columns"] == SCHEMA.names
     column = 1 + SCHEMA.names.index("perplexity")
     assert [row[column] for row in data["rows"]] == [1.5, "nan", "inf"]
@@ -35,21 +35,23 @@ def test_rows_reach_the_page_whole_and_as_valid_json():
 
 def test_nothing_from_rows_or_provenance_is_markup():
     known = {"model": EVIL, "method": EVIL, "regime": EVIL, "error": EVIL, "eval_text": EVIL}
-    text = render([make_row(**known)], EMPTY, "", {EVIL: EVIL})
+    text = render(contents([make_row(**known)], EMPTY, {}, {EVIL: EVIL}), "")
     assert "<img" not in text and "<script>window" not in text
     assert data_of(text)["rows"][0][1 + SCHEMA.names.index("error")] == EVIL
 
 
 def test_settings_panel_lists_every_value_and_the_command():
     rows = [make_row(), make_row(torch_version="2.11.0")]
-    text = render(rows, EMPTY, "", {"command": "python x.py --a b"})
-    assert "<dt>command</dt><dd>python x.py --a b</dd>" in text
-    assert "<dt>torch</dt><dd>2.11.0</dd><dd>2.13.0</dd>" in text
+    told = dict(contents(rows, EMPTY, {}, {"command": "python x.py --a b"})["settings"])
+    assert told["command"] == ["python x.py --a b"]
+    assert told["torch"] == ["2.11.0", "2.13.0"]
 
 
-def test_page_forbids_itself_the_network():
-    assert "default-src 'none'" in (ASSETS / "page.html").read_text()
-    assert "connect-src" not in (ASSETS / "page.html").read_text()
+def test_page_forbids_itself_the_network_unless_it_is_live():
+    still, live = (render(contents([], EMPTY), "", address) for address in (None, "rows.json"))
+    assert "default-src 'none'; script-src" in still and "connect-src" not in still
+    assert "default-src 'none'; connect-src 'self'; script-src" in live
+    assert 'data-live="rows.json"' in live
 
 
 def test_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path):
