@@ -43,7 +43,10 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=2048)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="of torch; 1 where other work runs beside it")
     flags = parser.parse_args()
+    if flags.threads is not None:
+        torch.set_num_threads(flags.threads)
     if flags.phase is not None:
         seconds, peak = run_phase(flags)
         print(f"{seconds:.3f} {peak:.0f}")

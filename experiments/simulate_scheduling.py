@@ -1,6 +1,6 @@
 """Plans and packs a sweep of 10,000 cells for 1,000 slots, and plays it through without Ray.
 
-    python experiments/simulate_scheduling.py [--slots 1000] [--models 20] [--spot-hours 6]
+    python experiments/simulate_scheduling.py [--slots 1000] [--models 12] [--spot-hours 6]
 
 A discrete-event simulation: idle slots take trials in order, a trial costs a start-up and then its
 stages one after another, a spot slot is lost now and then (exponential, mean --spot-hours), comes
@@ -17,9 +17,11 @@ import random
 import resource
 import time
 from dataclasses import dataclass
+from statistics import fmean
+from unittest import mock
 
 from core.config import FinetuneConfig, PruneConfig
-from orchestrator.cell import ModelInputs, TextInput
+from orchestrator.cell import Cell, ModelInputs, TextInput
 from orchestrator.config import GridConfig
 from orchestrator.plan import Plan
 from orchestrator.planner import Planner
@@ -28,7 +30,7 @@ from orchestrator.trials import Trial, needed_stages, pack_trials
 START_SECONDS, REPLACE_SECONDS = 20.0, 180.0
 """A worker group's start, measured as 10 to 30 s; a spot node until it is back, assumed."""
 SECONDS = {"prune": 300.0, "finetune": 900.0, "evaluate": 20.0}
-SEEDS = 5
+SEEDS, SPOT_SEEDS = 5, 5
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,19 @@ def simulate(
     return Outcome(makespan, work, lost, interruptions, bound)
 
 
+def pack(
+    plan: Plan,
+    cells: list[Cell],
+    needed: set[str],
+    costs: dict[str, float],
+    slots: int,
+    a_slot: int,
+) -> list[Trial]:
+    """Trials as sweeps pack them, for another number of trials a slot; 0: one for each method."""
+    with mock.patch("orchestrator.trials.TRIALS_A_SLOT", a_slot):
+        return pack_trials(plan, cells, needed, costs, slots if a_slot else 1)
+
+
 def main() -> None:
     """Prints what planning took and what the schedules come to."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -150,38 +165,35 @@ def main() -> None:
     plan = build_plan(flags.models)
     cells = list(plan.cells.values())
     needed = needed_stages(plan, cells, set(), set())
-    planned = time.perf_counter() - start
     costs = stage_costs(plan)
-    start = time.perf_counter()
-    packed = {n: pack_trials(plan, cells, needed, costs, n) for n in (1, flags.slots)}
-    packing = time.perf_counter() - start
+    pack_trials(plan, cells, needed, costs, flags.slots)
+    seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{len(cells):,} cells, {len(needed):,} stages of {len(plan.stages):,}")
-    print(f"planning {planned:.2f} s, packing twice {packing:.2f} s, peak memory {peak:.2f} GiB")
+    print(f"{len(cells):,} cells, {len(needed):,} stages; planned and packed for {flags.slots:,}")
+    print(f"slots in {seconds:.2f} s, peak memory {peak:.2f} GiB")
     longest = critical_path(plan, needed, costs)
     total = sum(costs[stage] for stage in needed)
-    bound = max(longest, total / flags.slots)
-    print(
-        f"lower bound {bound / 3600:.2f} h: longest chain {longest / 3600:.2f} h, "
-        f"{total / 3600:,.0f} h of work / {flags.slots} slots = {total / flags.slots / 3600:.2f} h"
-    )
-    print(
-        f"{'packed for':>10} {'trials':>7} {'spot':>5} {'makespan h':>11} {'above bound':>12} use"
-    )
-    for packed_for, trials in packed.items():
-        most = max(sum(costs[stage.id] for stage in trial.stages) for trial in trials)
-        print(f"{packed_for:>10}: longest trial {most / 3600:.1f} h")
-        for spot in (None, flags.spot_hours * 3600):
-            done = simulate(trials, costs, flags.slots, bound, spot)
-            used = done.work / (done.makespan * flags.slots)
+    for slots in (flags.slots // 10, flags.slots):
+        bound = max(longest, total / slots)
+        print(
+            f"\n{slots:,} slots: no schedule ends before {bound / 3600:.1f} h (longest chain "
+            f"{longest / 3600:.1f},\n{total / 3600:,.0f} h of work / {slots:,} = "
+            f"{total / slots / 3600:.1f}); mean of {SPOT_SEEDS} runs with spot"
+        )
+        print(f"{'trials':>12} {'':>6} {'hours':>6} {'use':>5} {'spot h':>7} use  lost")
+        for a_slot in (0, 1, 2, 4, 8):
+            trials = pack(plan, cells, needed, costs, slots, a_slot)
+            name = f"{a_slot} a slot" if a_slot else "one a method"
+            calm = simulate(trials, costs, slots, bound, None)
+            spot = [
+                simulate(trials, costs, slots, bound, flags.spot_hours * 3600, seed)
+                for seed in range(SPOT_SEEDS)
+            ]
+            hours = fmean(run.makespan for run in spot) / 3600
             print(
-                f"{packed_for:>10} {len(trials):>7} {'yes' if spot else 'no':>5} "
-                f"{done.makespan / 3600:>11.2f} {done.overhead:>11.0%} {used:>4.0%}"
-                + (
-                    f"   {done.interruptions} interruptions, {done.lost / done.work:.1%} lost"
-                    if spot
-                    else ""
-                )
+                f"{name:>12} {len(trials):>6,} {calm.makespan / 3600:>6.1f} "
+                f"{total / (calm.makespan * slots):>5.0%} {hours:>7.1f} "
+                f"{total / (hours * 3600 * slots):.0%} {fmean(r.lost for r in spot) / total:>4.0%}"
             )
 
 

@@ -27,7 +27,7 @@ from orchestrator.planner import Planner
 from orchestrator.report import collect, describe_plan
 from orchestrator.results import row_key
 from orchestrator.store import Store
-from orchestrator.trials import Trial, needed_stages, pack_trials
+from orchestrator.trials import Trial, needed_stages, pack_trials, shared_stages
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,8 @@ def run_missing(sweep: Sweep) -> None:
             for evaluation in cell.evaluations:
                 sweep.store.delete_row(row_key(cell.id, evaluation))
         models = {m.inputs.name: m for m in sweep.models}
-        jobs = {t.id: make_job(sweep, models[t.model], t).to_dict() for t in trials}
+        shared = shared_stages(trials)
+        jobs = {t.id: make_job(sweep, models[t.model], t, shared).to_dict() for t in trials}
         total = len(sweep.plan.cells)
         print(
             f"{len(sweep.cells)} of {total} cells to run in {len(trials)} trials, "
@@ -207,6 +208,9 @@ def run_missing(sweep: Sweep) -> None:
         )
         for error in errors:
             logger.error("a trial ended early: %s", error.strip().splitlines()[-1])
+        for stage in shared:
+            if stage in stages_to_drop(sweep, models[sweep.plan.stages[stage].model]):
+                sweep.store.drop_weights(stage)
     finally:
         cluster.ray.shutdown()
 
@@ -248,8 +252,8 @@ def stages_to_drop(sweep: Sweep, model: ResolvedModel) -> set[str]:
     return {"all": set(), "final": weights - finals, "none": weights}[keep]
 
 
-def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial) -> Job:
-    """A trial with everything that its workers need."""
+def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str]) -> Job:
+    """A trial with everything that its workers need; `shared` stages outlive it."""
     from orchestrator import cluster
 
     config, plan = sweep.config, sweep.plan
@@ -271,7 +275,7 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial) -> Job:
         source=dataclasses.asdict(model.source),
         dtype=model.inputs.dtype,
         store_root=sweep.store.uri(),
-        drop=tuple(sorted(stages_to_drop(sweep, model))),
+        drop=tuple(sorted(stages_to_drop(sweep, model) - shared)),
         device=sweep.device,
         num_workers=resources.num_workers,
         threads=cluster.cpus_per_worker(resources),

@@ -172,7 +172,8 @@ def test_one_slot_gets_one_trial_per_method_and_each_stage_once():
 
 def test_many_slots_split_a_method_without_splitting_a_branch():
     plan = plan_of()
-    trials = pack_trials(plan, list(plan.cells.values()), everything(plan), {}, 100)
+    costs = dict.fromkeys(everything(plan), 1.0)
+    trials = pack_trials(plan, list(plan.cells.values()), everything(plan), costs, 100)
     assert len(trials) > 5
     ids = [stage.id for trial in trials for stage in trial.stages]
     assert len(ids) == len(set(ids)) == len(everything(plan))
