@@ -149,6 +149,17 @@ def load_model(source: ModelSource | str | Path, dtype: torch.dtype) -> PreTrain
     return model.eval()
 
 
+def sample_model(source: ModelSource, num_blocks: int, dtype: torch.dtype) -> PreTrainedModel:
+    """The first blocks of a model with random weights, to time what the whole would take."""
+    config = _config(source)
+    config.use_cache = False
+    config.num_hidden_layers = min(num_blocks, config.num_hidden_layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    with _quiet():
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
 def load_tokenizer(source: ModelSource | str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer stored with a model.
 

@@ -12,8 +12,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are native on the device."""
+    """Whether matrix products in bf16 are native on the device.
+
+    Where there is no GPU, one elsewhere is meant: a sweep is planned on a laptop or a cluster's
+    head, and every GPU since 2020 has bf16.
+    """
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return True
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capability = torch.backends.cpu.get_cpu_capability()
     native = ("avx512_bf16", "amx_bf16")

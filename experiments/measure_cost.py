@@ -26,7 +26,8 @@ from core.precision import DTYPES, inference_dtype, training_dtype
 from core.pruners import PRUNERS
 from core.sequential import prune_
 from orchestrator.cell import ModelInputs, Stage, TextInput
-from orchestrator.cost import ModelCost, measured_rates
+from orchestrator.cost import ModelCost
+from orchestrator.rates import measured_rates
 
 PHASES = ("evaluate", "prune", "finetune")
 
@@ -51,17 +52,23 @@ def main() -> None:
         seconds, peak = run_phase(flags)
         print(f"{seconds:.3f} {peak:.0f}")
         return
-    facts = describe_model(local_source(str(flags.model), flags.model))
+    source = local_source(str(flags.model), flags.model)
+    facts = describe_model(source)
     inputs = describe_inputs(flags, facts)
-    rates = measured_rates(flags.device, facts)
-    cost = ModelCost(facts, inputs, flags.device, rates)
+
+    def now() -> ModelCost:
+        device, dtypes = torch.device(flags.device), (inputs.dtype, inputs.training_dtype)
+        return ModelCost(
+            facts, inputs, flags.device, measured_rates(source, facts, *dtypes, device)
+        )
+
     print(
         f"{facts.num_parameters:,} parameters, {inputs.dtype}, trained in {inputs.training_dtype}"
     )
-    print("rates  " + "  ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
     print(f"{'phase':<9} {'seconds':>8} {'expected':>9} {'ratio':>6} {'GiB':>6} {'exp.':>6} ratio")
-    memory = cost.phases(True, 1, flags.micro_batch_tokens)
+    cost = now()
     for phase in PHASES:
+        before = cost
         out = subprocess.run(
             [sys.executable, __file__, *sys.argv[1:], "--phase", phase],
             capture_output=True,
@@ -69,16 +76,18 @@ def main() -> None:
             check=True,
         ).stdout.split()
         seconds, peak = float(out[-2]), float(out[-1])
-        wanted = cost.compute_seconds(stage_of(phase, flags, inputs), flags.tokens)
-        if phase != "finetune":
-            memory = cost.phases(False, 1, flags.micro_batch_tokens)
-        else:
-            memory = cost.phases(True, 1, flags.micro_batch_tokens)
+        # Other work on the machine comes and goes: the rates of before and after, halved.
+        cost = now()
+        stage = stage_of(phase, flags, inputs)
+        wanted = sum(c.compute_seconds(stage, flags.tokens) for c in (before, cost)) / 2
+        memory = cost.phases(phase == "finetune", 1, flags.micro_batch_tokens)
         most = sum(memory[phase].values())
         print(
             f"{phase:<9} {seconds:8.2f} {wanted:9.2f} {wanted / seconds:6.2f} "
             f"{peak / 2**30:6.2f} {most / 2**30:6.2f} {most / peak:5.2f}"
         )
+    for name, rate in (cost.rates or {}).items():
+        print(f"{name} {rate / 1e9:.0f} GFLOP/s")
 
 
 def describe_inputs(flags: argparse.Namespace, facts: ModelFacts) -> ModelInputs:

@@ -66,6 +66,14 @@ def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
     return min(slots, config.max_concurrent_trials or slots)
 
 
+def planned_slots(config: ResourceConfig) -> int:
+    """Trials at a time that a dry run plans for: on this machine where one fits, else as asked."""
+    try:
+        return num_slots(config, local_resources())
+    except ValueError:
+        return config.max_concurrent_trials or 1
+
+
 def reachable_resources() -> Mapping[str, float]:
     """What the autoscaler may bring the cluster to, or what is up where nothing scales."""
     from ray._private.state import state

@@ -113,6 +113,8 @@ class ResourceConfig:
     """Trials at a time; by default as many as the resources hold."""
     micro_batch_tokens: int | None = None
     """Tokens a forward pass; 2,048 on CPU and 16,384 on GPU by default."""
+    price_per_gpu_hour: float | None = None
+    """With --dry-run: what an hour of one GPU costs you, in any currency."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker", "max_concurrent_trials"):
@@ -124,6 +126,8 @@ class ResourceConfig:
             self.micro_batch_tokens,
             "use a positive number of tokens",
         )
+        price = self.price_per_gpu_hour
+        require(price is None or price > 0, "price-per-gpu-hour", price, "use a positive number")
         if self.gpus_per_worker is not None:
             gpus = self.gpus_per_worker
             require(self.use_gpu, "gpus-per-worker", gpus, "needs --use-gpu")
@@ -182,6 +186,10 @@ class SweepConfig:
         if self.prune.weight_bits is not None:
             remedy = "training would move weights off their grid; use --regimes oneshot"
             require(not self.grid.trains, "prune.weight-bits", self.prune.weight_bits, remedy)
+
+        price = self.resources.price_per_gpu_hour
+        planned = price is None or self.output.dry_run
+        require(planned, "price-per-gpu-hour", price, "only --dry-run prints it; add that flag")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as recorded beside results."""

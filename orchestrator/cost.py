@@ -7,12 +7,9 @@ ratios between stages.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from core.config import PruneConfig
 from core.models import Linear, ModelFacts
@@ -38,8 +35,13 @@ DISK_BYTES_A_SECOND = 400e6
 """Weights written, hashed and read back."""
 COLUMN_SECONDS = 60e-6
 """Calls of one column of a SparseGPT solve, which cost this however small the matrix."""
+STEP_BYTES = 60
+"""Moved for each parameter in a step of the optimizer: clipping, moments, weights, masks."""
+MEMORY_BYTES_A_SECOND = {"cpu": 5e9, "cuda": 500e9}
 BASE_BYTES = {"cpu": 0.45e9, "cuda": 0.6e9}
 """Python, torch and transformers before any model is loaded; on a GPU its context. Measured."""
+KEPT_WIDTHS = {True: 3, False: 10}
+"""Float32 values a token and block beside products, in hidden sizes: LayerNorm; RMSNorm, rotary."""
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Matrices of a block that read one input, and so share a statistic."""
 
@@ -81,7 +83,7 @@ class ModelCost:
     inputs: ModelInputs
     device: str
     rates: Mapping[str, float] | None = None
-    """Operations a second by dtype; those of `RATES` where None."""
+    """Operations a second by `WORK DTYPE` or dtype; those of `RATES` where None."""
 
     @property
     def block_parameters(self) -> int:
@@ -103,10 +105,10 @@ class ModelCost:
                 found.setdefault(key, []).append(one)
         return list(found.values())
 
-    def rate(self, dtype: str) -> float:
-        """Operations a second in a dtype."""
+    def rate(self, work: str, dtype: str) -> float:
+        """Operations a second of one kind of work in a dtype."""
         rates = self.rates or {name: RATES[self.device, name] for name in DTYPES}
-        return rates.get(dtype) or rates["float32"]
+        return rates.get(f"{work} {dtype}") or rates.get(dtype) or rates["float32"]
 
     # Operations and seconds ---------------------------------------------------------------------
 
@@ -116,8 +118,8 @@ class ModelCost:
         weights = self.block_parameters + (self.head_parameters if head else 0)
         return 2.0 * tokens * (weights + attention)
 
-    def operations(self, stage: Stage, eval_tokens: int) -> dict[str, float]:
-        """Operations of a stage by the dtype they run in."""
+    def operations(self, stage: Stage, eval_tokens: int) -> dict[tuple[str, str], float]:
+        """Operations of a stage by kind of work (forward, training, solve) and dtype."""
         fields = stage.fields
         if stage.kind == "dense":
             return {}
@@ -128,19 +130,19 @@ class ModelCost:
             tokens = int(eval_tokens * seq_len / (text.get("stride") or seq_len))
             if text.get("max_windows"):
                 tokens = min(tokens, text["max_windows"] * seq_len)
-            return {self.inputs.dtype: self.forward_operations(tokens, seq_len)}
+            return {("forward", self.inputs.dtype): self.forward_operations(tokens, seq_len)}
         if stage.kind == "finetune":
             seq_len = fields.get("text", {}).get("seq_len", 1)
-            return {fields["dtype"]: 3 * self.forward_operations(fields["tokens"], seq_len)}
+            trained = 3 * self.forward_operations(fields["tokens"], seq_len)
+            return {("training", fields["dtype"]): trained}
         if "calibration" not in fields:
             return {}
         seq_len = fields["calibration"]["seq_len"]
         tokens = fields["calibration"]["num_samples"] * seq_len
         twice = 2 * self.forward_operations(tokens, seq_len, head=False)
-        if statistic_of(stage) is not Hessian:
-            return {self.inputs.dtype: twice}
-        done = {self.inputs.dtype: twice}
-        done["float32"] = done.get("float32", 0.0) + self.solve_operations(tokens)
+        done = {("forward", self.inputs.dtype): twice}
+        if statistic_of(stage) is Hessian:
+            done["solve", "float32"] = self.solve_operations(tokens)
         return done
 
     def solve_operations(self, tokens: int) -> float:
@@ -154,7 +156,13 @@ class ModelCost:
     def compute_seconds(self, stage: Stage, eval_tokens: int) -> float:
         """Seconds of a stage's own work, without loading and storing."""
         operations = self.operations(stage, eval_tokens)
-        seconds = sum(count / self.rate(dtype) for dtype, count in operations.items())
+        seconds = sum(count / self.rate(*work) for work, count in operations.items())
+        if stage.kind == "finetune":
+            steps = stage.fields["tokens"] / stage.fields.get(
+                "batch_tokens", self.inputs.batch_tokens
+            )
+            moved = STEP_BYTES * self.facts.num_parameters * steps
+            seconds += moved / MEMORY_BYTES_A_SECOND[self.device]
         if stage.kind == "prune" and "calibration" in stage.fields:
             if statistic_of(stage) is Hessian:
                 columns = sum(group[0].cols for group in self.groups())
@@ -214,7 +222,9 @@ class ModelCost:
             compute = WIDTHS[self.inputs.training_dtype]
             # Autocast keeps a copy of the weights in its dtype through a forward and backward.
             copies = compute * (facts.num_parameters if n == 1 else 2 * block) if compute < 4 else 0
-            per_token = facts.num_blocks * (reads + makes) * compute
+            # Norms and rotary embeddings keep float32, however narrow products are.
+            apart = KEPT_WIDTHS[facts.model_type == "opt"] * 4 * facts.hidden_size
+            per_token = facts.num_blocks * ((reads + makes) * compute + apart)
             found["finetune"] = {
                 **base,
                 "weights": weights + copies,
@@ -251,32 +261,6 @@ class ModelCost:
 
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-def measured_rates(device: str, facts: ModelFacts) -> dict[str, float]:
-    """Operations a second on this machine, timed on products as wide as the model's; under 2 s."""
-    widest = max(facts.linears, key=lambda one: one.rows * one.cols)
-    rates = {}
-    for name in ("float32", "bfloat16"):
-        inputs = torch.ones(512, widest.cols, dtype=DTYPES[name], device=device)
-        weight = torch.ones(widest.rows, widest.cols, dtype=DTYPES[name], device=device)
-
-        def product(x: torch.Tensor = inputs, w: torch.Tensor = weight) -> None:
-            torch.relu(torch.nn.functional.linear(x, w)).sum().item()
-
-        rates[name] = 2.0 * inputs.numel() * widest.rows / best_seconds(product)
-    return {**rates, "float16": rates["bfloat16" if device != "cpu" else "float32"]}
-
-
-def best_seconds(call: Callable[[], None], limit: float = 0.5) -> float:
-    """The fastest of several calls, the first left out."""
-    call()
-    best, start = float("inf"), time.perf_counter()
-    while time.perf_counter() - start < limit:
-        begin = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - begin)
-    return best
 
 
 def stage_seconds(plan: Plan, costs: dict[str, ModelCost], eval_tokens: dict[str, int]) -> dict:

@@ -280,6 +280,11 @@ def save_tokens(store: Store, tokens: dict[str, Tensor]) -> None:
         store.write_bytes(data_bytes, "tokens", f"{name}.safetensors")
 
 
+def num_stored_tokens(store: Store, name: str) -> int:
+    """Tokens of a token file by its size: four bytes each behind a short header."""
+    return (store.size("tokens", f"{name}.safetensors") or 0) // 4
+
+
 def load_tokens(store: Store, name: str) -> Tensor:
     """Reads a token file."""
     return load_tensors(store.read_bytes("tokens", f"{name}.safetensors"))["tokens"].long()

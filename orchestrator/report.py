@@ -6,12 +6,15 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cost import ModelCost
+from orchestrator import forecast
+from orchestrator.changes import changes
+from orchestrator.cost import GPUS
 from orchestrator.curves import write_html
 from orchestrator.progress import clock
 from orchestrator.results import row_key, summary_table, write_parquet
 
 if TYPE_CHECKING:
+    from orchestrator.inputs import ResolvedModel
     from orchestrator.sweep import Sweep
     from orchestrator.trials import Trial
 
@@ -103,15 +106,30 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
             f"  {trial.model} {trial.method}: {len(trial.cells)} cells, "
             f"{len(trial.stages)} stages, about {clock(seconds)}"
         )
-    resources, trains = sweep.config.resources, sweep.config.grid.trains
     for model in sweep.models:
-        cost = ModelCost(model.facts, model.inputs, sweep.device)
-        memory = cost.memory(trains, resources.num_workers, sweep.micro_batch_tokens)
-        lines.append(
-            f"{model.inputs.name}: {model.facts.num_parameters:,} parameters, "
-            f"about {memory / 2**30:.1f} GiB a worker"
-        )
+        lines += ["", *describe_model(sweep, model)]
     return "\n".join(lines)
+
+
+def describe_model(sweep: Sweep, model: ResolvedModel) -> list[str]:
+    """What one model of a sweep will take."""
+    resources, trains = sweep.config.resources, sweep.config.grid.trains
+    cost = sweep.costs[model.inputs.name]
+    stages = [s for s in sweep.plan.stages.values() if s.model == model.inputs.name]
+    lines = [
+        f"{model.inputs.name}: {model.facts.num_parameters:,} parameters, {model.inputs.dtype}"
+        + (f", trained in {model.inputs.training_dtype}" if trains else "")
+    ]
+    workers = resources.num_workers
+    lines += forecast.memory_lines(cost, trains, workers, sweep.micro_batch_tokens)
+    timed = forecast.on_this_machine(model, cost)
+    costs = {} if timed is None else {"here": timed}
+    costs |= {name: forecast.on_gpu(cost, name) for name in GPUS}
+    to_run = [stage for stage in stages if stage.id in sweep.needed]
+    price = sweep.config.resources.price_per_gpu_hour
+    lines += forecast.work_lines(costs, to_run, sweep.eval_tokens, trains, price)
+    kept = forecast.kept_bytes(cost, stages, sweep.dropped(model))
+    return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
 
 
 def why(sweep: Sweep, cell: Any) -> str:
@@ -123,4 +141,7 @@ def why(sweep: Sweep, cell: Any) -> str:
     missing = [stage for stage in cell.all_stages()[1:] if stage in sweep.needed]
     dropped = [stage for stage in missing if stage in sweep.manifests]
     text = f"{len(missing)} stages to run"
-    return text + (f", {len(dropped)} of them again (weights not kept)" if dropped else "")
+    if dropped:
+        text += f", {len(dropped)} of them again (weights not kept)"
+    changed = changes(sweep.plan, cell, set(missing) - set(dropped), sweep.manifests)
+    return f"{text}: {', '.join(changed)}" if changed else text

@@ -8,13 +8,14 @@ import logging
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.config import require
 from orchestrator import versions
 from orchestrator.cell import Cell, identity
 from orchestrator.config import SweepConfig
 from orchestrator.cost import ModelCost, stage_seconds
+from orchestrator.forecast import count_eval_tokens
 from orchestrator.inputs import (
     ResolvedModel,
     missing_tokens,
@@ -50,7 +51,11 @@ class Sweep:
     """Cells to run."""
     needed: set[str]
     """Stages to run."""
-    seconds: dict[str, float]
+    costs: dict[str, ModelCost]
+    """Of each model, by name."""
+    eval_tokens: dict[str, int] = field(default_factory=dict)
+    """Tokens of the text that an evaluate stage to run reads."""
+    seconds: dict[str, float] = field(default_factory=dict)
     """Estimated seconds of every stage."""
 
     @property
@@ -68,6 +73,10 @@ class Sweep:
         """Tokens a forward pass: as asked for, or the device's default."""
         return self.config.resources.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device]
 
+    def dropped(self, model: ResolvedModel) -> set[str]:
+        """Weight stages that the keep policy does not keep."""
+        return stages_to_drop(self, model)
+
 
 def run_sweep(config: SweepConfig) -> int:
     """Runs what is missing of a sweep; returns the exit code.
@@ -78,14 +87,16 @@ def run_sweep(config: SweepConfig) -> int:
     from orchestrator import cluster
 
     on_cluster = bool(os.environ.get("RAY_ADDRESS"))
-    if not on_cluster:
+    # A dry run may plan for a cluster that is not there yet.
+    if not (on_cluster or config.output.dry_run):
         cluster.num_slots(config.resources, cluster.local_resources())
     sweep = prepare(config)
     stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
     tokens = missing_tokens(sweep.models, stages, sweep.store)
+    sweep.eval_tokens = count_eval_tokens(stages.values(), sweep.models, tokens, sweep.store)
+    sweep.seconds = stage_seconds(sweep.plan, sweep.costs, sweep.eval_tokens)
     if config.output.dry_run:
-        slots = 1 if on_cluster else cluster.num_slots(config.resources, cluster.local_resources())
-        print(describe_plan(sweep, trials_of(sweep, slots)))
+        print(describe_plan(sweep, trials_of(sweep, cluster.planned_slots(config.resources))))
         return 0
     require_writable(sweep.store)
     write_record(sweep)
@@ -109,17 +120,7 @@ def prepare(config: SweepConfig) -> Sweep:
     needed = needed_stages(plan, cells, set(manifests), with_weights)
     device = "cuda" if config.resources.use_gpu else "cpu"
     costs = {m.inputs.name: ModelCost(m.facts, m.inputs, device) for m in models}
-    return Sweep(
-        config,
-        models,
-        plan,
-        store,
-        manifests,
-        rows,
-        cells,
-        needed,
-        stage_seconds(plan, costs, {}),
-    )
+    return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs)
 
 
 def to_run(cell: Cell, rows: dict[str, dict], retry_failed: bool) -> bool:
@@ -261,7 +262,7 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str])
     micro_batch = sweep.micro_batch_tokens
     known = {stage.id for stage in trial.stages}
     known |= {stage for cell in trial.cells for stage in cell.all_stages()}
-    cost = ModelCost(model.facts, model.inputs, sweep.device)
+    cost = sweep.costs[model.inputs.name]
     environment = versions.environment()
     root = next(s for s in plan.roots() if s.model == trial.model)
     return Job(

@@ -15,7 +15,6 @@ from orchestrator.branches import Branch, cut_branches
 from orchestrator.cell import Cell, Stage, identity
 from orchestrator.plan import Plan
 
-
 TRIALS_A_SLOT = 4
 """Trials for each slot, so that slots that are done early take over what is left: by
 `experiments/simulate_scheduling.py` 94 % of 100 slots are used instead of 73 % with one each."""
