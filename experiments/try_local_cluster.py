@@ -29,16 +29,16 @@ ROOT = Path(__file__).resolve().parents[1]
 INSIDE = "PRUNE_SWEEP_TRY_INSIDE"
 NETWORK, USER = "192.0.2", "192.0.2.1"
 HEAD, WORKERS = f"{NETWORK}.10", [f"{NETWORK}.11"]
-SWEEP = (
-    "experiments/sweep_opt.py --methods magnitude sparsegpt --sparsities 0.5 0.7 "
-    "--regimes oneshot finetune --finetune.tokens 8192 --cpus-per-worker 1 "
-    "--max-concurrent-trials 1"
+CHOSEN = "--models facebook/opt-1.3b --use-gpu --cpus-per-worker 8"
+"""What the chapter sweeps, and what is swept here instead."""
+SMALL = (
+    "--methods magnitude sparsegpt --sparsities 0.5 0.7 --regimes oneshot finetune "
+    "--finetune.tokens 8192 --cpus-per-worker 1 --max-concurrent-trials 1"
 )
 NODE = """
 set -e
 mount --bind "$1/home" /home
 mount --bind "$1/passwd" /etc/passwd
-mount --bind "$4" /mnt
 mount --bind "$1/tmp" /tmp
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /dev/shm
@@ -61,13 +61,16 @@ def main() -> int:
         return subprocess.run([*alone, *sys.argv], env={**os.environ, INSIDE: "1"}).returncode
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="cluster-") as folder:
         work = Path(folder)
+        run("mount", "--bind", str(flags.wheels.resolve()), "/mnt")
+        (work / "tmp").mkdir()
+        run("mount", "--bind", str(work / "tmp"), "/tmp")
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "lan", "type", "bridge")
         run("ip", "address", "add", f"{USER}/24", "dev", "lan")
         run("ip", "link", "set", "lan", "up")
         make_keys(work)
         for index, address in enumerate([HEAD, *WORKERS]):
-            start_machine(work, index, address, flags.wheels.resolve())
+            start_machine(work, index, address)
         return follow(work)
 
 
@@ -82,7 +85,7 @@ def make_keys(work: Path) -> None:
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(work / name))
 
 
-def start_machine(work: Path, index: int, address: str, wheels: Path) -> None:
+def start_machine(work: Path, index: int, address: str) -> None:
     """A machine with an address, a home, and an sshd that lets the user in."""
     place = work / f"machine-{index}"
     home = place / "home" / "node"
@@ -110,7 +113,7 @@ def start_machine(work: Path, index: int, address: str, wheels: Path) -> None:
     )
     log = open(place / "sshd.log", "w")
     alone = ["unshare", "-mnp", "--fork", "--mount-proc", "--kill-child", "sh", "-c", NODE, "sh"]
-    node = subprocess.Popen([*alone, str(place), address, USER, str(wheels)], stderr=log)
+    node = subprocess.Popen([*alone, str(place), address, USER], stderr=log)
     time.sleep(0.5)
     run("ip", "link", "add", f"port{index}", "type", "veth", "peer", "name", f"far{index}")
     run("ip", "link", "set", f"port{index}", "master", "lan", "up")
@@ -144,9 +147,8 @@ def follow(work: Path) -> int:
         if command.startswith("export CLUSTER="):
             # What the reader chooses; all else is the chapter's own.
             lines.append(f"export CLUSTER={edited(work)} OUT={out} RAY_UP_enable_autoscaler_v2=0")
-            lines.append(f"export SWEEP='{SWEEP}'")
-        elif "aws_setup.py" not in command and not command.startswith("export SWEEP="):
-            lines.append(command)
+        elif "aws_setup.py" not in command:
+            lines.append(command.replace(CHOSEN, SMALL))
         if command.startswith("ray dashboard"):
             lines.append("until (exec 3<>/dev/tcp/127.0.0.1/8265) 2> /dev/null; do sleep 1; done")
     home = work / "user-home"
@@ -160,6 +162,7 @@ def follow(work: Path) -> int:
     script = work / "chapter.sh"
     script.write_text("\n".join(lines) + "\n")
     fetched = ROOT / "curves.html"
+    assert not fetched.exists(), f"{fetched} would be overwritten"
     start = time.monotonic()
     try:
         done = subprocess.run(["bash", str(script)], cwd=ROOT, env=environment)

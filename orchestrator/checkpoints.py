@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.parallel import Ranks
+from orchestrator.nodes import opened_once
 from orchestrator.store import Store
 
 
@@ -17,7 +18,7 @@ def opened_checkpoint(store: Store, ranks: Ranks, stage_id: str) -> Iterator[Pat
     if newest is None:
         yield None
         return
-    with store.opened(f"checkpoints/{stage_id}", newest) as directory:
+    with opened_once(store, ranks, f"checkpoints/{stage_id}", newest) as directory:
         yield directory
 
 

@@ -15,6 +15,7 @@ import ray.exceptions
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import PreemptionError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.cell import Cell
@@ -27,6 +28,8 @@ from orchestrator.worker import train_worker
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
+NODE_LOST = "its node has died"
+"""How Ray says that a worker went with its node."""
 COLLECTIVE_TIMEOUT_SECONDS = 1800
 
 
@@ -44,7 +47,18 @@ def run_trial(config: dict[str, Any], jobs: dict[str, dict[str, Any]]) -> None:
             make_trainer(job, config).fit()
             return
         except ray.train.TrainingFailedError as error:
+            if lost_node(error):
+                logger.warning("a node was lost; going on from what is stored")
+                continue
             job = give_up_on_next(job, store, *describe(job, error))
+
+
+def lost_node(error: BaseException) -> bool:
+    """Whether a node went away, as spot instances do, announced or not: no failure of the work."""
+    if isinstance(error, PreemptionError):
+        return True
+    causes = (getattr(error, "worker_failures", None) or {}).values()
+    return any(NODE_LOST in str(cause) or getattr(cause, "preempted", False) for cause in causes)
 
 
 def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:

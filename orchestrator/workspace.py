@@ -21,6 +21,7 @@ from core.sparsity import Masks, measure
 from orchestrator.cell import Stage
 from orchestrator.inputs import load_tokens, tokens_id
 from orchestrator.job import Job
+from orchestrator.nodes import leader_first, opened_once
 from orchestrator.store import Store
 
 GRIDS_FILE = "scales.safetensors"
@@ -70,7 +71,8 @@ class Workspace:
         del held
         self.forget()
         if root:
-            model, masks = load_model(self.source, dtype), {}
+            with leader_first(self.ranks):
+                model, masks = load_model(self.source, dtype), {}
         else:
             model, masks = self.load_stage(stage_id, dtype)
         shard_(model, self.ranks)
@@ -85,7 +87,7 @@ class Workspace:
             if why is not None:
                 self.store.set_aside("stages", stage_id, why)
                 raise RuntimeError(f"stage {stage_id} is damaged ({why}); run the command again")
-        with self.store.opened("stages", stage_id) as directory:
+        with opened_once(self.store, self.ranks, "stages", stage_id) as directory:
             masks_file = directory / MASKS_FILE
             masks = load_masks(masks_file) if masks_file.exists() else {}
             return load_model(directory, dtype), masks

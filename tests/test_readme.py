@@ -24,7 +24,7 @@ def test_the_library_example_prunes_half_of_the_embedded_model(tmp_path):
 
 def test_every_sweep_command_parses():
     text = README.replace("\\\n", " ")
-    commands = re.findall(r"sweep_opt\.py([^\n'#`]*)", text)
+    commands = re.findall(r"""sweep_opt\.py([^\n'"#`]*)""", text)
     assert len(commands) >= 4
     for command in commands:
         assert isinstance(parse(SweepConfig(), shlex.split(command), ""), SweepConfig)
