@@ -123,7 +123,7 @@ def workers(cost: ModelCost, name: str, trains: bool) -> str:
     if name not in GPUS:
         return ""
     count = cost.smallest_num_workers(trains, GPU_MICRO_BATCH_TOKENS, GPUS[name].usable_bytes)
-    return "more than 256" if count is None else str(count)
+    return "none fits" if count is None else str(count)
 
 
 def hours(seconds: float) -> str:

@@ -194,3 +194,23 @@ def test_seconds_of_a_plan_by_stage(opt_1b):
     seconds = stage_seconds(plan, {"m": opt_1b}, {one: 10**6})
     assert seconds[root] == 0.0
     assert seconds[one] == opt_1b.seconds(plan.stages[one], 10**6) > 0
+
+
+@pytest.mark.parametrize("name", [*OPT, *LLAMA])
+@pytest.mark.parametrize("card", GPUS)
+def test_the_smallest_number_of_workers_fits_and_half_of_it_does_not(name, card, tmp_path):
+    config = opt_config(name) if name in OPT else llama_config(name)
+    cost, usable = cost_of(config, tmp_path), GPUS[card].usable_bytes
+    for trains in (False, True):
+        count = cost.smallest_num_workers(trains, 2048, usable)
+        if count is None:
+            # What every worker holds by itself does not fit, however many share the rest.
+            phases = cost.phases(trains, 256, 2048)
+            alone = {"activations", "hessians", "base"}
+            held = [sum(f.get(part, 0) for part in alone) for f in phases.values()]
+            assert max(held) > 0.7 * usable
+            continue
+        assert cost.memory(trains, count, 2048) <= usable
+        assert count == 1 or cost.memory(trains, count // 2, 2048) > usable
+        state = 16 if trains else 2
+        assert count * usable > state * cost.facts.num_parameters
