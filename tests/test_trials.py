@@ -1,0 +1,57 @@
+"""Trials that repeat a stage, walked one after another without Ray: every row, nothing lost."""
+
+import pytest
+
+from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
+from core.parallel import Ranks
+from orchestrator import sweep as sweeps
+from orchestrator import trials
+from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
+from orchestrator.inputs import missing_tokens, save_tokens
+from orchestrator.job import Job
+from orchestrator.trials import shared_stages
+from orchestrator.walk import Walk
+
+
+@pytest.fixture
+def sweep(tiny_opt_dir, tiny_text_file, tmp_path, one_thread):
+    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
+    for name, part in {"train": lines[:28], "test": lines[28:]}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
+    config = SweepConfig(
+        grid=GridConfig(
+            models=(str(tiny_opt_dir),), methods=("magnitude",), sparsities=(0.5,), seeds=(0, 1)
+        ),
+        calibration=CalibrationConfig(),
+        finetune=FinetuneConfig(
+            text=str(tmp_path / "train.txt"), tokens=256, seq_len=32, batch_tokens=64
+        ),
+        eval=EvalConfig(texts=(str(tmp_path / "test.txt"),), seq_len=32, max_windows=2),
+        resources=ResourceConfig(cpus_per_worker=1),
+        output=OutputConfig(out_dir=str(tmp_path / "out"), keep="none"),
+    )
+    found = sweeps.prepare(config)
+    found.seconds = dict.fromkeys(found.plan.stages, 1.0)
+    return found
+
+
+def test_a_seedless_stage_is_walked_by_each_seeds_trial_and_dropped_by_none(sweep, monkeypatch):
+    monkeypatch.setattr(trials, "TRIAL_SECONDS", 0.1)
+    packed = sweeps.trials_of(sweep, 8)
+    shared = shared_stages(packed)
+    pruned = {s for s in shared if sweep.plan.stages[s].kind == "prune"}
+    assert len(pruned) == 1 and len(packed) >= 4
+    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
+    save_tokens(sweep.store, missing_tokens(sweep.models, stages, sweep.store))
+    (model,) = sweep.models
+    reported: list[str] = []
+    for trial in packed:
+        job = Job.from_dict(sweeps.make_job(sweep, model, trial, shared).to_dict())
+        assert not {*job.drop} & shared
+        Walk(job, sweep.store, Ranks.current(), lambda told: reported.append(told["cell"])).run()
+    assert sorted(reported) == sorted(sweep.plan.cells), "each cell by one trial"
+    rows = sweep.store.rows()
+    assert len(rows) == len(sweep.plan.row_keys())
+    assert {row["status"] for row in rows.values()} == {"done"}
+    kept = {s for s, m in sweep.store.stages().items() if m["files"]}
+    assert kept == pruned
