@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 
-import tyro
-
 from orchestrator.config import SweepConfig, require_read
+from orchestrator.flags import parse_flags
 
 
 def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepConfig:
@@ -21,31 +17,9 @@ def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepC
     Raises:
         ValueError: one line, also for what tyro itself refuses.
     """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            config = tyro.cli(SweepConfig, args=arguments, default=preset, description=description)
-    except SystemExit as stop:
-        if not stop.code:
-            print(said.getvalue(), end="")
-            raise
-        raise ValueError(one_line(said.getvalue())) from None
+    config = parse_flags(SweepConfig, arguments, preset, description)
     require_read(config, explicit_flags(arguments))
     return config
-
-
-def one_line(box: str) -> str:
-    """The message of tyro's framed error, without frame, title and help text."""
-    message: list[str] = []
-    # The first line is the title, within the frame or without one.
-    for line in [line for line in box.splitlines() if line.strip()][1:]:
-        if re.search(r"─{3}|-{4}", line):
-            if message:
-                break
-        else:
-            message.append(line.strip("│| "))
-    text = " ".join(message)
-    return re.sub(r"^Error parsing [^:]+: (?=--)", "", text)
 
 
 def explicit_flags(arguments: list[str]) -> set[str]:

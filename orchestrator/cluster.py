@@ -95,7 +95,7 @@ def run_trials(
     slots: int,
     name: str,
     storage_path: str,
-    callback: Callback,
+    callbacks: list[Callback],
 ) -> list[str]:
     """Runs all trials through Tune; returns the errors of trials that Tune gave up on.
 
@@ -106,7 +106,7 @@ def run_trials(
         slots: trials at a time.
         name: name of the Tune run.
         storage_path: where Tune writes its own files.
-        callback: told of each finished cell.
+        callbacks: told of trials and finished cells.
     """
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, jobs=jobs), DRIVER_RESOURCE
@@ -123,7 +123,7 @@ def run_trials(
             name=name,
             storage_path=storage_path,
             verbose=0,
-            callbacks=[callback],
+            callbacks=callbacks,
             failure_config=FailureConfig(max_failures=TRIAL_RETRIES),
         ),
     )

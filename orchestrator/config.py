@@ -32,6 +32,7 @@ Unprefixed = Annotated[T, tyro.conf.arg(name="")]
 """A group whose flags carry no prefix."""
 
 Keep = Literal["none", "final", "all"]
+Tracker = Literal["wandb", "mlflow"]
 REGIMES = ("oneshot", "finetune", "iterative")
 
 
@@ -154,6 +155,9 @@ class OutputConfig:
     """Run failed cells again, and those that were not run because of them."""
     checkpoint_seconds: float = 60.0
     """Least time between two checkpoints within a round of training."""
+    trackers: tuple[Tracker, ...] = ()
+    """Also report finished cells to wandb or mlflow (extras of the same names); TensorBoard's
+    files are always written, below OUT_DIR/ray."""
 
     def __post_init__(self) -> None:
         require(bool(self.out_dir.strip()), "out-dir", "(empty)", "name a directory or URI")
@@ -163,6 +167,8 @@ class OutputConfig:
             self.checkpoint_seconds,
             "use 0 or more seconds",
         )
+        if self.trackers:
+            require_unique("trackers", self.trackers)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 from orchestrator.results import SCHEMA, Row, format_perplexity, key_of, mean_and_std, sort_key
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("plot.js", "table.js", "page.js")
+SCRIPTS = ("plot.js", "table.js", "live.js", "page.js")
 SETTINGS = {
     "protocol": ("protocol",),
     "evaluation: text, window, stride, tokens": (

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from ray.tune import Callback
 
 from orchestrator.cell import Cell
+from orchestrator.results import clock
 
 # A sweep of more cells than this prints every nth, and each that failed.
 MAX_LINES = 100
@@ -66,13 +67,3 @@ class Progress(Callback):
     def say(self, line: str) -> None:
         """Prints at once, also into a file."""
         print(line, file=self.out, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 45s, 3m20s or 2h05m."""
-    whole = int(seconds + 0.5)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02}m"

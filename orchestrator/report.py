@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from orchestrator.changes import changes
 from orchestrator.cost import GPUS
 from orchestrator.curves import write_html
 from orchestrator.progress import clock
+from orchestrator.record import gather, labels_of, read_record
 from orchestrator.results import row_key, summary_table, write_parquet
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ def collect(sweep: Sweep) -> int:
     Returns:
         1 while a cell of the grid has failed or is missing, else 0.
     """
-    rows = current_rows(sweep)
+    record = read_record(sweep.store, sweep.id)
+    rows = gather(sweep.store.rows(), labels_of(record))
     mine = [row for row in rows if row["in_current_grid"]]
     store = sweep.store
     remote = None if store.is_local else store.filesystem
     write_parquet(rows, store.join("results.parquet"), remote)
-    record = json.loads(store.read_bytes("sweeps", f"{sweep.id}.json"))
     provenance = {"command": record["command"], "sweep": sweep.id, **record["versions"]}
     page = store.join("curves.html")
     write_html(rows, page, provenance=provenance, filesystem=remote)
@@ -50,41 +50,6 @@ def collect(sweep: Sweep) -> int:
     print(f"rows    {store.display('results.parquet')}")
     print(f"curves  {store.display('curves.html')}")
     return 1 if bad or missing else 0
-
-
-def current_rows(sweep: Sweep) -> list[dict[str, Any]]:
-    """All rows of the store, with the dense perplexity filled in and the grid's own marked.
-
-    Stages are named by what determines their numbers, so two protocols that read a text alike share
-    rows. What a row of this grid is called comes from this sweep, not from the one that ran it.
-    """
-    plan = sweep.plan
-    labels = {
-        row_key(cell, evaluation): {
-            "protocol": sweep.config.grid.protocol,
-            "eval_text": plan.stages[evaluation].text,
-        }
-        for cell, evaluation in plan.row_keys()
-    }
-    rows = [(key, {**row, **labels.get(key, {})}) for key, row in sweep.store.rows().items()]
-    dense = {
-        (row["model"], evaluation_of(row)): row["perplexity"]
-        for _, row in rows
-        if row["regime"] == "dense"
-    }
-    return [
-        {
-            **{name: value for name, value in row.items() if not name.startswith("_")},
-            "in_current_grid": key in labels,
-            "dense_perplexity": dense.get((row["model"], evaluation_of(row))),
-        }
-        for key, row in rows
-    ]
-
-
-def evaluation_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes two perplexities comparable."""
-    return tuple(row[name] for name in ("eval_text", "eval_seq_len", "eval_stride", "protocol"))
 
 
 def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:

@@ -197,6 +197,16 @@ def format_perplexity(mean: float, std: float | None = None) -> str:
     return f"{mean:.{digits}f}±{std:.{digits}f}"
 
 
+def clock(seconds: float) -> str:
+    """Seconds as 45s, 3m20s or 2h05m."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
 def summary_table(rows: Iterable[Row], width: int = 79) -> str:
     """The perplexities of the current grid as text: a block per model and evaluation.
 

@@ -30,6 +30,8 @@ from orchestrator.files import Files, describe_files
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+MARKER = "sweep-store.json"
+"""What tells an out-dir from any other directory."""
 
 
 class Store(Files):

@@ -6,8 +6,6 @@ import dataclasses
 import json
 import logging
 import os
-import shlex
-import sys
 from dataclasses import dataclass, field
 
 from core.config import require
@@ -25,14 +23,15 @@ from orchestrator.inputs import (
 from orchestrator.job import Job
 from orchestrator.plan import Plan
 from orchestrator.planner import Planner
+from orchestrator.record import write_record
 from orchestrator.report import collect, describe_plan
 from orchestrator.results import row_key
-from orchestrator.store import Store
-from orchestrator.trials import Trial, needed_stages, pack_trials, shared_stages
+from orchestrator.store import MARKER, Store
+from orchestrator.trackers import callbacks_of, require_installed
+from orchestrator.trials import Trial, dropped_cells, needed_stages, pack_trials, shared_stages
 
 logger = logging.getLogger(__name__)
 
-MARKER = "sweep-store.json"
 KEEP_ALL_BELOW_BYTES = 2e9
 MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 
@@ -86,6 +85,7 @@ def run_sweep(config: SweepConfig) -> int:
     """
     from orchestrator import cluster
 
+    require_installed(config.output.trackers)
     on_cluster = bool(os.environ.get("RAY_ADDRESS"))
     # A dry run may plan for a cluster that is not there yet.
     if not (on_cluster or config.output.dry_run):
@@ -117,7 +117,10 @@ def prepare(config: SweepConfig) -> Sweep:
     manifests, rows = store.stages(), store.rows()
     cells = [cell for cell in plan.cells.values() if to_run(cell, rows, config.output.retry_failed)]
     with_weights = {s for s, m in manifests.items() if not m.get("dropped")}
-    needed = needed_stages(plan, cells, set(manifests), with_weights)
+    lost = dropped_cells(plan, manifests) if config.output.keep in ("final", "all") else []
+    cells += [cell for cell in lost if cell not in cells]
+    stored = set(manifests) - {cell.stages[-1] for cell in lost}
+    needed = needed_stages(plan, cells, stored, with_weights)
     device = "cuda" if config.resources.use_gpu else "cpu"
     costs = {m.inputs.name: ModelCost(m.facts, m.inputs, device) for m in models}
     return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs)
@@ -157,19 +160,6 @@ def require_writable(store: Store) -> None:
         raise ValueError(f"--out-dir {store.root}: cannot be written ({reason})") from None
 
 
-def write_record(sweep: Sweep) -> None:
-    """The resolved settings, versions and command beside the results."""
-    record = {
-        "sweep_id": sweep.id,
-        "command": shlex.join(["python", *sys.argv]),
-        "config": sweep.config.to_dict(),
-        "models": {m.inputs.name: dataclasses.asdict(m.inputs) for m in sweep.models},
-        "versions": versions.environment(),
-    }
-    data = json.dumps(record, indent=1, default=str).encode()
-    sweep.store.write_bytes(data, "sweeps", f"{sweep.id}.json")
-
-
 def trials_of(sweep: Sweep, slots: int) -> list[Trial]:
     """The missing work, packed."""
     return pack_trials(sweep.plan, sweep.cells, sweep.needed, sweep.seconds, slots)
@@ -179,6 +169,7 @@ def run_missing(sweep: Sweep) -> None:
     """Starts Ray, runs the trials, and stops a Ray that was started here."""
     from orchestrator import cluster
     from orchestrator.progress import Progress
+    from orchestrator.pulse import Pulse
 
     resources = sweep.config.resources
     cluster.connect()
@@ -197,7 +188,9 @@ def run_missing(sweep: Sweep) -> None:
             f"{min(slots, len(trials))} at a time",
             flush=True,
         )
-        progress = Progress({cell.id: cell for cell in sweep.cells}, cell_costs(sweep))
+        costs = cell_costs(sweep)
+        progress = Progress({cell.id: cell for cell in sweep.cells}, costs)
+        pulse = Pulse(sweep.store, sweep.id, trials, costs)
         errors = cluster.run_trials(
             [tune_view(trial) for trial in trials],
             jobs,
@@ -205,7 +198,7 @@ def run_missing(sweep: Sweep) -> None:
             slots,
             f"sweep-{sweep.id}",
             sweep.store.uri("ray"),
-            progress,
+            [progress, pulse, *callbacks_of(sweep.config.output.trackers)],
         )
         for error in errors:
             logger.error("a trial ended early: %s", error.strip().splitlines()[-1])

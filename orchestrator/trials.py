@@ -10,6 +10,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.branches import Branch, cut_branches
 from orchestrator.cell import Cell, Stage, identity
@@ -65,6 +66,12 @@ def needed_stages(
             if stage_id not in stored and plan.stages[stage_id].kind != "dense":
                 need_weights(stage_id)
     return needed
+
+
+def dropped_cells(plan: Plan, manifests: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+    """Cells that are done and whose own weights the keep policy of then did not keep."""
+    lost = {stage for stage, manifest in manifests.items() if manifest.get("dropped")}
+    return [cell for cell in plan.cells.values() if cell.stages[-1] in lost]
 
 
 def pack_trials(

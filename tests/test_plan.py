@@ -8,7 +8,7 @@ from core.config import CalibrationConfig, FinetuneConfig, PruneConfig
 from orchestrator.cell import ModelInputs, TextInput, canonical_json
 from orchestrator.config import GridConfig
 from orchestrator.planner import Planner
-from orchestrator.trials import needed_stages, pack_trials
+from orchestrator.trials import dropped_cells, needed_stages, pack_trials
 
 SPARSITIES = (0.3, 0.5, 0.7)
 
@@ -145,6 +145,15 @@ def test_nothing_is_needed_when_all_is_stored():
     plan = plan_of()
     stored = set(plan.stages)
     assert needed_stages(plan, plan.cells.values(), stored, set()) == set()
+
+
+def test_cells_whose_own_weights_were_dropped_are_found():
+    plan = plan_of(methods=("magnitude",), regimes=("oneshot", "iterative"), sparsities=(0.5, 0.7))
+    low, high = cells_of(plan, method="magnitude", regime="oneshot")
+    manifests = {stage: {} for stage in plan.stages} | {high.stages[-1]: {"dropped": True}}
+    assert dropped_cells(plan, manifests) == [high]
+    needed = needed_stages(plan, [high], set(plan.stages) - {high.stages[-1]}, set())
+    assert needed == {high.stages[-1]}, "its weights alone: rows and numbers are there"
 
 
 def test_dropped_weights_are_needed_again_only_for_children():

@@ -1,25 +1,60 @@
 """What the README shows works: its library example runs, its commands parse, its files exist."""
 
+import importlib.util
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from orchestrator.browse import BrowseConfig
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
+from orchestrator.flags import parse_flags
+from orchestrator.results import write_parquet
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_library_example_prunes_half_of_the_embedded_model(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run_example(code: str, directory: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "0.5"
+    return done.stdout
+
+
+def test_the_library_example_prunes_half_of_the_embedded_model(tmp_path):
+    (example,) = [block for block in BLOCKS if "from core" in block]
+    assert run_example(example, tmp_path).split()[-1] == "0.5"
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "duckdb"])
+def test_rows_open_in_the_tools_that_people_use(library, tmp_path):
+    (example,) = [block for block in BLOCKS if block.startswith(f"import {library}\n")]
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"needs {library}: pip install {library}")
+    make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
+    rows = [make_row(seed=seed, perplexity=40.0 + seed) for seed in (0, 1, 2)]
+    rows.append(make_row(status="failed", sparsity=0.7))
+    write_parquet(rows, tmp_path / "results" / "sweep_opt" / "results.parquet")
+    said = run_example(example, tmp_path)
+    assert "wanda" in said and "oneshot" in said and "41.0" in said and "0.7" not in said
+
+
+def test_every_browse_command_parses():
+    commands = re.findall(r"orchestrator\.browse([^\n#`]*)", README)
+    assert len(commands) >= 4
+    for command in commands:
+        words = shlex.split(command.replace("CELL_ID DEST", "cell dest"))
+        assert parse_flags(BrowseConfig, words).out_dirs
 
 
 def test_every_sweep_command_parses():

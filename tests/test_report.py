@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-from orchestrator.report import current_rows
+from orchestrator.record import gather, labels_of
 from orchestrator.results import row_key
 
 
@@ -18,14 +16,10 @@ def test_rows_shared_by_two_protocols_go_by_the_name_of_the_sweep_that_asks():
         row_key("pruned", "e1"): row("oneshot", 30.0),
         row_key("other", "e2"): row("oneshot", 40.0),
     }
-    stages = {name: SimpleNamespace(text="wikitext2:test") for name in ("e0", "e1")}
-    keys = {("dense", "e0"), ("pruned", "e1")}
-    sweep = SimpleNamespace(
-        plan=SimpleNamespace(stages=stages, row_keys=lambda: keys),
-        store=SimpleNamespace(rows=lambda: stored),
-        config=SimpleNamespace(grid=SimpleNamespace(protocol="alps")),
-    )
-    dense, pruned, other = current_rows(sweep)
+    names = (("dense", "e0"), ("pruned", "e1"))
+    cells = [{"rows": {row_key(cell, text): "wikitext2:test"}} for cell, text in names]
+    record = {"config": {"grid": {"protocol": "alps"}}, "cells": cells}
+    dense, pruned, other = gather(stored, labels_of(record))
     assert pruned["protocol"] == dense["protocol"] == "alps"
     assert pruned["eval_text"] == "wikitext2:test" and pruned["dense_perplexity"] == 20.0
     assert (other["protocol"], other["in_current_grid"]) == ("sparsegpt", False)

@@ -1,10 +1,17 @@
 import json
+import runpy
 import uuid
+from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
+from orchestrator.browse import BrowseConfig, export_all
+from orchestrator.pruned_model import write_model
 from orchestrator.store import MANIFEST, Store
+from orchestrator.watched import Watched
+
+StoredSweep = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))["StoredSweep"]
 
 RECORD = {"id": "a", "kind": "prune", "metrics": {"x": 1.5}}
 
@@ -134,3 +141,26 @@ def test_an_empty_store_lists_nothing(store):
     assert store.stages() == {} and store.rows() == {}
     assert store.names("tokens") == set()
     assert not store.exists("sweep-store.json")
+
+
+def test_a_remote_sweep_is_watched_and_its_model_taken(store, tmp_path):
+    sweep = StoredSweep(
+        store.root, [{"stage_id": "a", "stage_dir": "stages/a", "perplexity": 40.0}]
+    )
+    seen = Watched(store.root)
+    before = seen.refresh()
+    assert seen.rows() == [] and seen.refresh() == before
+    sweep.finish(0)
+    sweep.beat()
+    assert seen.refresh() != before and [row["perplexity"] for row in seen.rows()] == [40.0]
+    assert seen.progress()["note"].startswith("1 of 1 cells done")
+    publish(store, tmp_path)
+    write_model(seen, seen.rows(), tmp_path / "model", "huggingface")
+    assert (tmp_path / "model" / "model.safetensors").read_text() == "weights"
+    with pytest.raises(ValueError, match="name a local directory with --export-dir"):
+        export_all([seen], BrowseConfig((store.root,), export=True))
+    assert (
+        export_all([seen], BrowseConfig((store.root,), export=True, export_dir=str(tmp_path / "e")))
+        == 0
+    )
+    assert (tmp_path / "e" / "tables.tex").exists()

@@ -21,6 +21,7 @@ function show(data) {
   }
   fillSettings();
   fillProgress();
+  fillSweeps();
   fillChoosers();
   drawAll();
 }
@@ -28,35 +29,6 @@ function show(data) {
 function fillSettings() {
   const entries = page.data.settings.flatMap(([name, values]) => [element("dt", name), ...(values.length ? values : ["not recorded"]).map((value) => element("dd", value))]);
   byId("settings").replaceChildren(...entries);
-}
-
-/** How a running sweep is doing: a line, and the cells that are not done. */
-function fillProgress() {
-  const { progress } = page.data;
-  byId("progress").hidden = !progress;
-  if (!progress) return;
-  byId("note").textContent = progress.note;
-  const body = element("tbody");
-  for (const cell of progress.cells ?? []) cell.forEach((text, i) => (i ? body.lastChild : body.insertRow()).append(element("td", text)));
-  byId("cells").replaceChildren(body);
-  byId("cells").closest("details").hidden = !body.rows.length;
-}
-
-/** Asks the page's own server for news, as often as the last answer said; a silent server is said, not fatal. */
-async function follow(address) {
-  let seconds = 2;
-  try {
-    const answer = await fetch(address, { cache: "no-store" });
-    if (answer.status !== 204) {
-      const data = await answer.json();
-      show(data);
-      seconds = data.again ?? seconds;
-    }
-  } catch {
-    byId("progress").hidden = false;
-    byId("note").textContent = "The server does not answer; these are the last rows it sent.";
-  }
-  if (seconds) setTimeout(follow, 1000 * seconds, address);
 }
 
 function drawAll() {

@@ -1,0 +1,97 @@
+"""A pruned model's weights without their zeros: the sparse forms of compressed-tensors.
+
+2:4 weights become `sparse-24-bitmask` (the survivors in two columns and a bit a weight), all others
+`sparse-bitmask` (the survivors in a row and a bit a weight). Only matrices that were pruned are
+compressed. The library reads and writes them up to 0.13; later ones have given the forms up.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+WEIGHTS = "model.safetensors"
+REMEDY = "pip install -e '.[compressed]'"
+LOADING = """\
+from compressed_tensors.compressors.base import BaseCompressor
+from compressed_tensors.config import SparsityCompressionConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+config = AutoConfig.from_pretrained(".")
+form = config.quantization_config["sparsity_config"]
+del config.quantization_config
+kind = SparsityCompressionConfig.load_from_registry(form["format"], **form)
+reader = BaseCompressor.load_from_registry(kind.format, config=kind)
+model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+missing, unknown = model.load_state_dict(dict(reader.decompress(".")), strict=False)
+assert not unknown and set(missing) <= {"lm_head.weight"}  # tied to the embedding
+tokenizer = AutoTokenizer.from_pretrained(".")
+ids = tokenizer("The", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=40)[0]))
+"""
+"""Loads such a directory with compressed-tensors and transformers alone."""
+
+
+def require_installed() -> None:
+    """Refuses the form where the library is absent."""
+    if importlib.util.find_spec("compressed_tensors") is None:
+        raise ValueError(f"--format compressed-tensors: is not installed; {REMEDY}")
+
+
+def sparse_form(mask_structure: str | None, sparsity: float) -> dict[str, Any]:
+    """The configuration that `config.json` names."""
+    return {
+        "format": "sparse-24-bitmask" if mask_structure == "2:4" else "sparse-bitmask",
+        "targets": ["Linear"],
+        "ignore": [],
+        "global_sparsity": sparsity,
+        "sparsity_structure": mask_structure or "unstructured",
+    }
+
+
+def compressor(form: Mapping[str, Any]) -> Any:
+    """The library's reader and writer of a form."""
+    from compressed_tensors.compressors.base import BaseCompressor
+    from compressed_tensors.config import SparsityCompressionConfig
+
+    config = SparsityCompressionConfig.load_from_registry(form["format"], **form)
+    return BaseCompressor.load_from_registry(config.format, config=config)
+
+
+def compress_(directory: Path, matrices: Iterable[str], form: dict[str, Any]) -> tuple[int, int]:
+    """Replaces the weights of a model directory by their sparse form.
+
+    Args:
+        directory: a Hugging Face directory with one weights file.
+        matrices: names of the pruned matrices, without `.weight`.
+        form: from `sparse_form`.
+
+    Returns:
+        Bytes of the weights before and after.
+    """
+    import compressed_tensors
+
+    file = directory / WEIGHTS
+    before = file.stat().st_size
+    dense = load_file(file)
+    packed = compressor(form).compress(dense, compression_targets=set(matrices))
+    save_file({name: t.contiguous() for name, t in packed.items()}, file, {"format": "pt"})
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    ignored = sorted(
+        name.removesuffix(".weight")
+        for name, tensor in dense.items()
+        if tensor.dim() == 2 and name.endswith(".weight") and name in packed
+    )
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "version": compressed_tensors.__version__,
+        "sparsity_config": {**form, "ignore": ignored},
+    }
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")
+    return before, file.stat().st_size

@@ -1,0 +1,149 @@
+"""Tables and figures for papers."""
+
+import csv
+import io
+import math
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+from orchestrator import export as export_module
+from orchestrator.export import export, missing_for_figures, names_of, require_figures
+from orchestrator.points import Evaluation
+from orchestrator.results import SCHEMA
+from orchestrator.tables import tables_from_rows
+from orchestrator.typesetting import cells_csv, latex, markdown, rows_csv
+
+_synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
+make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
+
+
+def seeds(method, sparsity, *values, **known):
+    return [
+        make_row(method=method, sparsity=sparsity, seed=seed, perplexity=value, **known)
+        for seed, value in enumerate(values)
+    ]
+
+
+def small():
+    """Two methods at 0.5 and 0.7, three seeds."""
+    dense = make_row(method="dense", regime="dense", sparsity=0.0, seed=None, perplexity=27.66)
+    return [
+        dense,
+        *seeds("wanda", 0.5, 39.0, 39.3, 39.6),
+        *seeds("wanda", 0.7, 100.0, 120.0, 110.0),
+        *seeds("sparsegpt", 0.5, 36.8, 36.9, 37.0),
+        *seeds("sparsegpt", 0.7, 90.0, math.inf, 91.0),
+    ]
+
+
+def test_cells_are_mean_and_sample_deviation_with_the_best_in_bold():
+    (table,) = tables_from_rows(small())
+    lines = markdown(table).splitlines()
+    assert lines[0] == "|  | 0.5 | 0.7 |"
+    assert lines[2] == "| sparsegpt oneshot | **36.9±0.1** | 90.5±0.7! |"
+    assert lines[3] == "| wanda oneshot | 39.3±0.3 | **110.0±10.0** |"
+
+
+def test_a_mean_that_leaves_out_a_seed_is_marked_said_and_never_the_best():
+    (table,) = tables_from_rows(small())
+    assert "! leaves out seeds that failed or are not finite" in table.caption
+    (whole,) = tables_from_rows(seeds("wanda", 0.5, 39.0, 40.0))
+    assert "!" not in markdown(whole)
+
+
+def test_the_caption_says_protocol_windows_tokens_calibration_and_seeds():
+    (table,) = tables_from_rows(small())
+    assert table.caption.startswith(
+        "Perplexity of facebook/opt-125m on wikitext2 (sparsegpt protocol, windows of 2,048 tokens,"
+        " 286,720 tokens evaluated); dense 27.66; calibration: c4, 262,144 tokens; "
+        "mean ± standard deviation over seeds 0, 1, 2; lower is better, the best of each column in"
+    )
+
+
+def test_training_tokens_are_in_the_caption_by_regime():
+    rows = seeds("wanda", 0.5, 39.0, regime="finetune", num_finetune_tokens=1024)
+    (table,) = tables_from_rows(rows)
+    assert "; finetune: 1,024 training tokens; one seed (0); " in table.caption
+
+
+def test_latex_has_booktabs_bold_and_plus_minus():
+    (table,) = tables_from_rows(small())
+    text = latex(table)
+    assert r"sparsegpt oneshot & $\mathbf{36.9 \pm 0.1}$ & $90.5 \pm 0.7!$ \\" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+    assert r"\begin{tabular}{lrr}" in text
+
+
+def test_large_values_are_powers_of_ten_in_latex():
+    (table,) = tables_from_rows(seeds("wanda", 0.9, 12345.0))
+    assert r"$\mathbf{1.2 \cdot 10^{4}}$" in latex(table)
+
+
+def test_names_are_no_commands_and_no_markup():
+    evil = r"a_b & c%\input{x} <script>|**$^~"
+    (table,) = tables_from_rows(seeds("wanda", 0.5, 39.0, model=evil))
+    tex, md = latex(table), markdown(table)
+    assert r"\input" not in tex and r"\textbackslash{}input\{x\}" in tex
+    assert "<script>" not in md and r"\<script\>\|\*\*" in md
+
+
+def test_failed_cells_say_so_and_cells_never_asked_for_are_dashes():
+    rows = [make_row(status="failed"), *seeds("sparsegpt", 0.7, 90.0)]
+    (table,) = tables_from_rows(rows)
+    lines = markdown(table).splitlines()
+    assert lines[2:4] == ["| sparsegpt oneshot | – | **90.00** |", "| wanda oneshot | failed | – |"]
+
+
+def test_csv_has_full_numbers_and_every_column():
+    cells = list(csv.DictReader(io.StringIO(cells_csv(tables_from_rows(small())))))
+    best = {(c["method"], c["target"]) for c in cells if c["best"] == "True"}
+    assert best == {("sparsegpt", "0.5"), ("wanda", "0.7")}
+    assert float(cells[0]["mean"]) == pytest.approx(36.9) and cells[0]["seeds"] == "3"
+    rows = list(csv.DictReader(io.StringIO(rows_csv(small()))))
+    assert list(rows[0]) == SCHEMA.names and len(rows) == 13
+
+
+def test_a_table_for_each_model_and_evaluation():
+    assert len(tables_from_rows(sweep_rows())) == 2
+
+
+def test_tables_are_written_where_no_figure_can_be_drawn(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(export_module, "browser", lambda: None)
+    written = export(small(), tmp_path / "export", ("svg",))
+    assert {path.name for path in written} == {
+        *("rows.csv", "perplexity.csv", "tables.md", "tables.tex"),
+    }
+    assert "no figures: " in caplog.text
+    with pytest.raises(ValueError, match="--figures svg: .*(pip install|Chromium)"):
+        require_figures(("svg",))
+
+
+def test_figures_are_drawn_in_each_format(tmp_path):
+    if why := missing_for_figures():
+        pytest.skip(why)
+    written = export(small(), tmp_path, ("svg", "pdf", "png"))
+    files = {path.suffix: path.read_bytes() for path in written if "facebook" in path.name}
+    assert files[".pdf"].startswith(b"%PDF") and files[".png"].startswith(b"\x89PNG")
+    svg = files[".svg"].decode()
+    assert "sparsegpt" in svg and "perplexity" in svg and "<image" not in svg
+
+
+def test_figure_names_are_plain_and_different():
+    def evaluation(text):
+        return Evaluation("sparsegpt", text, 2048, 2048, 1000)
+
+    facets = [("../../a b", evaluation("x")), ("a-b", evaluation("x")), ("é", evaluation("/"))]
+    names = list(names_of(facets).values())
+    assert len(set(names)) == 3
+    assert all(name and not set(name) & set("/\\ ") and not name.startswith(".") for name in names)
+
+
+def test_browsers_are_looked_for_on_the_path(monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/somewhere/chrome")
+    assert export_module.browser() == "/somewhere/chrome"
+    monkeypatch.delenv("BROWSER_PATH")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if "google" in name else None)
+    assert export_module.browser() == "/bin/google-chrome"

@@ -1,0 +1,143 @@
+"""The live page in a real browser: rows arrive, progress is told, sweeps lie side by side."""
+
+import runpy
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.server import serve
+from orchestrator.watched import Watched
+
+_here = Path(__file__)
+StoredSweep = runpy.run_path(str(_here.with_name("stored_sweep.py")))["StoredSweep"]
+Browser = runpy.run_path(str(_here.with_name("chromium.py")))["Browser"]
+CELLS = [{"sparsity": s, "perplexity": 30 + 100 * s} for s in (0.3, 0.5, 0.7, 0.8)]
+EVIL = "<script>window.hacked = 1</script>\"'<img src=x onerror='window.hacked = 2'>"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def look(browser):
+    """`look(sweep, ...)` opens the live page of some sweeps, asked for news all the time."""
+    servers = []
+
+    def look(*sweeps):
+        server = serve([Watched(sweep.store.root) for sweep in sweeps], 0)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.devtools("Emulation.setDeviceMetricsOverride", **size)
+        browser.call("/url", {"url": server.url})
+        return server
+
+    yield look
+    browser.call("/url", {"url": "about:blank"})
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def text(browser, name):
+    return browser.run("return document.getElementById(arguments[0]).textContent", name)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.1)
+
+
+def test_rows_arrive_by_themselves_and_keep_what_the_reader_chose(browser, look, tmp_path):
+    sweep = StoredSweep(tmp_path / "out", CELLS)
+    sweep.finish(0)
+    sweep.beat(1)
+    look(sweep)
+    assert len(browser.table()) == 1
+    note = text(browser, "note")
+    assert note.startswith("1 of 4 cells done, 1 running, 2 waiting, about 3m")
+    assert "0.5 seed 0running" in text(browser, "cells")
+    browser.run("document.querySelector('[data-scale=log]').click()")
+    sweep.finish(1)
+    sweep.beat(2)
+    wait_for(lambda: len(browser.table()) == 2)
+    (curve,) = [trace for trace in browser.shown() if trace["kind"] == "curve"]
+    assert curve["x"] == [0.3, 0.5]
+    assert browser.run("return page.state.scale") == "log"
+    assert text(browser, "note").startswith("2 of 4 cells done")
+    sweep.finish(2, status="failed", error="boom", perplexity=None)
+    wait_for(lambda: "1 failed" in text(browser, "note"))
+    assert browser.errors() == []
+
+
+def test_progress_moves_without_drawing_anything_anew(browser, look, tmp_path):
+    sweep = StoredSweep(tmp_path / "out", CELLS)
+    sweep.finish(0)
+    sweep.beat(1)
+    look(sweep)
+    browser.run("document.querySelector('#rows tbody tr').focus()")
+    sweep.beat(2)
+    wait_for(lambda: "0.7 seed 0running" in text(browser, "cells"))
+    assert browser.run("return document.activeElement.tagName") == "TR"
+
+
+def test_a_server_that_goes_away_is_said(browser, look, tmp_path):
+    sweep = StoredSweep(tmp_path / "out", CELLS)
+    sweep.finish(0)
+    sweep.beat(1)
+    server = look(sweep)
+    server.shutdown()
+    server.server_close()
+    wait_for(lambda: "does not answer" in text(browser, "note"))
+    assert len(browser.table()) == 1
+    assert all("REFUSED" in error for error in browser.errors()), "and nothing else went wrong"
+
+
+def test_sweeps_lie_side_by_side_and_are_chosen_between(browser, look, tmp_path):
+    one = StoredSweep(tmp_path / "one", CELLS)
+    two = StoredSweep(tmp_path / "two", CELLS, finetune={"tokens": 4096})
+    one.finish(0, 1)
+    two.finish(0, 1, 2, perplexity=66.0)
+    look(one, two)
+    differing = browser.run("return document.getElementById('differing').innerText")
+    assert "finetune.tokens\t1024\t4096" in differing
+    compared = browser.run("return document.getElementById('compared').innerText")
+    assert "wanda\toneshot\t0.3\t60.00\t66.00\t+10.0 %" in compared
+    assert "wanda\toneshot\t0.7\t\t66.00" in compared
+    assert len(browser.table()) == 2
+    browser.choose("sweep", "1")
+    wait_for(lambda: len(browser.table()) == 3)
+    assert text(browser, "note").startswith(f"{two.store.root}: 3 of 4")
+    assert browser.errors() == []
+
+
+def test_one_sweep_shows_no_comparison(browser, look, tmp_path):
+    sweep = StoredSweep(tmp_path / "out", CELLS)
+    look(sweep)
+    assert browser.run("return [byId('compare').hidden, byId('sweep-label').hidden]") == [True] * 2
+
+
+def test_hostile_names_errors_and_settings_stay_text(browser, look, tmp_path):
+    known = {"model": EVIL, "method": EVIL, "eval_text": EVIL, "perplexity": 40.0}
+    one = StoredSweep(tmp_path / "one", [known, {**known, "sparsity": 0.7}])
+    two = StoredSweep(tmp_path / "two", [known], finetune={"text": EVIL})
+    one.finish(0)
+    one.finish(1, status="failed", error=EVIL, perplexity=None)
+    two.finish(0)
+    look(one, two)
+    browser.run("document.querySelector('#progress details').open = true")
+    assert EVIL in text(browser, "cells") and EVIL in text(browser, "compared")
+    assert EVIL in text(browser, "differing")
+    assert browser.run("return window.hacked ?? null") is None
+    assert browser.run("return document.querySelectorAll('main img, header img').length") == 0

@@ -1,0 +1,146 @@
+"""The live server: what it answers, and what it refuses to."""
+
+import http.client
+import json
+import runpy
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.server import LOOPBACK, serve
+from orchestrator.watched import Watched
+
+_stored = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))
+StoredSweep = _stored["StoredSweep"]
+CELLS = [{"sparsity": s, "perplexity": 30 + 100 * s} for s in (0.3, 0.5, 0.7)]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    sweep = StoredSweep(tmp_path / "out", CELLS)
+    sweep.finish(0)
+    return sweep
+
+
+@pytest.fixture
+def start():
+    """`start(out_dir, ...)` serves these sweeps until the test ends."""
+    servers = []
+
+    def start(*out_dirs):
+        server = serve([Watched(str(out_dir)) for out_dir in out_dirs], 0)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def ask(server, path, method="GET", **headers):
+    connection = http.client.HTTPConnection(LOOPBACK, server.server_port, timeout=30)
+    connection.putrequest(method, path, skip_host="Host" in headers)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer, body
+
+
+def contents(server, query=""):
+    answer, body = ask(server, f"/contents.json{query}")
+    assert answer.status == 200 and answer.headers["Content-Type"].startswith("application/json")
+    return json.loads(body)
+
+
+def test_it_listens_on_loopback_only(start, sweep):
+    assert start(sweep.store.root).socket.getsockname()[0] == "127.0.0.1"
+
+
+def test_the_page_is_the_one_that_a_sweep_writes_and_asks_here_for_news(start, sweep):
+    answer, body = ask(start(sweep.store.root), "/")
+    assert answer.status == 200 and body.startswith(b"<!DOCTYPE html>")
+    assert b'data-live="contents.json"' in body and b"connect-src 'self'" in body
+    assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_only_progress_comes_until_a_row_is_new(start, sweep):
+    server = start(sweep.store.root)
+    first = contents(server)
+    assert len(first["rows"]) == 1
+    same = contents(server, f"?since={first['version']}")
+    assert set(same) == {"progress", "again", "version"}
+    sweep.finish(1)
+    new = contents(server, f"?since={first['version']}")
+    assert len(new["rows"]) == 2 and new["version"] != first["version"]
+
+
+def test_a_running_sweep_is_asked_about_more_often(start, sweep):
+    server = start(sweep.store.root)
+    idle = contents(server)["again"]
+    sweep.beat(1)
+    assert contents(server)["again"] < idle
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8790", "127.0.0.1.evil.example", "", "localhost.evil:1"]
+)
+def test_a_foreign_name_that_points_here_is_refused(start, sweep, host):
+    answer, body = ask(start(sweep.store.root), "/contents.json", Host=host)
+    assert answer.status == 403 and b"rows" not in body
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9000", "127.0.0.1:1", "[::1]:8790"])
+def test_loopback_names_are_answered_on_any_port_as_behind_a_tunnel(start, sweep, host):
+    assert ask(start(sweep.store.root), "/contents.json", Host=host)[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/contents.json/../x"),
+        *("/sweep-store.json", "/rows/", "/?sweep=1", "/?sweep=-1", "/contents.json?sweep=x"),
+        *("/contents.json?sweep=%C2%B2", "/contents.json?sweep=../out", "/favicon.ico"),
+    ],
+)
+def test_no_path_names_a_file(start, sweep, path):
+    answer, body = ask(start(sweep.store.root), path)
+    assert answer.status == 404 and len(body) < 100
+
+
+def test_nothing_can_be_sent(start, sweep):
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        assert ask(start(sweep.store.root), "/contents.json", method)[0].status == 501
+
+
+def test_head_has_no_body(start, sweep):
+    answer, body = ask(start(sweep.store.root), "/", "HEAD")
+    assert int(answer.headers["Content-Length"]) > 1_000_000 and body == b""
+
+
+def test_a_port_that_is_taken_is_refused_by_name_and_left_otherwise(start, sweep):
+    taken = start(sweep.store.root).server_port
+    with pytest.raises(ValueError, match=f"--port {taken}: "):
+        serve([Watched(sweep.store.root)], taken)
+
+
+def test_several_sweeps_are_chosen_by_number_and_compared(start, sweep, tmp_path):
+    other = StoredSweep(tmp_path / "other", CELLS, finetune={"tokens": 4096})
+    other.finish(0, 1, perplexity=55.0)
+    server = start(sweep.store.root, other.store.root)
+    first, second = contents(server), contents(server, "?sweep=1")
+    assert (len(first["rows"]), len(second["rows"])) == (1, 2)
+    told = first["sweeps"]
+    assert told["settings"] == [["finetune.tokens", ["1024", "4096"]]]
+    values = {key[4]: cells for key, cells in told["cells"]}
+    assert values["0.3"] == [[60.0, None, 1, "done"], [55.0, None, 1, "done"]]
+    assert values["0.5"] == [None, [55.0, None, 1, "done"]]
+    # A row of the other sweep is news for whoever looks at the first.
+    other.finish(2)
+    assert "drawing" in contents(server, f"?since={first['version']}")

@@ -1,0 +1,108 @@
+"""An out-dir as somebody sees it while rows appear."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from orchestrator import watched
+from orchestrator.watched import Watched
+
+_stored = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))
+StoredSweep = _stored["StoredSweep"]
+CELLS = [{"sparsity": s, "perplexity": 30 + 100 * s} for s in (0.3, 0.5, 0.7)]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return StoredSweep(tmp_path / "out", CELLS)
+
+
+def test_a_directory_without_a_sweep_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="no sweep there; name the --out-dir of one") as error:
+        Watched(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_rows_appear_change_and_go_away(sweep):
+    sweep.finish(0)
+    seen = Watched(sweep.store.root)
+    first = seen.refresh()
+    assert [row["sparsity"] for row in seen.rows()] == [0.3]
+    assert seen.refresh() == first, "nothing is new"
+    sweep.finish(1, 2)
+    assert seen.refresh() != first
+    assert sorted(row["sparsity"] for row in seen.rows()) == [0.3, 0.5, 0.7]
+    sweep.finish(1, status="failed", error="boom", perplexity=None)
+    seen.refresh()
+    assert [row["status"] for row in seen.rows()].count("failed") == 1
+    sweep.store.delete_row(sweep.key(sweep.rows[1]))
+    seen.refresh()
+    assert sorted(row["sparsity"] for row in seen.rows()) == [0.3, 0.7]
+
+
+def test_contents_are_drawn_anew_only_when_rows_change(sweep, monkeypatch):
+    drawn = []
+    real = watched.page_contents
+    monkeypatch.setattr(watched, "page_contents", lambda *a, **k: drawn.append(1) or real(*a, **k))
+    sweep.finish(0)
+    seen = Watched(sweep.store.root)
+    one, two = seen.contents(), seen.contents()
+    assert len(drawn) == 1 and one["version"] == two["version"]
+    sweep.finish(1)
+    assert seen.contents()["version"] != one["version"] and len(drawn) == 2
+
+
+def test_progress_names_what_is_done_failed_running_and_waiting(sweep):
+    sweep.finish(0)
+    sweep.finish(1, status="failed", error="no positive definite Hessian", perplexity=None)
+    sweep.beat(2)
+    progress = Watched(sweep.store.root).progress()
+    assert progress["running"]
+    assert progress["note"].startswith("1 of 3 cells done, 1 failed, 1 running, about 3m")
+    assert progress["cells"] == [
+        ("facebook/opt-125m wanda oneshot 0.7 seed 0", "running", ""),
+        ("facebook/opt-125m wanda oneshot 0.5 seed 0", "failed", "no positive definite Hessian"),
+    ]
+
+
+@pytest.mark.parametrize("pulse", [None, {"ago": 3600.0}, {"ended": True}])
+def test_a_sweep_that_stopped_is_not_said_to_run(sweep, pulse):
+    sweep.finish(0)
+    if pulse is not None:
+        sweep.beat(1, **pulse)
+    progress = Watched(sweep.store.root).progress()
+    assert not progress["running"]
+    assert progress["note"].startswith("1 of 3 cells done, 2 waiting. Not running")
+    assert "its command again goes on" in progress["note"]
+
+
+def test_a_pulse_that_changes_is_alive_whatever_its_clock_says(sweep):
+    sweep.beat(1, ago=7200.0)
+    seen = Watched(sweep.store.root)
+    assert not seen.progress()["running"]
+    sweep.beat(1, ago=7190.0)
+    assert seen.progress()["running"]
+
+
+def test_a_finished_sweep_says_only_that(sweep):
+    sweep.finish(0, 1, 2)
+    progress = Watched(sweep.store.root).progress()
+    assert (progress["note"], progress["cells"]) == ("3 of 3 cells done.", [])
+
+
+def test_rows_of_an_earlier_grid_are_marked(sweep):
+    sweep.finish(0, 1, 2)
+    del sweep.record["cells"][0]
+    sweep.write_record()
+    rows = Watched(sweep.store.root).rows()
+    assert {row["sparsity"] for row in rows if row["in_current_grid"]} == {0.5, 0.7}
+
+
+def test_a_record_from_before_there_were_cells_in_it_takes_all_rows(sweep):
+    sweep.finish(0, 1)
+    del sweep.record["cells"]
+    sweep.write_record()
+    seen = Watched(sweep.store.root)
+    assert all(row["in_current_grid"] for row in seen.rows())
+    assert seen.progress()["note"] == "no grid recorded."
