@@ -112,10 +112,11 @@ def work_lines(
     lines.append(f"  {'hours':<25}" + "".join(f"{hours(totals[name]):>10}" for name in costs))
     fits = {name: workers(cost, name, trains) for name, cost in costs.items()}
     lines.append(f"  {'fewest workers':<25}" + "".join(f"{fits[name]:>10}" for name in costs))
+    note = f"  (workers with --micro-batch-tokens {GPU_MICRO_BATCH_TOKENS})"
     if price is not None:
         row = (f"{totals[n] / 3600 * price:,.2f}" if n in GPUS else "" for n in costs)
         lines.append(f"  {f'price at {price:g} an hour':<25}" + "".join(f"{p:>10}" for p in row))
-    return lines
+    return [*lines, note]
 
 
 def workers(cost: ModelCost, name: str, trains: bool) -> str:
