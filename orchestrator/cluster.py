@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ DRIVER_RESOURCE = {"node:__internal_head__": 0.001}
 there and takes no CPU from workers, on any cluster, whoever started it."""
 HEALTH_CHECK_SECONDS = "0.3"
 TRIAL_RETRIES = 3
+FIRST_WORKER_SECONDS = 900
+"""Installing torch on a new machine takes minutes."""
 
 
 def cpus_per_worker(config: ResourceConfig) -> int:
@@ -64,6 +67,23 @@ def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
         require(fits > 0, "use-gpu", config.num_workers, f"needs {gpus:g} GPUs; there are {have}")
         slots = min(slots, fits)
     return min(slots, config.max_concurrent_trials or slots)
+
+
+def slots_of_cluster(config: ResourceConfig) -> int:
+    """Trials at a time on the cluster joined, as soon as it has a worker or may get one.
+
+    A cluster that was just started may not have its first worker yet, and says of none what it
+    will have.
+
+    Raises:
+        ValueError: not even one trial fits; names the flag.
+    """
+    end = time.monotonic() + FIRST_WORKER_SECONDS
+    if not reachable_resources().get("CPU"):
+        print("waiting for the cluster's first worker", flush=True)
+    while not reachable_resources().get("CPU") and time.monotonic() < end:
+        time.sleep(2)
+    return num_slots(config, reachable_resources())
 
 
 def planned_slots(config: ResourceConfig) -> int:

@@ -174,7 +174,7 @@ def run_missing(sweep: Sweep) -> None:
     resources = sweep.config.resources
     cluster.connect()
     try:
-        slots = cluster.num_slots(resources, cluster.reachable_resources())
+        slots = cluster.slots_of_cluster(resources)
         trials = trials_of(sweep, slots)
         for cell in sweep.cells:
             for evaluation in cell.evaluations:

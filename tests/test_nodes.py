@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 
 from core.parallel import Ranks
-from orchestrator import nodes
+from orchestrator import cluster, nodes
+from orchestrator.config import ResourceConfig
 
 NODES = ["a", "b", "a", "b", "a"]
 
@@ -94,3 +96,17 @@ def test_a_remote_stage_is_fetched_once_a_node_and_read_by_all(monkeypatch, tmp_
 def test_one_rank_waits_for_nobody():
     with nodes.leader_first(Ranks.current()):
         pass
+
+
+def test_a_cluster_that_was_just_started_is_waited_for(monkeypatch, capsys):
+    answers = iter([{}, {}, {}, {"CPU": 4.0}, {"CPU": 4.0}])
+    monkeypatch.setattr(cluster, "reachable_resources", lambda: next(answers))
+    monkeypatch.setattr(cluster.time, "sleep", lambda _: None)
+    assert cluster.slots_of_cluster(ResourceConfig(cpus_per_worker=2)) == 2
+    assert capsys.readouterr().out == "waiting for the cluster's first worker\n"
+
+
+def test_a_worker_that_holds_no_trial_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(cluster, "reachable_resources", lambda: {"CPU": 1.0})
+    with pytest.raises(ValueError, match="--num-workers 1: needs 2 CPU cores; there are 1"):
+        cluster.slots_of_cluster(ResourceConfig(cpus_per_worker=2))
