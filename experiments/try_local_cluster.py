@@ -104,6 +104,8 @@ def start_machine(work: Path, index: int, address: str) -> None:
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": "/mnt",
         "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "200000000",
+        # Two machines share the cores of one, and Ray gives up on a slow start after half a minute.
+        "RAY_agent_register_timeout_ms": "600000",
     }
     settings = " ".join(f"{name}={value}" for name, value in environment.items())
     (place / "sshd_config").write_text(
