@@ -1,8 +1,13 @@
-"""What a person sees while a sweep runs: one line per finished cell, with the time left."""
+"""What a person sees while a sweep runs: one line per finished cell, with the time left.
+
+Plain ASCII within 80 columns, no colour and nothing overwritten, so a log file reads like the
+terminal. A large sweep prints every nth cell, and each error once.
+"""
 
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from typing import Any, TextIO
 
@@ -11,8 +16,11 @@ from ray.tune import Callback
 from orchestrator.cell import Cell
 from orchestrator.results import clock
 
-# A sweep of more cells than this prints every nth, and each that failed.
-MAX_LINES = 100
+WIDTH = 80
+MAX_LINES = 60
+"""About as many cells are said; of a larger sweep every nth."""
+MAX_ERRORS = 10
+"""As many failed cells are said with their error; the closing table and the page have all."""
 
 
 class Progress(Callback):
@@ -24,13 +32,20 @@ class Progress(Callback):
         """Cells to come and their estimated seconds (of the stages that they alone add)."""
         self.cells, self.costs, self.out = cells, costs, out or sys.stdout
         self.seen: set[str] = set()
+        self.failed: set[str] = set()
+        self.errors: set[str] = set()
+        self.every = -(-len(cells) // MAX_LINES)
         self.start = time.monotonic()
-        self.first: float | None = None
+        self.first: tuple[float, float] | None = None
+        self.many_models = len({cell.model for cell in cells.values()}) > 1
+        self.many_seeds = len({cell.seed for cell in cells.values()} - {None}) > 1
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Says which trial begins."""
+        """Says which trial begins, unless there are many."""
         spec = trial.config["trial"]
-        self.say(f"started  {spec['model']} {spec['method']}: {spec['num_cells']} cells")
+        if len(trials) * 5 <= MAX_LINES:
+            what = f"{spec['model']} {spec['method']}"
+            self.say(f"started  {fitted(what, WIDTH - 30)}: {spec['num_cells']} cells")
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
@@ -40,30 +55,74 @@ class Progress(Callback):
         if cell_id is None or cell_id in self.seen:
             return
         self.seen.add(cell_id)
+        if result["status"] == "failed":
+            self.failed.add(cell_id)
         done, total = len(self.seen), len(self.cells)
-        status = result["status"]
-        if total > MAX_LINES and status == "done" and done % (total // MAX_LINES + 1):
-            return
-        target = result["mask_structure"] or f"{result['sparsity']:g}"
-        if result["method"] == "dense":
-            target = f"round {result['round']}" if result["round"] else ""
-        what = f"{result['method']} {result['regime']} {target}"
-        value = f"{result['perplexity']:.2f}" if status == "done" else status
-        width = len(str(total))
-        line = f"[{done:{width}}/{total}] {what:<32} {value:>10}  {self.time_left()}"
-        if result["error"]:
-            line += f"\n    {result['error']}"
-        self.say(line)
+        told = result["status"] == "failed" and len(self.failed) <= MAX_ERRORS
+        if told or done % self.every == 0 or done == total:
+            self.say(self.line(cell_id, result))
+        if told and result["error"] not in self.errors:
+            self.errors.add(result["error"])
+            wrapped = textwrap.wrap(ascii(result["error"])[1:-1], WIDTH - 4, max_lines=3)
+            self.say("\n".join("    " + line for line in wrapped))
+        if self.first is None:
+            self.first = time.monotonic(), self.done_cost()
+
+    def line(self, cell_id: str, result: dict[str, Any]) -> str:
+        """`[ 4/38] sparsegpt iterative 0.7  23.40  2m04s, about 33s left`."""
+        total = str(len(self.cells))
+        count = f"[{len(self.seen):{len(total)}}/{total}] "
+        done = result["status"] == "done"
+        value = number(result["perplexity"]) if done else result["status"].replace("_", " ")
+        end = f" {value:>9}  {self.time_left()}"
+        if self.failed and done:
+            end += f", {len(self.failed)} failed"
+        longest = max(len(self.name(cell)) for cell in self.cells.values())
+        room = min(longest, WIDTH - len(count) - 48)
+        return f"{count}{fitted(self.name(self.cells[cell_id]), room):<{room}}{end}"
+
+    def name(self, cell: Cell) -> str:
+        """What tells a cell from the others of this sweep."""
+        target = cell.target.mask_structure or f"{cell.target.sparsity:g}"
+        if cell.method == "dense":
+            target = f"round {cell.round}" if cell.round else ""
+        words = [cell.method, cell.regime, target]
+        if self.many_models:
+            words.insert(0, cell.model.rstrip("/").rpartition("/")[2])
+        if self.many_seeds and cell.seed is not None:
+            words.append(f"seed {cell.seed}")
+        return ascii(" ".join(filter(None, words)))[1:-1]
+
+    def done_cost(self) -> float:
+        """Estimated seconds of what is finished."""
+        return sum(self.costs.get(cell, 0.0) for cell in self.seen)
 
     def time_left(self) -> str:
-        """Seconds so far, and those to come by the estimated cost of what is left."""
-        elapsed = time.monotonic() - self.start
-        total = sum(self.costs.values())
-        done = sum(self.costs.get(cell, 0.0) for cell in self.seen)
-        if not done or len(self.seen) == len(self.cells):
-            return f"{clock(elapsed)} so far"
-        return f"{clock(elapsed)} so far, about {clock(elapsed * (total - done) / done)} left"
+        """Time so far, and what is left at the pace since the first cell: before it, Ray starts."""
+        now = time.monotonic()
+        told = clock(now - self.start)
+        if self.first is None or len(self.seen) == len(self.cells):
+            return told
+        since, before = self.first
+        done = self.done_cost()
+        if done <= before:
+            return told
+        left = (now - since) * (sum(self.costs.values()) - done) / (done - before)
+        return f"{told}, about {clock(left)} left"
 
     def say(self, line: str) -> None:
         """Prints at once, also into a file."""
         print(line, file=self.out, flush=True)
+
+
+def number(perplexity: float) -> str:
+    """A perplexity within nine columns."""
+    return f"{perplexity:.2f}" if perplexity < 99_999.5 else f"{perplexity:.2e}"
+
+
+def fitted(text: str, width: int) -> str:
+    """The text, its middle left out where it is longer than `width`."""
+    if len(text) <= width:
+        return text
+    half = (width - 2) // 2
+    return f"{text[: width - 2 - half]}..{text[len(text) - half :]}"
