@@ -27,6 +27,7 @@ from core.models import (
 from core.parallel import Ranks, assign_owners, gathered, write_
 from core.precision import autocast
 from core.pruners import Pruned, Pruner, PruningError, Statistic
+from core.pruners.layer_error import relative_error
 from core.pruners.quantise import Grid
 from core.sparsity import Masks
 
@@ -41,6 +42,8 @@ class PruneReport:
     """The largest damping a layer needed; None where the method has none."""
     grids: dict[str, Grid]
     """Where each matrix's survivors were rounded to; empty where they were not."""
+    errors: dict[str, float | None]
+    """`layer_error.relative_error` of every matrix: the same on every rank."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def prune_(
     if isinstance(target, Target):
         target = {name: target for named in linears for name in named}
     activations, kept, dampening, grids = None, dict(masks or {}), [], {}
+    errors: dict[str, float | None] = {}
     if pruner.statistic is not None:
         assert windows is not None and len(windows) >= ranks.size
         activations = Activations(model, windows, micro_batch, compute_dtype, ranks)
@@ -126,6 +130,8 @@ def prune_(
         with gathered(block):
             groups = gather_statistics(pruner, block, index, named, activations, ranks)
             pruned, frac = prune_block(pruner, target, groups, named, masks or {}, ranks)
+            # Each rank has the merged statistics of its own solves only.
+            errors |= layer_errors(groups, named, pruned, ranks)
         for name, matrix in pruned.items():
             write_(named[name].weight, matrix.weight)
             kept[name] = matrix.mask.cpu()
@@ -137,7 +143,10 @@ def prune_(
                 activations.run(block, index, store=True, after=lambda: None)
         if report is not None:
             report(index + 1, len(blocks))
-    return PruneReport(kept, max(dampening, default=None), grids)
+    for part in ranks.gather(errors):
+        errors |= part
+    in_order = {name: errors[name] for named in linears for name in named}
+    return PruneReport(kept, max(dampening, default=None), grids, in_order)
 
 
 def gather_statistics(
@@ -227,6 +236,19 @@ def prune_block(
         gathered_fracs[ranks.rank] = frac
         frac = ranks.sum_(gathered_fracs).max()
     return results, frac.item() or None
+
+
+def layer_errors(
+    groups: list[Group], named: dict[str, nn.Linear], pruned: dict[str, Pruned], ranks: Ranks
+) -> dict[str, float | None]:
+    """What this rank's solves did to the outputs, before the new weights are written."""
+    owners = assign_owners((solve_cost(group, named) for group in groups), ranks.size)
+    return {
+        name: relative_error(group.statistic, named[name].weight, pruned[name].weight)
+        for group, owner in zip(groups, owners)
+        for name in group.names
+        if owner == ranks.rank
+    }
 
 
 def solve_group(

@@ -37,10 +37,13 @@ class SparsityReport:
         """Fraction pruned over all matrices."""
         return self.num_pruned / self.num_prunable
 
+    def of(self, name: str) -> float:
+        """Fraction pruned of one matrix."""
+        return self.pruned[name] / self.total[name]
+
     def worst(self, wanted: float) -> float:
         """The matrix sparsity farthest from the one wanted."""
-        each = [self.pruned[name] / self.total[name] for name in self.total]
-        return max(each, key=lambda s: abs(s - wanted))
+        return max(map(self.of, self.total), key=lambda s: abs(s - wanted))
 
 
 def linears_by_name(model: nn.Module) -> dict[str, nn.Linear]:

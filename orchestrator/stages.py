@@ -22,6 +22,7 @@ from core.sequential import prune_
 from orchestrator.cell import Stage
 from orchestrator.checkpoints import opened_checkpoint, save_checkpoint
 from orchestrator.clock import timed
+from orchestrator.details import thinned
 from orchestrator.workspace import Workspace
 
 
@@ -54,7 +55,15 @@ def run_prune(space: Workspace, stage: Stage) -> None:
         )
     space.hold(stage.id, model, done.masks)
     metrics["dampening_frac"] = done.dampening_frac
+    statistic = None if pruner.statistic is None else pruner.statistic.__name__
+    metrics["matrices"] = matrix_record(done.errors, statistic)
     space.publish(stage, clock, metrics, fields["sparsity"], done.grids)
+
+
+def matrix_record(errors: dict[str, float | None], statistic: str | None) -> dict[str, Any]:
+    """What is recorded of every matrix; publishing adds `sparsity`, which it measures."""
+    rounded = [None if error is None else float(f"{error:.4g}") for error in errors.values()]
+    return {"names": [*errors], "errors": rounded, "statistic": statistic}
 
 
 def dense_outlier_ratios(
@@ -112,7 +121,8 @@ def run_finetune(space: Workspace, stage: Stage) -> None:
     space.hold(stage.id, model, masks)
     metrics = {
         "num_tokens": done.num_tokens,
-        "losses": done.losses,
+        "losses": thinned(done.losses),
+        "num_steps": done.steps_resumed + len(done.losses),
         "steps_resumed": done.steps_resumed,
     }
     space.publish(stage, clock, metrics, space.job.sparsity_of(stage.parent))

@@ -18,6 +18,7 @@ from core.parallel import Ranks, shard_
 from core.precision import DTYPES
 from core.pruners.quantise import Grid, save_grids
 from core.sparsity import Masks, measure
+from orchestrator import versions
 from orchestrator.cell import Stage
 from orchestrator.inputs import load_tokens, tokens_id
 from orchestrator.job import Job
@@ -113,6 +114,9 @@ class Workspace:
             "measured_sparsity": measured.sparsity,
             "measured_sparsity_worst": measured.worst(wanted),
         }
+        if "matrices" in metrics:
+            names = metrics["matrices"]["names"]
+            metrics["matrices"]["sparsity"] = [round(measured.of(name), 6) for name in names]
         with self.store.scratch() as directory:
             save_model(directory, model, masks, self.ranks)
             if self.ranks.rank == 0:
@@ -139,7 +143,11 @@ class Workspace:
             "method": stage.method,
             "fields": stage.fields,
             "metrics": metrics,
-            "environment": {**self.job.environment, "num_workers": self.ranks.size},
+            "environment": {
+                **self.job.environment,
+                "num_workers": self.ranks.size,
+                "machine": versions.machine(self.ranks.device.type),
+            },
         }
 
     def manifest(self, stage_id: str) -> dict[str, Any] | None:

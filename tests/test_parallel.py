@@ -100,6 +100,7 @@ def pruning(models: Path, family: str, ranks: Ranks) -> dict[str, Any]:
                 "weights": full_weights(model),
                 "perplexity": perplexities(model, ranks) if target == "half" else None,
                 "dampening_frac": report.dampening_frac,
+                "errors": report.errors,
                 "sparsity": measure(model, report.masks).sparsity,
             }
             found[method, target] = first
@@ -337,6 +338,16 @@ def test_perplexity_of_the_same_weights_differs_by_rounding_alone(alone, both, f
     # Magnitude pruning gives both the same bits: 1e-6 relative.
     one, two = (f[family]["magnitude", "half"]["perplexity"] for f in (alone, both[0]))
     assert two == pytest.approx(one, rel=1e-6)
+
+
+@families
+@pytest.mark.parametrize("method", METHODS)
+def test_every_rank_knows_the_errors_of_one_rank(alone, both, family, method):
+    # Near ties that fall the other way change a small matrix's error: 2 % relative.
+    one, two = (found[family][method, "half"]["errors"] for found in (alone, both[0]))
+    assert two == both[1][family][method, "half"]["errors"] and [*one] == [*two]
+    assert all(error is None for error in one.values()) == (method == "magnitude")
+    assert two == (one if method == "magnitude" else pytest.approx(one, rel=2e-2))
 
 
 @families

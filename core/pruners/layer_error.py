@@ -1,0 +1,75 @@
+"""What pruning did to a layer's output: a figure for each matrix, recorded and never acted upon.
+
+Place in the flow: `sequential.py` asks for it once a matrix is solved, while the statistic of its
+input is at hand. With `H = 2/n sum(x xT)` and D = original minus new weights, `tr(D H DT)` is the
+squared change of the outputs over the calibration tokens and `tr(W H WT)` their squared size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from core.pruners.base import Statistic
+from core.pruners.hessian import Hessian, InputNorms
+
+# Columns of a product. Only block rows up to the diagonal are computed, so the narrower the less;
+# narrower ones cost more in calls than they save.
+BLOCK = 256
+FEWEST_ROWS = 32
+SHARE = 0.01
+"""Most of the operations that gathering H and running the layer took that this may add."""
+
+
+def relative_error(statistic: Statistic | None, before: Tensor, after: Tensor) -> float | None:
+    """`tr(D H DT) / tr(W H WT)` of a matrix [rows, cols]; 0 unchanged, 1 as bad as no layer at all.
+
+    Exact, except where calibration was so short that the products would take a noticeable part of
+    the time: then over every few rows (`row_step`). Of a method that knows the norms of its inputs
+    alone (Wanda), H is their diagonal: a value that takes inputs as uncorrelated and compares with
+    its own kind only.
+
+    Returns:
+        None without a statistic, and for a matrix whose outputs are all zero.
+    """
+    if isinstance(statistic, InputNorms):
+        old, new = before.detach().float(), after.detach().float()
+        change, size = ((m.square() @ statistic.squares).sum() for m in (old - new, old))
+    elif isinstance(statistic, Hessian):
+        rows, cols = before.shape
+        step = row_step(rows, cols, int(statistic.num_tokens.item()))
+        old, new = before[::step].detach().float(), after[::step].detach().float()
+        # Undamped, and without the factor 2/n, which cancels.
+        change, size = (quadratic(statistic.products, m) for m in (old - new, old))
+    else:
+        return None
+    error = (change / size).item()
+    return error if size > 0 and math.isfinite(error) else None
+
+
+def row_step(rows: int, cols: int, num_tokens: int) -> int:
+    """Every how many rows are looked at: 1 for 128 windows of 2048 tokens and common layers.
+
+    H took num_tokens cols^2 / 2 multiplications and two forwards 2 num_tokens rows cols, a row here
+    takes about cols^2. Odd, so that rows do not fall on the same place of every attention head.
+    """
+    took = num_tokens * (cols**2 / 2 + 2 * rows * cols)
+    allowed = max(FEWEST_ROWS, int(SHARE * took / cols**2))
+    step = -(-rows // allowed)
+    return step if step % 2 else step + 1
+
+
+def quadratic(products: Tensor, matrix: Tensor) -> Tensor:
+    """`tr(M P MT)` of a symmetric P of which block rows up to the diagonal are read, a scalar."""
+    total = torch.zeros((), dtype=torch.float64, device=matrix.device)
+    for start in range(0, len(products), BLOCK):
+        end = min(start + BLOCK, len(products))
+        block = matrix[:, start:end]
+        # Block rows below the diagonal count twice, for their mirror images above it.
+        image = block @ products[start:end, start:end]
+        if start:
+            image.addmm_(matrix[:, :start], products[start:end, :start].T, alpha=2)
+        total += torch.dot(image.flatten(), block.flatten()).double()
+    return total
