@@ -158,6 +158,9 @@ class OutputConfig:
     trackers: tuple[Tracker, ...] = ()
     """Also report finished cells to wandb or mlflow (extras of the same names); TensorBoard's
     files are always written, below OUT_DIR/ray."""
+    published: str | None = None
+    """CSV of perplexities to compare with, before those of orchestrator/assets/published.csv and
+    with its columns; drawn as hollow markers where model, text and windows are the same."""
 
     def __post_init__(self) -> None:
         require(bool(self.out_dir.strip()), "out-dir", "(empty)", "name a directory or URI")

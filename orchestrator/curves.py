@@ -18,8 +18,16 @@ from plotly.offline import get_plotlyjs
 
 from orchestrator import page
 from orchestrator.palette import DASHES, GREY, SYMBOLS, TROUBLE_SYMBOLS, color_of
-from orchestrator.points import TROUBLES, Calibration, Curve, Evaluation, Point, curves_from_rows
-from orchestrator.published import Published, first_of_each, load_published
+from orchestrator.points import (
+    TROUBLES,
+    Calibration,
+    Curve,
+    Evaluation,
+    Point,
+    curves_from_rows,
+    label_of,
+)
+from orchestrator.published import Published, known_values
 from orchestrator.results import FileSystem, Row, format_perplexity, replace_file
 
 __all__ = ["Calibration", "Curve", "Evaluation", "Point", "Published"]
@@ -55,8 +63,8 @@ def figure(curves: Sequence[Curve], published: Iterable[Published] = ()) -> go.F
             traces.append({**trace, "visible": number == 0})
             traces[-1]["meta"] = {**trace["meta"], "facet": number}
         strip = max(strip, height)
-        text = str(evaluation)
-        summaries.append({"model": model, "evaluation": text, "log": _wants_log(members)})
+        log = _wants_log(members)
+        summaries.append({"model": model, "evaluation": str(evaluation), "log": log})
     return go.Figure(traces, _layout(summaries, strip))
 
 
@@ -72,22 +80,14 @@ def _facet_traces(curves: list[Curve], published: list[Published]) -> tuple[list
         if curve.regime == "dense":
             traces += _dense_line(curve, span, values)
         else:
-            name = (curve.method, _label(curve, curves))
+            label = label_of(curve, curves)
+            line = {**_line(curve), "name": _markup([label])}
+            line["meta"] = {**line["meta"], "label": label}
             traces += _band(curve)
-            traces.append({**_line(curve), "name": name[1], "showlegend": name not in named})
-            named.add(name)
+            traces.append({**line, "showlegend": (curve.method, label) not in named})
+            named.add((curve.method, label))
         traces += _trouble_marks(curve, stacked, span[0])
     return traces + _published_marks(values), min(MAX_STRIP, max(stacked.values(), default=0))
-
-
-def _label(curve: Curve, curves: Iterable[Curve]) -> str:
-    """Name in the legend: the regime, and whatever else sets the curve apart from its likes."""
-    alike = [c for c in curves if (c.method, c.regime) == (curve.method, curve.regime)]
-    words = [curve.regime if not curve.is_control else "fine-tuned alike"]
-    for field in ("method_settings", "schedule", "budget", "calibration"):
-        if len({getattr(c, field) for c in alike}) > 1:
-            words.append(str(getattr(curve, field)))
-    return _markup([" · ".join(words)])
 
 
 def _markup(lines: Iterable[str]) -> str:
@@ -156,9 +156,9 @@ def _band(curve: Curve) -> list[Trace]:
             xs += [x for x, _, _ in run] + [x for x, _, _ in reversed(run)] + [None]
             ys += [high for _, _, high in run] + [low for _, low, _ in reversed(run)] + [None]
         run = []
-    drawn: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-    drawn |= {"fill": "toself", "fillcolor": color_of(curve.method), "opacity": 0.18}
-    drawn |= {"hovertemplate": None, "showlegend": False}
+    drawn: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "fill": "toself"}
+    drawn |= {"fillcolor": color_of(curve.method), "opacity": 0.18, "showlegend": False}
+    drawn |= {"hoverinfo": "skip", "hovertemplate": None}
     return [_trace("band", curve.method, curve.regime, x=xs[:-1], y=ys[:-1], **drawn)] * bool(xs)
 
 
@@ -268,15 +268,16 @@ def page_contents(
     """All that the page shows, as plain JSON values: what a live page asks for again and again.
 
     Args:
-        rows: Rows of `results.SCHEMA`, as many as there are yet.
+        rows: Of `results.SCHEMA`, as many as there are yet.
         details: Layers and losses, from `details.details_of`.
         published: Values to compare with; those shipped with the project by default.
         provenance: More for the settings panel, e.g. `{"command": ..., "commit": ...}`.
     """
     rows = list(rows)
-    known = first_of_each(load_published()) if published is None else published
+    known = known_values(None) if published is None else list(published)
     drawing = json.loads(figure(curves_from_rows(rows), known).to_json() or "{}")
-    return page.contents(rows, drawing, details or {}, provenance or {})
+    shown = page.contents(rows, drawing, details or {}, provenance or {})
+    return {**shown, "spreads": [value.spread() for value in known if value.std is not None]}
 
 
 def page_html(contents: Mapping[str, Any], live: str | None = None) -> str:
@@ -293,9 +294,6 @@ def write_html(
     provenance: Mapping[str, object] | None = None,
     filesystem: FileSystem | None = None,
 ) -> None:
-    """Writes the page: one file that opens without a network, replaced whole.
-
-    `path` is local or on a pyarrow `filesystem`; the rest is `page_contents`'.
-    """
+    """Writes the page around `page_contents` whole: one file, local or on a pyarrow filesystem."""
     shown = page_contents(rows, details=details, published=published, provenance=provenance)
     replace_file(page_html(shown).encode(), path, filesystem)

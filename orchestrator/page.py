@@ -20,7 +20,7 @@ from typing import Any
 from orchestrator.results import SCHEMA, Row, format_perplexity, key_of, mean_and_std, sort_key
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("plot.js", "table.js", "live.js", "page.js")
+SCRIPTS = ("plot.js", "stages.js", "table.js", "answer.js", "live.js", "page.js")
 SETTINGS = {
     "protocol": ("protocol",),
     "evaluation: text, window, stride, tokens": (
@@ -38,7 +38,8 @@ SETTINGS = {
     "schedule, budget": ("schedule", "budget"),
     "seeds": ("seed",),
     "device, workers, number format": ("device", "num_workers", "dtype"),
-    "code": ("code_version",),
+    "machine": ("machine",),
+    "code: version and commit": ("code_version",),
     "torch": ("torch_version",),
     "transformers": ("transformers_version",),
     "ray": ("ray_version",),
@@ -181,6 +182,9 @@ def embedded(data: object) -> str:
 def _settings(rows: Sequence[Row], provenance: Mapping[str, object]) -> list[tuple[str, list[str]]]:
     """The panel that says how the numbers were made: each setting with all values it takes."""
     items = [(name, [str(value)]) for name, value in provenance.items()]
+    finished = sorted(row["finished_at"][:16] for row in rows if row.get("finished_at"))
+    span = " to ".join(dict.fromkeys((finished[0], finished[-1]))) if finished else ""
+    items.append(("computed", [f"{span} UTC"] if span else []))
     for title, columns in SETTINGS.items():
         values = {tuple(row.get(column) for column in columns) for row in rows}
         told = {" · ".join(str(v) for v in value if v is not None) for value in values}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zlib
 
-GREY = "#808080"
-"""The dense model's."""
+GREY = "#6b6b6b"
+"""The dense model's: dark enough to differ from green where red and green look alike."""
 # Okabe & Ito's palette, which the common colour-blindnesses keep apart. Those given to the methods
-# reach a contrast of 3 on white and on black; black and grey are kept for the dense model.
+# reach a contrast of 3 on both of the page's papers; their black would be lost on the dark one.
 COLORS = {"magnitude": "#D55E00", "wanda": "#0072B2", "sparsegpt": "#009E73", "alps": "#CC79A7"}
 OTHER_COLORS = ("#E69F00", "#56B4E9")
 DASHES = {"oneshot": "dot", "finetune": "dash", "iterative": "solid"}

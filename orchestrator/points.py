@@ -123,6 +123,16 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
     return sorted(curves, key=_drawing_order)
 
 
+def label_of(curve: Curve, curves: Iterable[Curve]) -> str:
+    """A curve's name beside its method: the regime, and what else sets it apart from its likes."""
+    alike = [c for c in curves if (c.method, c.regime) == (curve.method, curve.regime)]
+    words = [curve.regime if not curve.is_control else "fine-tuned alike"]
+    for field in ("method_settings", "schedule", "budget", "calibration"):
+        if len({getattr(c, field) for c in alike}) > 1:
+            words.append(str(getattr(curve, field)))
+    return " · ".join(words)
+
+
 def _drawing_order(curve: Curve) -> tuple[Any, ...]:
     facet = (curve.model, str(curve.evaluation))
     return (*facet, curve.structure or "", curve.method, regime_order(curve.regime))

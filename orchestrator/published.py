@@ -69,6 +69,17 @@ class Published:
             f"{self.source}; whole {self.eval_text} test text, windows of {PUBLISHED_WINDOW}",
         ]
 
+    def spread(self) -> dict[str, Any]:
+        """How much seeds change it, for a page that has a single seed to show."""
+        assert self.std is not None
+        return {
+            "model": self.model,
+            "sparsity": self.sparsity,
+            "target": self.target,
+            "relative": round(self.std / self.perplexity, 4),
+            "source": self.source,
+        }
+
     @property
     def setting(self) -> tuple[str, str, str | None, float]:
         """What was pruned, how and how far."""
@@ -103,6 +114,26 @@ def load_published(path: Path = TABLE) -> list[Published]:
             )
             for row in rows
         ]
+
+
+def known_values(path: str | None) -> list[Published]:
+    """What a page compares with: a user's table, if there is one, then the project's.
+
+    Raises:
+        ValueError: the table cannot be read; in one line.
+    """
+    own: list[Published] = []
+    if path is not None:
+        try:
+            own = load_published(Path(path))
+        except OSError as error:
+            raise ValueError(f"--published {path}: cannot be read ({error.strerror})") from None
+        except (KeyError, TypeError, ValueError) as error:
+            remedy = f"use the columns of {TABLE.parent.name}/{TABLE.name}"
+            raise ValueError(f"--published {path}: {remedy} ({error!r})") from None
+        if not own:
+            raise ValueError(f"--published {path}: has no values; write one a line")
+    return first_of_each([*own, *load_published()])
 
 
 def first_of_each(values: Iterable[Published]) -> list[Published]:

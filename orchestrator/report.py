@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import forecast
 from orchestrator.changes import changes
 from orchestrator.cost import GPUS
 from orchestrator.curves import write_html
+from orchestrator.details import details_of
 from orchestrator.progress import clock
+from orchestrator.published import known_values
 from orchestrator.record import gather, labels_of, read_record
 from orchestrator.results import row_key, summary_table, write_parquet
 
@@ -33,23 +36,46 @@ def collect(sweep: Sweep) -> int:
     store = sweep.store
     remote = None if store.is_local else store.filesystem
     write_parquet(rows, store.join("results.parquet"), remote)
-    provenance = {"command": record["command"], "sweep": sweep.id, **record["versions"]}
-    page = store.join("curves.html")
-    write_html(rows, page, provenance=provenance, filesystem=remote)
+    provenance = {"command to reproduce": record["command"]}
+    details = details_of(mine, lambda stage: manifest_of(sweep, stage))
+    write_html(
+        rows,
+        store.join("curves.html"),
+        details=details,
+        published=known_values(sweep.config.output.published),
+        provenance=provenance,
+        filesystem=remote,
+    )
     print()
     print(summary_table(mine))
     bad = [row for row in mine if row["status"] in ("failed", "not_run")]
     missing = len(sweep.plan.row_keys()) - len(mine)
-    for row in bad:
-        if row["status"] == "failed":
-            target = row["mask_structure"] or f"{row['sparsity']:g}"
-            print(f"failed: {row['method']} {row['regime']} {target}: {row['error']}")
+    print(failures(bad), end="")
     if bad or missing:
         print(f"{len(bad) + missing} rows failed or missing; run the same command again")
         print("(--retry-failed also runs cells again that failed by themselves)")
     print(f"rows    {store.display('results.parquet')}")
     print(f"curves  {store.display('curves.html')}")
     return 1 if bad or missing else 0
+
+
+def failures(bad: list[dict[str, Any]], most: int = 10) -> str:
+    """A few lines for each cell that failed, at most `most` cells."""
+    failed = [row for row in bad if row["status"] == "failed"]
+    lines = []
+    for row in failed[:most]:
+        target = row["mask_structure"] or f"{row['sparsity']:g}"
+        text = f"failed: {row['method']} {row['regime']} {target}: {row['error']}"
+        lines += textwrap.wrap(text, 79, subsequent_indent="    ", max_lines=3)
+    if len(failed) > most:
+        lines.append(f"and {len(failed) - most} more; all errors are in curves.html")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def manifest_of(sweep: Sweep, stage: str) -> dict[str, Any] | None:
+    """A stage's manifest: as it came to be in this run, or as it was before."""
+    fresh = sweep.store.manifest("stages", stage) if stage in sweep.needed else None
+    return fresh or sweep.manifests.get(stage)
 
 
 def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:

@@ -65,6 +65,7 @@ _COLUMNS: dict[str, pa.DataType] = {
     "peak_memory_bytes": _COUNT,
     "num_workers": _COUNT,
     "device": _TEXT,
+    "machine": _TEXT,  # that of the evaluation
     "dtype": _TEXT,
     "status": _TEXT,  # one of STATUSES
     "error": _TEXT,

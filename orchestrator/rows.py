@@ -80,6 +80,7 @@ def build_row(
             (m["peak_memory_bytes"] for m in metrics.values() if "peak_memory_bytes" in m),
             default=None,
         ),
+        "machine": (steps[evaluation] or {}).get("environment", {}).get("machine"),
         "finished_at": datetime.datetime.fromtimestamp(finished, datetime.UTC).isoformat(),
         "_evaluation": evaluation,
         "_interrupted": interrupted,

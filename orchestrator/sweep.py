@@ -23,6 +23,7 @@ from orchestrator.inputs import (
 from orchestrator.job import Job
 from orchestrator.plan import Plan
 from orchestrator.planner import Planner
+from orchestrator.published import known_values
 from orchestrator.record import write_record
 from orchestrator.report import collect, describe_plan
 from orchestrator.results import row_key
@@ -110,6 +111,7 @@ def run_sweep(config: SweepConfig) -> int:
 
 def prepare(config: SweepConfig) -> Sweep:
     """Resolves names, plans, and finds out what is done; writes nothing."""
+    known_values(config.output.published)
     store = Store(config.output.out_dir)
     require_own_directory(store)
     models = resolve_inputs(config)

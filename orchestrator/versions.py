@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,3 +33,23 @@ def code_version() -> str:
     command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"{released}+{done.stdout.strip()}" if done.returncode == 0 else released
+
+
+@functools.cache
+def machine(device: str) -> str:
+    """What seconds were taken on, without a name of the machine itself: a GPU, else CPU cores."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores of {processor()}"
+
+
+def processor() -> str:
+    """The CPU's name as it gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -16,6 +16,7 @@ from pyarrow import fs
 
 from core.config import require
 from orchestrator.curves import page_contents
+from orchestrator.details import details_of
 from orchestrator.record import FOLDER as RECORDS
 from orchestrator.record import Record, gather, labels_of, name_of
 from orchestrator.results import Row, clock
@@ -49,6 +50,7 @@ class Watched:
         self.lock = threading.Lock()
         self.stamps: dict[str, tuple[Any, ...]] = {}
         self.stored: dict[str, Row] = {}
+        self.manifests: dict[str, dict[str, Any]] = {}
         self.record: Record | None = None
         self.record_stamp: tuple[Any, ...] | None = None
         self.heard = Heard()
@@ -113,14 +115,28 @@ class Watched:
         """What the page shows of this out-dir, drawn anew only when rows have changed."""
         version = self.refresh()
         if self.shown is None or self.shown[0] != version:
-            self.shown = version, page_contents(self.rows(), provenance=self.provenance())
+            rows = self.rows()
+            details = details_of(rows, self.manifest)
+            self.shown = (
+                version,
+                page_contents(rows, details=details, provenance=self.provenance()),
+            )
         return self.shown[1] | {"version": version}
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        """A stage's manifest, read once it is there."""
+        if stage not in self.manifests:
+            found = self.store.manifest("stages", stage)
+            if found is None:
+                return None
+            self.manifests[stage] = found
+        return self.manifests[stage]
 
     def provenance(self) -> dict[str, object]:
         """What the settings panel shows besides the rows' own columns."""
         record = self.record or {}
-        known = {"out-dir": self.name} | record.get("versions", {})
-        return known | {k: record[k] for k in ("command", "sweep_id") if k in record}
+        command = {"command to reproduce": record["command"]} if "command" in record else {}
+        return command | {"out-dir": self.name}
 
     # Progress -----------------------------------------------------------------------------------
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import runpy
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -170,6 +173,17 @@ def hub_texts(hub_text_files, tmp_path, monkeypatch) -> Path:
         "core.texts.hf_hub_download", lambda _, file, **__: str(hub_text_files / file)
     )
     return hub_text_files
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Any]:
+    """Chromium in one headless window, for all tests of pages."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    made = runpy.run_path(str(Path(__file__).with_name("chromium.py")))["Browser"]
+    window = made(tmp_path_factory.mktemp("profile"))
+    yield window
+    window.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -52,10 +53,11 @@ def make_row(**known: Any) -> dict[str, Any]:
         "peak_memory_bytes": 3_000_000_000,
         "num_workers": 1,
         "device": "cpu",
+        "machine": "2 cores of a CPU",
         "dtype": "float32",
         "status": "done",
         "error": None,
-        "stage_id": "0" * 16,
+        "stage_id": None,
         "stage_dir": None,
         "config": "{}",
         "code_version": "0.1.0",
@@ -75,6 +77,7 @@ def make_row(**known: Any) -> dict[str, Any]:
         row["nll"] = math.log(row["perplexity"])
     names = ("model", "method", "regime", "sparsity", "mask_structure", "seed", "round", "path")
     row.setdefault("cell_id", json.dumps([row[name] for name in names]))
+    row["stage_id"] = row["stage_id"] or hashlib.sha256(row["cell_id"].encode()).hexdigest()[:16]
     return row
 
 

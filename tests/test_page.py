@@ -3,7 +3,6 @@
 import json
 import math
 import runpy
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from orchestrator.results import SCHEMA
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
-Browser = runpy.run_path(str(Path(__file__).with_name("chromium.py")))["Browser"]
 EVIL = "<script>window.hacked = 1</script>\"'</td><img src=x onerror='window.hacked = 2'>&lt;"
 EMPTY = {"data": [], "layout": {"meta": {"facets": []}}}
 
@@ -67,15 +65,6 @@ def test_page_is_one_file_with_plotly_inside(tmp_path):
     text = (tmp_path / "curves.html").read_text()
     assert "plotly.js v" in text
     assert not any(f"<{tag} src" in text for tag in ("script", "img")) and "<link" not in text
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -238,10 +227,8 @@ def test_new_data_keeps_what_the_reader_chose(browser, sweep_page):
     browser.run("document.querySelector('[data-scale=linear]').click()")
     browser.run("document.querySelector('[data-name=\"method:wanda\"]').click()")
     browser.run("show(JSON.parse(byId('data').textContent))")
-    assert browser.run("return [byId('model').value, page.state.scale]") == [
-        "facebook/opt-125m",
-        "linear",
-    ]
+    chosen = browser.run("return [byId('model').value, page.state.scales.perplexity]")
+    assert chosen == ["facebook/opt-125m", "linear"]
     assert "wanda" not in {trace.get("method") for trace in browser.shown()}
 
 
@@ -272,19 +259,7 @@ def test_hostile_text_stays_text(browser, tmp_path):
 def test_a_sweep_that_is_not_finished_can_be_looked_at(browser, tmp_path, rows):
     write_html(rows, tmp_path / "half.html")
     browser.open(tmp_path / "half.html")
-    for view in ("tokens", "seconds", "front", "sparsity"):
+    for view in ("tokens", "seconds", "front", "errors", "zeros", "losses", "sparsity"):
         browser.choose("view", view)
     assert len(browser.table()) == min(50, len(rows))
     assert browser.errors() == []
-
-
-def test_two_thousand_rows_stay_fluid(browser, tmp_path):
-    rows = sweep_rows(sparsities=tuple(round(0.15 + 0.03 * i, 2) for i in range(27)))
-    assert len(rows) > 2000
-    write_html(rows, tmp_path / "large.html")
-    browser.open(tmp_path / "large.html")
-    paint = "return performance.getEntriesByType('paint').at(-1).startTime"
-    loaded = "return performance.timing.loadEventEnd - performance.timing.navigationStart"
-    assert browser.run(paint) < 3000 and browser.run(loaded) < 6000
-    spent = browser.run("const t = performance.now(); drawAll(); return performance.now() - t")
-    assert spent < 1500

@@ -65,19 +65,6 @@ function fillSweeps() {
   fillTable("compared", head, lines, "no cells yet");
 }
 
-function fillTable(id, head, lines, nothing) {
-  const top = element("thead");
-  const line = top.insertRow();
-  for (const title of head) line.append(element("th", title, { scope: "col" }));
-  const body = element("tbody");
-  for (const texts of lines) {
-    const row = body.insertRow();
-    for (const text of texts) row.append(element("td", text, { title: text.slice(0, 500) }));
-  }
-  if (!lines.length) body.insertRow().append(element("td", nothing, { colSpan: head.length }));
-  byId(id).replaceChildren(top, body);
-}
-
 /** A cell of one sweep, or why it has no perplexity. */
 function seeds(value) {
   if (!value) return "";

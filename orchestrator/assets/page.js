@@ -2,7 +2,7 @@
 
 const page = {
   data: null,
-  state: { model: null, evaluation: null, facet: 0, scaled: null, view: "sparsity", scale: "linear", target: null, hidden: new Set(), chosen: null, find: "", status: "", drawn: false, wide: false, sort: { by: null, down: false }, turn: 0, reveal: false },
+  state: { model: null, evaluation: null, facet: 0, scaled: null, view: "sparsity", scales: {}, target: null, hidden: new Set(), chosen: null, find: "", status: "", drawn: false, wide: false, sort: { by: null, down: false }, turn: 0, reveal: false },
 };
 const byId = (id) => document.getElementById(id);
 
@@ -19,11 +19,22 @@ function show(data) {
   for (const trace of data.drawing.data) {
     for (const key of (trace.customdata ?? []).flat()) page.facetOf.set(key, trace.meta.facet);
   }
+  const focused = focusedAs();
   fillSettings();
   fillProgress();
   fillSweeps();
   fillChoosers();
   drawAll();
+  if (focused) document.querySelector(focused)?.focus({ preventScroll: true });
+}
+
+/** How to find what has the focus after everything around it was drawn anew; null if it stays. */
+function focusedAs() {
+  for (const name of ["key", "sort", "name"]) {
+    const value = document.activeElement?.dataset[name];
+    if (value !== undefined) return `[data-${name}="${CSS.escape(value)}"]`;
+  }
+  return null;
 }
 
 function fillSettings() {
@@ -34,13 +45,17 @@ function fillSettings() {
 function drawAll() {
   pressScale();
   drawPlot(page);
+  drawAnswer(page);
   drawBest(page);
   drawTable(page);
 }
 
 function options(select, values, chosen) {
-  select.replaceChildren(...values.map(([value, text]) => element("option", text, { value, selected: value === chosen })));
   select.disabled = values.length < 2;
+  // News of a running sweep must not close a list that the reader has open.
+  const same = select.options.length === values.length && values.every(([value, text], i) => select.options[i].value === value && select.options[i].text === text);
+  if (same) select.value = chosen;
+  else select.replaceChildren(...values.map(([value, text]) => element("option", text, { value, selected: value === chosen })));
 }
 
 function fillChoosers() {
@@ -67,15 +82,39 @@ function fillFacet(facets) {
   options(byId("evaluation"), own.map(([i, facet]) => [String(i), facet.evaluation]), String(state.facet));
   const facet = facets[state.facet];
   const name = `${state.model} ${state.evaluation}`;
-  if (state.scaled !== name) Object.assign(state, { scaled: name, scale: facet?.log ? "log" : "linear" });
-  const hidden = state.hidden;
-  state.hidden = new Set();
-  const targets = [...new Map(shownPoints(page).map((point) => [point.target, point.x]))];
-  state.hidden = hidden;
+  if (state.scaled !== name) {
+    state.scaled = name;
+    state.scales.perplexity = facet?.log ? "log" : "linear";
+  }
+  const cells = page.rows.filter((row) => page.facetOf.get(row.key) === state.facet && row.method !== "dense");
+  const targets = [...new Map(cells.map((row) => [targetOf(row), row.sparsity]))];
   targets.sort(([a, x], [b, y]) => a.includes(":") - b.includes(":") || x - y);
-  if (!targets.some(([target]) => target === state.target)) state.target = targets[Math.floor(targets.length / 2)]?.[0] ?? null;
+  // Where methods part: what is nearest to 0.7, unless the reader has chosen.
+  const far = ([target, x]) => Math.abs(x - 0.7) + target.includes(":");
+  if (!targets.some(([target]) => target === state.target)) state.target = targets.toSorted((a, b) => far(a) - far(b))[0]?.[0] ?? null;
   options(byId("target"), targets.map(([target]) => [target, target.includes(":") ? target : `sparsity ${target}`]), state.target);
-  byId("caption").textContent = facet ? `${facet.model} on ${facet.evaluation}. Band or bar: standard deviation over seeds. Strip on top: cells without a perplexity; × failed, ▲ not finite, ■ stopped, – not run.` : "No rows yet.";
+  byId("caption").textContent = caption(facet);
+}
+
+const CAPTIONS = {
+  tokens: "Perplexity after as many training tokens, over the cell's whole history.",
+  seconds: "Seconds of pruning and training over the cell's whole history, without evaluation.",
+  front: "Nothing has both more zeros and a lower perplexity than what is in front.",
+  errors: "Change of each layer's output over its size, tr(D H Dᵀ) / tr(W H Wᵀ), in the cell's last prune stage: D is what pruning took from the weights W, H the second moment of the inputs. 0 is no change, 1 as bad as no layer. An iterative cell's is that of its last step alone. Mean over seeds.",
+  zeros: "Fraction of each matrix that is masked.",
+  losses: "Training loss as it was logged, at most 200 means a round; a line for each seed, broken where weights were pruned between rounds.",
+};
+const DRAWN = [
+  ["band", "Band or bar: standard deviation over seeds."],
+  ["published", "Hollow: published by others."],
+  ["trouble", "Strip on top, cells without a perplexity: × failed, ▲ not finite, ■ stopped, – not run."],
+];
+
+function caption(facet) {
+  if (!facet) return "No rows yet.";
+  const kinds = new Set(page.data.drawing.data.filter((trace) => trace.meta.facet === page.state.facet).map((trace) => trace.meta.kind));
+  const told = CAPTIONS[page.state.view] ?? DRAWN.filter(([kind]) => kinds.has(kind)).map(([, text]) => text).join(" ");
+  return `${facet.model} on ${facet.evaluation}. ${told}`;
 }
 
 /** Checkboxes for what occurs, each with the colour or the mark that stands for it. */
@@ -152,7 +191,7 @@ function choose(key, reveal) {
 }
 
 function pressScale() {
-  document.querySelectorAll("[data-scale]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.scale === page.state.scale)));
+  document.querySelectorAll("[data-scale]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.scale === scaleOf(page.state))));
 }
 
 function listen() {
@@ -161,12 +200,12 @@ function listen() {
   const facets = () => page.data.drawing.layout.meta.facets;
   on("model", "change", ({ value }) => { state.model = value; fillFacet(facets()); });
   on("evaluation", "change", ({ value }) => { state.evaluation = facets()[value].evaluation; fillFacet(facets()); });
-  on("view", "change", ({ value }) => { state.view = value; byId("target-label").hidden = !VIEWS[value].fields; byId("references").disabled = value === "front" || value === "seconds"; });
+  on("view", "change", ({ value }) => { state.view = value; byId("references").disabled = !["sparsity", "tokens", "losses"].includes(value); byId("caption").textContent = caption(facets()[state.facet]); });
   on("target", "change", ({ value }) => { state.target = value; });
   for (const id of ["methods", "regimes", "references"]) {
     on(id, "change", ({ checked, dataset }) => { state.hidden[checked ? "delete" : "add"](dataset.name); });
   }
-  document.querySelectorAll("[data-scale]").forEach((button) => button.addEventListener("click", () => { state.scale = button.dataset.scale; pressScale(); drawPlot(page); }));
+  document.querySelectorAll("[data-scale]").forEach((button) => button.addEventListener("click", () => { state.scales[VIEWS[state.view].y] = button.dataset.scale; pressScale(); drawPlot(page); }));
   const onTable = (id, event, act) => byId(id).addEventListener(event, ({ target }) => { act(target); drawTable(page); });
   onTable("find", "input", ({ value }) => { Object.assign(state, { find: value, turn: 0 }); });
   onTable("status", "change", ({ value }) => { Object.assign(state, { status: value, turn: 0 }); });
@@ -174,6 +213,7 @@ function listen() {
   onTable("wide", "change", ({ checked }) => { state.wide = checked; });
   onTable("previous", "click", () => { state.turn -= 1; });
   onTable("next", "click", () => { state.turn += 1; });
+  byId("svg").addEventListener("click", () => Plotly.downloadImage("plot", { format: "svg", filename: "curves", width: 1000, height: 600 }));
   byId("csv").addEventListener("click", () => downloadCsv(page));
   byId("rows").addEventListener("click", ({ target }) => onRows(target));
   byId("rows").addEventListener("keydown", onRowKey);

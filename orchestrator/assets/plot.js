@@ -2,10 +2,13 @@
 // The plot: which traces of the drawing are shown, in which view. It changes no number.
 
 const VIEWS = {
-  sparsity: { title: "sparsity" },
-  tokens: { title: "training tokens", fields: ["num_finetune_tokens"], type: "linear" },
-  seconds: { title: "seconds to prune and train", fields: ["prune_seconds", "finetune_seconds"], type: "log" },
-  front: { title: "sparsity" },
+  sparsity: { title: "sparsity", y: "perplexity" },
+  tokens: { title: "training tokens", y: "perplexity", fields: ["num_finetune_tokens"], type: "linear" },
+  seconds: { title: "seconds to prune and train", y: "perplexity", fields: ["prune_seconds", "finetune_seconds"], type: "log" },
+  front: { title: "sparsity", y: "perplexity" },
+  errors: { title: "block", y: "relative error of the layer's output", layers: true },
+  zeros: { title: "block", y: "measured sparsity", field: "sparsity", layers: true },
+  losses: { title: "training tokens", y: "training loss (nats a token)", type: "linear" },
 };
 // Named one by one: what plotly.js offers by itself includes uploading the chart to its maker.
 const BUTTONS = [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
@@ -31,15 +34,19 @@ function isShown(trace, state) {
   return !state.hidden.has(`method:${method}`) && !state.hidden.has(`regime:${regime}`);
 }
 
-/** The points of the shown curves, each with its rows. */
-function shownPoints(page) {
+const markup = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("\n", "<br>");
+const targetOf = (row) => row.mask_structure ?? String(Number(row.sparsity.toFixed(6)));
+
+/** The points of the shown curves of a facet, or of all its curves, each with its rows. */
+function shownPoints(page, all = false) {
   const points = [];
   for (const trace of page.data.drawing.data) {
-    if (trace.meta.kind !== "curve" || !isShown(trace, page.state)) continue;
+    const seen = all ? trace.meta.facet === page.state.facet : isShown(trace, page.state);
+    if (trace.meta.kind !== "curve" || !seen) continue;
     trace.x.forEach((x, i) => {
       if (!finite(trace.y[i])) return;
       const rows = trace.customdata[i].map((key) => page.rowOf.get(key));
-      const target = rows[0].mask_structure ?? String(x);
+      const target = targetOf(rows[0]);
       points.push({ trace, i, x, y: trace.y[i], rows, target, hover: trace.hovertext[i], keys: trace.customdata[i] });
     });
   }
@@ -90,15 +97,16 @@ function controlTraces(page, cost) {
   for (const trace of page.data.drawing.data) {
     if (!["dense", "control"].includes(trace.meta.kind) || !isShown(trace, page.state)) continue;
     trace.customdata.forEach((keys, i) => {
-      const point = { y: trace.y[i], hover: trace.hovertext[i], keys, trace: { marker: {} } };
+      const point = { y: trace.y[i], hover: trace.hovertext[i], keys, trace: { line: trace.line, marker: {} } };
       point.cost = cost(keys.map((key) => page.rowOf.get(key)));
       if (finite(point.y)) points.set(point.cost, point);
     });
   }
   const sorted = [...points.values()].sort((a, b) => a.cost - b.cost);
-  const grey = "#808080";
+  if (!sorted.length) return [];
+  const grey = sorted[0].trace.line.color;
   const more = { name: "dense", mode: "lines+markers", line: { color: grey, dash: "dot", width: 2 }, marker: { color: grey, symbol: "circle", size: 5 } };
-  return sorted.length ? [marks(sorted, (p) => p.cost, more)] : [];
+  return [marks(sorted, (p) => p.cost, more)];
 }
 
 /** All points, those in front joined: none has both more zeros and a lower perplexity. */
@@ -126,28 +134,40 @@ function ring(traces, key) {
   return { ...found, type: "scatter", mode: "markers", marker, hoverinfo: "skip", showlegend: false, meta: { kind: "ring" } };
 }
 
-function layoutFor(page, traces) {
+const NOTHING = {
+  errors: "No errors recorded here: magnitude looks at no inputs, and older stores have none",
+  zeros: "No sparsities by matrix recorded here: older stores have none",
+  losses: "Nothing was trained here, or an older store recorded no losses",
+};
+
+function layoutFor(page, traces, kinds) {
   const { state, data } = page;
   const given = data.drawing.layout;
   const view = VIEWS[state.view];
-  const axis = { gridcolor: color("--grid"), linecolor: color("--edge"), tickcolor: color("--edge") };
+  const lines = { gridcolor: color("--grid"), linecolor: color("--edge"), tickcolor: color("--edge") };
   const empty = !traces.some((trace) => trace.yaxis !== "y2" && trace.y.some(finite));
-  const text = "No perplexity yet for this choice";
-  const strip = traces.some((trace) => trace.yaxis === "y2");
-  return {
+  const strip = state.view === "sparsity" && traces.some((trace) => trace.yaxis === "y2");
+  const font = { color: color("--ink"), family: "system-ui, sans-serif", size: narrow() ? 11 : 13 };
+  const layout = {
     ...given,
     autosize: true,
-    font: { color: color("--ink"), family: "system-ui, sans-serif", size: narrow() ? 11 : 13 },
-    hoverlabel: { ...given.hoverlabel, bgcolor: color("--raised"), bordercolor: color("--edge"), font: { color: color("--ink"), size: narrow() ? 11 : 13 } },
+    font,
+    hoverlabel: { ...given.hoverlabel, bgcolor: color("--raised"), bordercolor: color("--edge"), font },
     modebar: { color: color("--quiet"), activecolor: color("--accent"), bgcolor: "rgba(0,0,0,0)" },
     dragmode: narrow() ? false : "zoom",
-    showlegend: !narrow() && state.view !== "front",
+    showlegend: state.view !== "front" && (!narrow() || ["errors", "zeros", "losses"].includes(state.view)),
+    legend: { ...given.legend, ...(narrow() ? { orientation: "h", y: -0.14, yanchor: "top" } : {}) },
     margin: narrow() ? { l: 46, r: 6, t: 30, b: 40 } : { l: 64, r: 12, t: 30, b: 48 },
-    xaxis: { ...given.xaxis, ...axis, title: { text: view.title }, type: view.type ?? "linear", visible: !empty || strip },
-    yaxis: { ...given.yaxis, ...axis, type: state.scale, domain: strip ? given.yaxis.domain : [0, 1], visible: !empty },
-    annotations: empty ? [{ text, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, font: { size: 15 } }] : [],
-    uirevision: [state.facet, state.view, state.scale, state.target].join(),
+    xaxis: { ...given.xaxis, ...lines, title: { text: view.title }, type: view.type ?? "linear", visible: !empty || strip },
+    yaxis: { ...given.yaxis, ...lines, title: { text: view.y }, type: scaleOf(state), domain: strip ? given.yaxis.domain : [0, 1], visible: !empty },
+    annotations: empty ? [{ text: NOTHING[state.view] ?? "No perplexity yet for this choice", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, font: { size: narrow() ? 11 : 15 } }] : [],
+    uirevision: [state.facet, state.view, scaleOf(state), state.target].join(),
   };
+  if (!view.layers || empty) return layout;
+  const { axes, annotations } = panels(kinds, view.y);
+  delete layout.yaxis2;
+  for (const [name, axis] of Object.entries(axes)) layout[name] = { ...layout[name.slice(0, 5)], ...axis };
+  return { ...layout, annotations, legend: { ...layout.legend, groupclick: "togglegroup" } };
 }
 
 /** One label for each N:M, at its highest point: those of all methods would cover each other. */
@@ -160,13 +180,34 @@ function sparselyLabelled(traces) {
   return traces.map((trace) => ({ ...trace, visible: true, mode: trace.text && highest.get(trace.text[0]) !== trace ? "markers" : trace.mode }));
 }
 
+/** The scale of the view's axis: perplexity's is the reader's or the range's, the others have their own. */
+function scaleOf({ view, scales }) {
+  return scales[VIEWS[view].y] ?? (view === "errors" ? "log" : "linear");
+}
+
 function drawPlot(page) {
   const { state } = page;
   let traces;
+  let kinds = [];
   if (state.view === "front") traces = frontTraces(page);
+  else if (VIEWS[state.view].layers) ({ traces, kinds } = layerTraces(page, VIEWS[state.view].field ?? "errors"));
+  else if (state.view === "losses") traces = lossTraces(page);
   else if (state.view !== "sparsity") traces = costTraces(page, state.view);
   else traces = sparselyLabelled(page.data.drawing.data.filter((trace) => isShown(trace, state)));
-  const layout = layoutFor(page, traces);
+  const layout = layoutFor(page, traces, kinds);
   const config = { responsive: true, displaylogo: false, modeBarButtons: BUTTONS, plotlyServerURL: "", toImageButtonOptions: { format: "svg", filename: "curves" } };
-  return Plotly.react("plot", [...traces, ring(traces, state.chosen)], layout, config);
+  const shown = VIEWS[state.view].y === "perplexity" ? [...traces, ring(traces, state.chosen)] : traces;
+  return Plotly.react("plot", shown, layout, config).then(reachButtons);
+}
+
+/** Plotly's buttons are for the mouse alone: gives them a name, a place in the order, and Enter. */
+function reachButtons() {
+  for (const button of document.querySelectorAll("#plot .modebar-btn")) {
+    Object.assign(button, { tabIndex: 0, role: "button", ariaLabel: button.dataset.title });
+    button.onkeydown = (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      button.click();
+    };
+  }
 }

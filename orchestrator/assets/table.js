@@ -19,11 +19,11 @@ function shown(value) {
 
 /** A perplexity with its spread, rounded as the terminal's table does it. */
 function told({ mean, std }) {
-  if (mean >= 9999.5) return mean.toExponential(1) + (std === null ? "" : ` ± ${std.toExponential(0)}`);
+  if (mean >= 9999.5) return mean.toExponential(1) + (std === null ? "" : `\u00a0±\u00a0${std.toExponential(0)}`);
   let digits = mean < 100 ? 2 : mean < 1000 ? 1 : 0;
   if (std === null) return mean.toFixed(digits);
   if (std >= 0.095) digits = Math.min(digits, 1);
-  return `${mean.toFixed(digits)} ± ${std.toFixed(digits)}`;
+  return `${mean.toFixed(digits)}\u00a0±\u00a0${std.toFixed(digits)}`;
 }
 
 /** Sorts numbers before infinity before NaN before nothing, words by locale. */
@@ -98,43 +98,18 @@ function tableRow(row, columns, chosen, focusable) {
   return line;
 }
 
-/** The best method and regime at each target, and whether seeds support the lead. */
-function drawBest(page) {
-  const targets = new Map();
-  for (const point of shownPoints(page)) {
-    const measured = spread(point.rows, (row) => row.perplexity);
-    const { method, regime } = point.rows[0];
-    const entry = { ...measured, x: point.x, name: `${method} · ${regime}`, rows: point.rows };
-    targets.set(point.target, [...(targets.get(point.target) ?? []), entry]);
-  }
+/** A table of texts; what reads as a number stands to the right. */
+function fillTable(id, titles, lines, nothing) {
   const head = element("thead");
-  const titles = ["target", "best", "perplexity", "to dense", "training tokens", "next best", "lead"];
   const top = head.insertRow();
   for (const title of titles) top.append(element("th", title, { scope: "col" }));
   const body = element("tbody");
-  const ordered = [...targets].sort(([a, [p]], [b, [q]]) => a.includes(":") - b.includes(":") || p.x - q.x);
-  for (const [target, entries] of ordered) {
-    entries.sort((a, b) => a.mean - b.mean);
+  for (const texts of lines) {
     const line = body.insertRow();
-    for (const text of bestCells(target, ...entries)) line.append(element("td", text));
+    for (const text of texts) line.append(element("td", text, { title: text.slice(0, 500), className: /^[−+]?[\d.,]+(\s±\s[\d.,]+)?(\s%)?$/.test(text) ? "number" : "" }));
   }
-  if (!targets.size) body.insertRow().append(element("td", "no finished cell among these yet", { colSpan: titles.length }));
-  document.getElementById("best").replaceChildren(head, body);
-}
-
-function bestCells(target, first, second) {
-  const dense = spread(first.rows, (row) => row.dense_perplexity).mean;
-  const change = finite(dense) ? `${first.mean >= dense ? "+" : "−"}${Math.abs((first.mean / dense - 1) * 100).toFixed(1)} %` : "";
-  const tokens = spread(first.rows, (row) => row.num_finetune_tokens).mean || 0;
-  const cells = [target, first.name, told(first), change, tokens.toLocaleString("en")];
-  if (!second) return [...cells, "", "the only one"];
-  let lead = "unknown: single seed";
-  if (first.mean === second.mean) lead = "none: the same number";
-  else if (first.std !== null && second.std !== null) {
-    const noise = 2 * Math.hypot(first.std, second.std);
-    lead = second.mean - first.mean > noise ? "clear" : "within the spread of seeds";
-  }
-  return [...cells, `${second.name} ${told(second)}`, lead];
+  if (!lines.length) body.insertRow().append(element("td", nothing, { colSpan: titles.length }));
+  byId(id).replaceChildren(head, body);
 }
 
 function downloadCsv(page) {
