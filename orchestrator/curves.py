@@ -244,7 +244,8 @@ def _layout(facets: list[dict[str, Any]], strip: int) -> dict[str, Any]:
         "margin": {"l": 60, "r": 15, "t": 15, "b": 50},
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
-        "legend": {"groupclick": "toggleitem", "tracegroupgap": 4},
+        # A key and no more: what is shown is chosen by the page's boxes, which tables follow too.
+        "legend": {"itemclick": False, "itemdoubleclick": False, "tracegroupgap": 4},
         "xaxis": {**grid, "title": {"text": "sparsity"}},
         "yaxis": {
             **grid,

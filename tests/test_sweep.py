@@ -117,7 +117,8 @@ def test_the_page_has_every_matrix_and_every_round_of_training(place, first):
         pruned, trained = details["stages"][rows[method, "iterative", 0.7, 2]["stage_id"]]
         layer = details["layers"][pruned]
         names = details["names"][layer["names"]]
-        assert layer["sparsity"] == pytest.approx([0.7] * len(names), abs=1e-3)
+        assert layer["sparsity"] == pytest.approx(0.7, abs=1e-3), "one number: all are equal"
+        assert len(names) == 2 * 6
         assert (layer["errors"] is not None) == measured
         assert not measured or all(0 < error < 1 for error in layer["errors"])
         assert [details["losses"][stage]["tokens"] for stage in trained] == [512, 512]

@@ -100,7 +100,7 @@ const CAPTIONS = {
   tokens: "Perplexity after as many training tokens, over the cell's whole history.",
   seconds: "Seconds of pruning and training over the cell's whole history, without evaluation.",
   front: "Nothing has both more zeros and a lower perplexity than what is in front.",
-  errors: "Change of each layer's output over its size, tr(D H Dᵀ) / tr(W H Wᵀ), in the cell's last prune stage: D is what pruning took from the weights W, H the second moment of the inputs. 0 is no change, 1 as bad as no layer. An iterative cell's is that of its last step alone. Mean over seeds.",
+  errors: "Change of each layer's output over its size, tr(D H Dᵀ) / tr(W H Wᵀ), in the cell's last prune stage: D is what pruning took from the weights W, H the second moment of the inputs. 0 is no change, 1 as bad as no layer. An iterative cell's is that of its last step alone. Mean over seeds. Magnitude looks at no inputs and has none; Wanda knows their norms alone, so compare it with itself.",
   zeros: "Fraction of each matrix that is masked.",
   losses: "Training loss as it was logged, at most 200 means a round; a line for each seed, broken where weights were pruned between rounds.",
 };

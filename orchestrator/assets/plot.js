@@ -6,7 +6,7 @@ const VIEWS = {
   tokens: { title: "training tokens", y: "perplexity", fields: ["num_finetune_tokens"], type: "linear" },
   seconds: { title: "seconds to prune and train", y: "perplexity", fields: ["prune_seconds", "finetune_seconds"], type: "log" },
   front: { title: "sparsity", y: "perplexity" },
-  errors: { title: "block", y: "relative error of the layer's output", layers: true },
+  errors: { title: "block", y: "relative output error", layers: true },
   zeros: { title: "block", y: "measured sparsity", field: "sparsity", layers: true },
   losses: { title: "training tokens", y: "training loss (nats a token)", type: "linear" },
 };
@@ -156,8 +156,8 @@ function layoutFor(page, traces, kinds) {
     modebar: { color: color("--quiet"), activecolor: color("--accent"), bgcolor: "rgba(0,0,0,0)" },
     dragmode: narrow() ? false : "zoom",
     showlegend: state.view !== "front" && (!narrow() || ["errors", "zeros", "losses"].includes(state.view)),
-    legend: { ...given.legend, ...(narrow() ? { orientation: "h", y: -0.14, yanchor: "top" } : {}) },
-    margin: narrow() ? { l: 46, r: 6, t: 30, b: 40 } : { l: 64, r: 12, t: 30, b: 48 },
+    legend: { ...given.legend, ...(narrow() || view.layers ? { orientation: "h", y: -0.14, yanchor: "top" } : {}) },
+    margin: narrow() ? { l: 46, r: 6, t: view.layers ? 48 : 30, b: 40 } : { l: 64, r: 12, t: 30, b: 48 },
     xaxis: { ...given.xaxis, ...lines, title: { text: view.title }, type: view.type ?? "linear", visible: !empty || strip },
     yaxis: { ...given.yaxis, ...lines, title: { text: view.y }, type: scaleOf(state), domain: strip ? given.yaxis.domain : [0, 1], visible: !empty },
     annotations: empty ? [{ text: NOTHING[state.view] ?? "No perplexity yet for this choice", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, font: { size: narrow() ? 11 : 15 } }] : [],
@@ -167,7 +167,7 @@ function layoutFor(page, traces, kinds) {
   const { axes, annotations } = panels(kinds, view.y);
   delete layout.yaxis2;
   for (const [name, axis] of Object.entries(axes)) layout[name] = { ...layout[name.slice(0, 5)], ...axis };
-  return { ...layout, annotations, legend: { ...layout.legend, groupclick: "togglegroup" } };
+  return { ...layout, annotations };
 }
 
 /** One label for each N:M, at its highest point: those of all methods would cover each other. */

@@ -67,7 +67,8 @@ function layerTraces(page, field) {
 
 /** Where the panels of a layers view stand, and what is written above each. */
 function panels(kinds, y) {
-  const columns = Math.min(kinds.length, narrow() ? 2 : 4);
+  const most = narrow() ? 2 : kinds.length > 6 ? 4 : 3;
+  const columns = kinds.length === 4 && !narrow() ? 4 : Math.min(kinds.length, most);
   const lines = Math.ceil(kinds.length / columns) || 1;
   const [wide, high] = narrow() ? [0.06, 0.09] : [0.03, 0.14];
   const axes = {};
