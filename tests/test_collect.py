@@ -1,0 +1,95 @@
+"""A sweep walked without Ray and collected: what its page and table tell of it."""
+
+import json
+
+import pytest
+
+from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
+from core.parallel import Ranks
+from orchestrator import sweep as sweeps
+from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
+from orchestrator.inputs import missing_tokens, save_tokens
+from orchestrator.job import Job
+from orchestrator.report import collect
+from orchestrator.results import read_rows
+from orchestrator.walk import Walk
+
+TOKENS, STEPS = 256, 4
+
+
+@pytest.fixture(scope="module")
+def collected(tiny_opt_dir, tiny_text_file, tmp_path_factory, one_thread):
+    """The rows and what the page holds of magnitude and SparseGPT, in two rounds."""
+    place = tmp_path_factory.mktemp("collect")
+    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
+    texts = {"calibration": lines[:12], "train": lines[12:28], "test": lines[28:]}
+    for name, part in texts.items():
+        (place / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
+    config = SweepConfig(
+        grid=GridConfig(
+            models=(str(tiny_opt_dir),), methods=("magnitude", "sparsegpt"), sparsities=(0.5, 0.7)
+        ),
+        calibration=CalibrationConfig(
+            text=str(place / "calibration.txt"), num_samples=8, seq_len=32
+        ),
+        finetune=FinetuneConfig(
+            text=str(place / "train.txt"), tokens=TOKENS, seq_len=32, batch_tokens=TOKENS // STEPS
+        ),
+        eval=EvalConfig(texts=(str(place / "test.txt"),), seq_len=32, max_windows=2),
+        resources=ResourceConfig(cpus_per_worker=1),
+        output=OutputConfig(out_dir=str(place / "out")),
+    )
+    sweep = sweeps.prepare(config)
+    sweeps.require_writable(sweep.store)
+    sweeps.write_record(sweep)
+    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
+    save_tokens(sweep.store, missing_tokens(sweep.models, stages, sweep.store))
+    (model,) = sweep.models
+    for trial in sweeps.trials_of(sweep, 1):
+        job = Job.from_dict(sweeps.make_job(sweep, model, trial, set()).to_dict())
+        Walk(job, sweep.store, Ranks.current(), lambda told: None).run()
+    assert collect(sweep) == 0
+    (island,) = (place / "out" / "curves.html").read_text(encoding="utf-8").split('id="data">')[1:]
+    rows = read_rows(str(place / "out" / "results.parquet"))
+    found = {(r["method"], r["regime"], r["sparsity"], r["round"]): r for r in rows}
+    return found, json.loads(island.split("</script>")[0])
+
+
+@pytest.mark.parametrize(("method", "measured"), [("magnitude", False), ("sparsegpt", True)])
+def test_the_page_has_the_sparsity_and_the_error_of_every_matrix(collected, method, measured):
+    rows, page = collected
+    details = page["details"]
+    pruned, _ = details["stages"][rows[method, "iterative", 0.7, 2]["stage_id"]]
+    layer = details["layers"][pruned]
+    names = details["names"][layer["names"]]
+    assert len(names) == 2 * 6 and names[0].endswith("layers.0.self_attn.k_proj")
+    sparsity = layer["sparsity"]
+    each = sparsity if isinstance(sparsity, list) else [sparsity] * len(names)
+    assert each == pytest.approx([0.7] * len(names), abs=2e-3)
+    errors = layer["errors"]
+    assert (errors is not None) == measured
+    assert not measured or len(errors) == 12 and all(0 < error < 1 for error in errors)
+
+
+def test_the_page_has_the_losses_of_every_round(collected):
+    rows, page = collected
+    details = page["details"]
+    for method in ("magnitude", "sparsegpt"):
+        last = rows[method, "iterative", 0.7, 2]
+        pruned, trained = details["stages"][last["stage_id"]]
+        rounds = [details["losses"][stage] for stage in trained]
+        assert [one["tokens"] for one in rounds] == [TOKENS, TOKENS]
+        assert [len(one["values"]) for one in rounds] == [STEPS, STEPS]
+        first = details["stages"][rows[method, "finetune", 0.5, 1]["stage_id"]]
+        assert first[1] == trained[:1] and first[0] != pruned
+    control = details["stages"][rows["dense", "finetune", 0.0, 2]["stage_id"]]
+    assert control[0] is None and len(control[1]) == 2
+
+
+def test_rows_and_page_say_how_to_compute_them_again(collected):
+    rows, page = collected
+    assert all("cores of" in row["machine"] for row in rows.values())
+    settings = dict(page["settings"])
+    assert settings["command to reproduce"][0].startswith("python ")
+    assert settings["machine"] == sorted({row["machine"] for row in rows.values()})
+    assert settings["computed"][0].endswith(" UTC")
