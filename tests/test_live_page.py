@@ -74,7 +74,7 @@ def test_rows_arrive_by_themselves_and_keep_what_the_reader_chose(browser, look,
     wait_for(lambda: len(browser.table()) == 2)
     (curve,) = [trace for trace in browser.shown() if trace["kind"] == "curve"]
     assert curve["x"] == [0.3, 0.5]
-    assert browser.run("return page.state.scale") == "log"
+    assert browser.run("return page.state.scales.perplexity") == "log"
     assert text(browser, "note").startswith("2 of 4 cells done")
     sweep.finish(2, status="failed", error="boom", perplexity=None)
     wait_for(lambda: "1 failed" in text(browser, "note"))
