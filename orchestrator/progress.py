@@ -69,46 +69,46 @@ class Progress(Callback):
             self.first = time.monotonic(), self.done_cost()
 
     def line(self, cell_id: str, result: dict[str, Any]) -> str:
-        """`[ 4/38] sparsegpt iterative 0.7  23.40  2m04s, about 33s left`."""
+        """`[ 4/38] sparsegpt iterative 0.7     23.40  33s left`."""
         total = str(len(self.cells))
         count = f"[{len(self.seen):{len(total)}}/{total}] "
         done = result["status"] == "done"
         value = number(result["perplexity"]) if done else result["status"].replace("_", " ")
-        end = f" {value:>9}  {self.time_left()}"
+        end = f" {value:>8}  {self.time_left()}"
         if self.failed and done:
             end += f", {len(self.failed)} failed"
         longest = max(len(self.name(cell)) for cell in self.cells.values())
-        room = min(longest, WIDTH - len(count) - 48)
-        return f"{count}{fitted(self.name(self.cells[cell_id]), room):<{room}}{end}"
+        room = min(longest, WIDTH - len(count) - 34)
+        return f"{count}{self.name(self.cells[cell_id], room):<{room}}{end}"
 
-    def name(self, cell: Cell) -> str:
-        """What tells a cell from the others of this sweep."""
+    def name(self, cell: Cell, room: int = WIDTH) -> str:
+        """What tells a cell from the others of this sweep; of a long model's name the ends."""
         target = cell.target.mask_structure or f"{cell.target.sparsity:g}"
         if cell.method == "dense":
             target = f"round {cell.round}" if cell.round else ""
         words = [cell.method, cell.regime, target]
-        if self.many_models:
-            words.insert(0, cell.model.rstrip("/").rpartition("/")[2])
         if self.many_seeds and cell.seed is not None:
-            words.append(f"seed {cell.seed}")
-        return ascii(" ".join(filter(None, words)))[1:-1]
+            words.append(f"s{cell.seed}" if self.many_models else f"seed {cell.seed}")
+        name = ascii(" ".join(filter(None, words)))[1:-1]
+        if self.many_models:
+            model = ascii(cell.model.rstrip("/").rpartition("/")[2])[1:-1]
+            name = f"{fitted(model, max(6, room - len(name) - 1))} {name}"
+        return fitted(name, room)
 
     def done_cost(self) -> float:
         """Estimated seconds of what is finished."""
         return sum(self.costs.get(cell, 0.0) for cell in self.seen)
 
     def time_left(self) -> str:
-        """Time so far, and what is left at the pace since the first cell: before it, Ray starts."""
+        """What is left at the pace since the first cell: before it, Ray starts."""
         now = time.monotonic()
-        told = clock(now - self.start)
-        if self.first is None or len(self.seen) == len(self.cells):
-            return told
-        since, before = self.first
+        if len(self.seen) == len(self.cells):
+            return f"in {clock(now - self.start)}"
+        since, before = self.first or (now, 0.0)
         done = self.done_cost()
-        if done <= before:
-            return told
-        left = (now - since) * (sum(self.costs.values()) - done) / (done - before)
-        return f"{told}, about {clock(left)} left"
+        if self.first is None or done <= before:
+            return f"{clock(now - self.start)} so far"
+        return f"{clock((now - since) * (sum(self.costs.values()) - done) / (done - before))} left"
 
     def say(self, line: str) -> None:
         """Prints at once, also into a file."""
@@ -116,7 +116,7 @@ class Progress(Callback):
 
 
 def number(perplexity: float) -> str:
-    """A perplexity within nine columns."""
+    """A perplexity within eight columns."""
     return f"{perplexity:.2f}" if perplexity < 99_999.5 else f"{perplexity:.2e}"
 
 

@@ -135,8 +135,10 @@ class Watched:
     def provenance(self) -> dict[str, object]:
         """What the settings panel shows besides the rows' own columns."""
         record = self.record or {}
-        command = {"command to reproduce": record["command"]} if "command" in record else {}
-        return command | {"out-dir": self.name}
+        known: dict[str, object] = {"out-dir": self.name}
+        if "command" in record:
+            known = {"command to reproduce": record["command"], **known}
+        return known
 
     # Progress -----------------------------------------------------------------------------------
 
