@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -55,14 +56,16 @@ def main() -> int:
     """Plays the machines in namespaces of this process's own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wheels", type=Path, required=True, help="what the machines install from")
+    parser.add_argument("--work", type=Path, help="a folder to keep; machines set up there stay so")
     flags = parser.parse_args()
     if INSIDE not in os.environ:
         alone = ["unshare", "-mnp", "--fork", "--mount-proc", "--kill-child", sys.executable]
         return subprocess.run([*alone, *sys.argv], env={**os.environ, INSIDE: "1"}).returncode
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="cluster-") as folder:
-        work = Path(folder)
+    with ExitStack() as stack:
+        new = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="cluster-")
+        work = flags.work or Path(stack.enter_context(new))
         run("mount", "--bind", str(flags.wheels.resolve()), "/mnt")
-        (work / "tmp").mkdir()
+        (work / "tmp").mkdir(parents=True, exist_ok=True)
         run("mount", "--bind", str(work / "tmp"), "/tmp")
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "lan", "type", "bridge")
@@ -82,6 +85,7 @@ def run(*command: str) -> None:
 def make_keys(work: Path) -> None:
     """The user's key and the machines' host key."""
     for name in ("user", "host"):
+        (work / name).unlink(missing_ok=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(work / name))
 
 
@@ -89,7 +93,8 @@ def start_machine(work: Path, index: int, address: str) -> None:
     """A machine with an address, a home, and an sshd that lets the user in."""
     place = work / f"machine-{index}"
     home = place / "home" / "node"
-    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(place / "tmp", ignore_errors=True)
     (place / "tmp").mkdir()
     (place / "tmp").chmod(0o1777)
     shutil.copy(work / "user.pub", home / ".ssh" / "authorized_keys")
@@ -154,7 +159,7 @@ def follow(work: Path) -> int:
         if command.startswith("ray dashboard"):
             lines.append("until (exec 3<>/dev/tcp/127.0.0.1/8265) 2> /dev/null; do sleep 1; done")
     home = work / "user-home"
-    (home / ".ray").mkdir(parents=True)
+    (home / ".ray").mkdir(parents=True, exist_ok=True)
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
         "HOME": str(home),

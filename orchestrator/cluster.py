@@ -6,10 +6,12 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.tune
+import yaml
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
 
 from core.config import require
@@ -21,6 +23,7 @@ DRIVER_RESOURCE = {"node:__internal_head__": 0.001}
 there and takes no CPU from workers, on any cluster, whoever started it."""
 HEALTH_CHECK_SECONDS = "0.3"
 TRIAL_RETRIES = 3
+SCALING_FLAG = "--autoscaling-config="
 FIRST_WORKER_SECONDS = 900
 """Installing torch on a new machine takes minutes."""
 
@@ -70,20 +73,29 @@ def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
 
 
 def slots_of_cluster(config: ResourceConfig) -> int:
-    """Trials at a time on the cluster joined, as soon as it has a worker or may get one.
+    """Trials at a time on the cluster joined.
 
-    A cluster that was just started may not have its first worker yet, and says of none what it
-    will have.
+    What its autoscaler may reach counts, not what is up now. Machines that come by themselves are
+    waited for; a cluster that has none and does not say what it may get is asked for as many trials
+    as wanted.
 
     Raises:
         ValueError: not even one trial fits; names the flag.
     """
-    end = time.monotonic() + FIRST_WORKER_SECONDS
-    if not reachable_resources().get("CPU"):
+    scaling = autoscaling(ray.get_runtime_context().gcs_address)
+    reachable = reachable_resources(scaling, ray.cluster_resources())
+    if not reachable.get("CPU") and any(t.get("min_workers") for t in node_types(scaling)):
         print("waiting for the cluster's first worker", flush=True)
-    while not reachable_resources().get("CPU") and time.monotonic() < end:
-        time.sleep(2)
-    return num_slots(config, reachable_resources())
+        end = time.monotonic() + FIRST_WORKER_SECONDS
+        while not reachable.get("CPU") and time.monotonic() < end:
+            time.sleep(2)
+            reachable = ray.cluster_resources()
+    elif not reachable.get("CPU"):
+        slots = config.max_concurrent_trials or 1
+        asked = f"no workers yet; asking for {slots} trials at a time (--max-concurrent-trials)"
+        print(asked, flush=True)
+        return slots
+    return num_slots(config, reachable)
 
 
 def planned_slots(config: ResourceConfig) -> int:
@@ -94,11 +106,42 @@ def planned_slots(config: ResourceConfig) -> int:
         return config.max_concurrent_trials or 1
 
 
-def reachable_resources() -> Mapping[str, float]:
-    """What the autoscaler may bring the cluster to, or what is up where nothing scales."""
-    from ray._private.state import state
+def reachable_resources(scaling: Mapping[str, Any], up: Mapping[str, float]) -> dict[str, float]:
+    """What the autoscaler may bring a cluster to, at least what is up.
 
-    return state.get_max_resources_from_cluster_config() or ray.cluster_resources()
+    Args:
+        scaling: the autoscaler's config, empty where nothing scales.
+        up: resources of the nodes that are up.
+    """
+    most: dict[str, float] = {}
+    for node_type in node_types(scaling):
+        count = min(node_type.get("max_workers", 0), scaling.get("max_workers", 0))
+        for name, value in (node_type.get("resources") or {}).items():
+            most[name] = most.get(name, 0.0) + count * value
+    return {name: max(most.get(name, 0.0), up.get(name, 0.0)) for name in {*most, *up}}
+
+
+def node_types(scaling: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Types of nodes in an autoscaler's config; a head's own allows no workers."""
+    return list((scaling.get("available_node_types") or {}).values())
+
+
+def autoscaling(gcs_address: str) -> dict[str, Any]:
+    """Config of a cluster's autoscaler, which runs on its head; empty where none does.
+
+    Ray itself tells no one what a cluster may grow to: only that process knows its file.
+    """
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = command.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if f"--gcs-address={gcs_address}" in words:
+            for word in words:
+                path = os.path.expanduser(word.removeprefix(SCALING_FLAG))
+                if word.startswith(SCALING_FLAG) and os.path.isfile(path):
+                    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return {}
 
 
 def local_resources() -> dict[str, float]:
