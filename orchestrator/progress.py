@@ -39,6 +39,7 @@ class Progress(Callback):
         self.first: tuple[float, float] | None = None
         self.many_models = len({cell.model for cell in cells.values()}) > 1
         self.many_seeds = len({cell.seed for cell in cells.values()} - {None}) > 1
+        self.longest = max((len(self.name(cell)) for cell in cells.values()), default=0)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Says which trial begins, unless there are many."""
@@ -77,8 +78,7 @@ class Progress(Callback):
         end = f" {value:>8}  {self.time_left()}"
         if self.failed and done:
             end += f", {len(self.failed)} failed"
-        longest = max(len(self.name(cell)) for cell in self.cells.values())
-        room = min(longest, WIDTH - len(count) - 34)
+        room = min(self.longest, WIDTH - len(count) - 34)
         return f"{count}{self.name(self.cells[cell_id], room):<{room}}{end}"
 
     def name(self, cell: Cell, room: int = WIDTH) -> str:
@@ -92,7 +92,7 @@ class Progress(Callback):
         name = ascii(" ".join(filter(None, words)))[1:-1]
         if self.many_models:
             model = ascii(cell.model.rstrip("/").rpartition("/")[2])[1:-1]
-            name = f"{fitted(model, max(6, room - len(name) - 1))} {name}"
+            name = f"{fitted(model, max(5, room - len(name) - 1))} {name}"
         return fitted(name, room)
 
     def done_cost(self) -> float:
