@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from core.pruners.base import PruningError
-from core.pruners.hessian import ACCUMULATION_BLOCK, Hessian, InputNorms, factorise
+from core.pruners.hessian import (
+    ACCUMULATION_BLOCK,
+    FACTOR_BLOCK,
+    Hessian,
+    InputNorms,
+    factorise,
+    inverse_triangle,
+)
 
 CPU = torch.device("cpu")
 
@@ -96,6 +103,34 @@ def test_the_factor_is_upper_and_multiplies_to_the_damped_matrix(frac):
     assert torch.equal(factor.upper, factor.upper.triu())
     torch.testing.assert_close(factor.upper @ factor.upper.T, damped, rtol=1e-12, atol=1e-12)
     assert factor.dampening_frac == frac
+
+
+@pytest.mark.parametrize("cols", [FACTOR_BLOCK, 2 * FACTOR_BLOCK, 2 * FACTOR_BLOCK + 77])
+def test_the_factor_of_several_blocks_is_the_flipped_cholesky_factor(cols):
+    hessian = hessian_of(random_inputs(2 * cols, cols)).matrix()
+    factor = factorise(hessian, 0.01)
+    damped = hessian.double()
+    damped.diagonal().add_(0.01 * damped.diagonal().mean())
+    expected = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
+    assert torch.equal(factor.upper, factor.upper.triu())
+    # float32 sums of some hundred products.
+    tolerance = 1e-5 * float(expected.abs().max())
+    torch.testing.assert_close(factor.upper.double(), expected, rtol=0, atol=tolerance)
+
+
+def test_a_last_block_that_is_not_definite_raises_the_damping_of_all():
+    size = FACTOR_BLOCK + 2
+    for place in (0, size - 2):
+        matrix = torch.eye(size)
+        matrix[place, place + 1] = matrix[place + 1, place] = 1.05
+        assert factorise(matrix, 0.01).dampening_frac == pytest.approx(0.1)
+
+
+def test_inverse_triangles_are_inverses():
+    corners = torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(0)).tril()
+    corners += 4 * torch.eye(9)
+    products = inverse_triangle(corners) @ corners
+    torch.testing.assert_close(products, torch.eye(9).expand(3, 9, 9), rtol=0, atol=1e-6)
 
 
 def test_the_factor_inverts_the_originals_factor():

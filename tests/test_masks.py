@@ -6,8 +6,10 @@ import torch
 from core.config import MaskStructure, Target
 from core.pruners.masks import (
     block_quotas,
+    SAMPLE,
     choose,
     group_mask,
+    kth_smallest,
     lowest,
     num_pruned,
     row_mask,
@@ -41,6 +43,34 @@ def test_lowest_is_exact_with_infinite_scores():
     scores = torch.tensor([-torch.inf, torch.inf, -torch.inf, 0.0, torch.inf])
     for count in range(6):
         assert int(lowest(scores, count).sum()) == count
+
+
+def long_rows() -> dict[str, torch.Tensor]:
+    """Rows that are long enough for a sample, some of which mislead it."""
+    generator = torch.Generator().manual_seed(0)
+    size = 10 * SAMPLE + 7
+    normal = torch.randn(size, generator=generator)
+    hidden = torch.zeros(size)
+    hidden[1::2] = normal[1::2]
+    return {
+        "normal": normal,
+        "sorted": normal.sort().values,
+        "equal": torch.ones(size),
+        "few values": torch.randint(0, 3, (size,), generator=generator).float(),
+        "infinite": normal.masked_fill(normal < 0, -torch.inf),
+        "half hidden": hidden,
+        "one outlier": torch.zeros(size).index_fill_(0, torch.tensor([5]), -1.0),
+        "pattern of the sample's step": (torch.arange(size) % (size // SAMPLE | 1)).float(),
+    }
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("name", long_rows())
+def test_the_kth_smallest_of_a_long_row_is_exact(name, share):
+    row = long_rows()[name]
+    k = max(1, round(share * len(row)))
+    assert kth_smallest(row, k).item() == row.sort().values[k - 1].item()
+    assert int(lowest(row, k).sum()) == k
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1 / 3, 0.123, 0.5, 0.999, 1.0])

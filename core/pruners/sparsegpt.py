@@ -15,8 +15,9 @@ block a column costs two calls on contiguous memory. What was tried instead is i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, final
 
 import torch
@@ -31,7 +32,13 @@ from core.pruners.base import (
     Solution,
     Statistic,
 )
-from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
+from core.pruners.hessian import (
+    DAMPENING_STEP,
+    Factor,
+    Hessian,
+    factorise,
+    inverse_triangle,
+)
 from core.pruners.masks import (
     assert_room,
     block_quotas,
@@ -104,10 +111,10 @@ def solve(
     Survivors are rounded to `grid`, that of the stacked matrices, if there is one.
     """
     # Columns become rows: each step then reads and writes contiguous memory.
-    original = torch.cat([w.to(factor.upper.dtype) for w in weights]).T.contiguous()
+    original = torch.cat([w.to(factor.lower.dtype).T for w in weights], dim=1)
     earlier = None
     if masks is not None:
-        earlier = torch.cat(list(masks)).T.contiguous()
+        earlier = torch.cat([mask.T for mask in masks], dim=1)
         original *= earlier
     ends, panel = blocks(len(original), target, block_size)
     rows = [len(weight) for weight in weights]
@@ -192,8 +199,9 @@ class Sweep:
         grid: Grid | None,
     ) -> None:
         self.original = original
-        self.lower = factor.upper.T.contiguous()
-        self.dead = factor.dead
+        self.lower = factor.lower
+        # None where there is none, so that the usual case is spared a pass over all scores.
+        self.dead = factor.dead if bool(factor.dead.any()) else None
         self.choose, self.earlier, self.grid = choose, earlier, grid
         self.mask = torch.empty_like(original, dtype=torch.bool)
         # Original minus new weights. Where a weight is pruned that is the original itself, so a
@@ -202,7 +210,7 @@ class Sweep:
 
     def result(self) -> Tensor:
         """The new weights, [rows, cols]; plus zero where pruned, as there `delta` is `original`."""
-        new = (self.original - self.delta).T.contiguous()
+        new = torch.sub(self.original, self.delta, out=self.original).T.contiguous()
         # Rounding is repeated for its last bit, which the difference may have lost.
         return new if self.grid is None else self.grid.round(new).masked_fill_(~self.mask.T, 0)
 
@@ -214,12 +222,15 @@ class Sweep:
             panel: columns solved one by one between matrix products.
             by_panel: choose masks panel by panel (N:M) instead of block by block.
         """
-        start = 0
-        for end in ends:
+        width = max(end - start for start, end in pairwise([0, *ends]))
+        pulls = self.original.new_empty(width, self.original.shape[1])
+        scorers = self.scorers(range(0, ends[-1], panel) if by_panel else [0, *ends[:-1]])
+        for start, end in pairwise([0, *ends]):
             # L[:start, block]T @ D[:start]: what the finished columns do to this block.
-            pull = self.lower[start:end, :start] @ self.delta[:start]
+            pull = pulls[: end - start]
+            torch.mm(self.lower[start:end, :start], self.delta[:start], out=pull)
             if not by_panel:
-                self.mask[start:end] = self.pick(pull, start)
+                self.mask[start:end] = self.pick(pull, start, next(scorers))
             corner = self.lower[start:end, start:end]
             # A surviving column j has `delta_j = -(D[:, :j] @ L[:j, j]) / L[j, j]`.
             rates = corner / -corner.diagonal()[:, None]
@@ -231,10 +242,21 @@ class Sweep:
                 if first > start:
                     inner.addmm_(corner[span, before], self.delta[start:first])
                 if by_panel:
-                    self.mask[first:last] = self.pick(inner, first)
+                    self.mask[first:last] = self.pick(inner, first, next(scorers))
                 inner /= -corner.diagonal()[span, None]
                 self.solve_panel(inner, rates[span, span], first, last)
-            start = end
+
+    def scorers(self, starts: Sequence[int]) -> Iterator[Tensor]:
+        """For each span of columns whose mask is chosen at once: `diag(L) inv(L)T` of its corner.
+
+        All spans but the last are equally wide, so one call inverts them together.
+        """
+        ends = [*starts[1:], len(self.lower)]
+        corners = [self.lower[start:end, start:end] for start, end in zip(starts, ends)]
+        last = corners.pop()
+        for triangles in ([torch.stack(corners)] if corners else []) + [last[None]]:
+            scale = triangles.diagonal(dim1=-2, dim2=-1)[..., None]
+            yield from (inverse_triangle(triangles) * scale).unbind()
 
     def solve_panel(self, inner: Tensor, rates: Tensor, first: int, last: int) -> None:
         """Column by column; `inner` holds what all columns before the panel do to `delta`."""
@@ -252,16 +274,16 @@ class Sweep:
                 step = original[j] - self.grid.round_column(original[j] - step, first + j)
             torch.where(kept, step, column, out=column)
 
-    def pick(self, pull: Tensor, start: int) -> Tensor:
+    def pick(self, pull: Tensor, start: int, scorer: Tensor) -> Tensor:
         """The mask of columns `start ...`, scored as if every column before them were final.
 
-        `pull` is `L[:start, columns]T @ D[:start]`; a small triangular solve turns it into the
+        `pull` is `L[:start, columns]T @ D[:start]`; `inv(L[columns, columns])T` turns it into the
         change of the weights that leaves all columns of the block free.
         """
         span = slice(start, start + len(pull))
-        corner = self.lower[span, span]
-        current = self.original[span] + torch.linalg.solve_triangular(corner, pull, upper=False)
-        scores = (current * corner.diagonal()[:, None]).square_()
-        scores.masked_fill_(self.dead[span, None], -1.0)
+        scores = self.original[span] * self.lower.diagonal()[span, None]
+        scores.addmm_(scorer, pull).square_()
+        if self.dead is not None:
+            scores.masked_fill_(self.dead[span, None], -1.0)
         earlier = None if self.earlier is None else self.earlier[span]
         return self.choose(keep_earlier(scores, earlier), start)
