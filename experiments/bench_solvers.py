@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -38,12 +39,14 @@ from core.models import (  # noqa: E402
     run_block,
 )
 from core.parallel import Ranks  # noqa: E402
+from core.precision import DTYPES, inference_dtype  # noqa: E402
 from core.pruners import PRUNERS  # noqa: E402
 from core.pruners.hessian import Hessian, factorise  # noqa: E402
 from core.pruners.sparsegpt import solve  # noqa: E402
 from core.sequential import prune_  # noqa: E402
 
 RUNS, SPARSITY = 5, 0.5
+CPU = torch.device("cpu")
 # (rows of each matrix, inputs) of the distinct inputs of one decoder block.
 BLOCKS = {
     "opt-125m": [([768] * 3, 768), ([768], 768), ([3072], 768), ([768], 3072)],
@@ -233,10 +236,13 @@ def original_loop(reference: type, model: Any, windows: Tensor) -> None:
 def bench_model(reference: type, model_dir: Path, text: Path, runs: int) -> dict[str, float]:
     """A whole model at 0.5, everything but loading included."""
     windows = windows_of(model_dir, text)
+    # As a sweep loads it: in the dtype it was published in, where the processor has that.
+    stored = AutoConfig.from_pretrained(model_dir).dtype or torch.float32
+    dtype = DTYPES[inference_dtype("auto", str(stored).removeprefix("torch."), CPU)]
     times: dict[str, list[float]] = {"original": [], "sparsegpt": [], "alps": []}
     for _ in range(runs):
         for name, taken in times.items():
-            model = load_model(model_dir, torch.float32)
+            model = load_model(model_dir, dtype)
             start = time.perf_counter()
             if name == "original":
                 original_loop(reference, model, windows)
@@ -273,7 +279,7 @@ def main() -> None:
     parser.add_argument("--model-runs", type=int, default=RUNS, help="end-to-end repetitions")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     options = parser.parse_args()
-    reference, cpu = load_reference(options.reference), torch.device("cpu")
+    reference, cpu = load_reference(options.reference), CPU
     rows: dict[str, Any] = {f"cpu {n}": bench_block(n, reference, cpu) for n in options.blocks}
     rows["cpu accumulate"] = bench_accumulation(cpu)
     rows["cpu nine sparsities"] = bench_sparsities(cpu)

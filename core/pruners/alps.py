@@ -4,7 +4,7 @@ Meng, Behdin, Wang & Mazumder, arXiv 2406.07831. The layer problem `min tr(D H D
 minus new weights, under an exact count of zeros, is split into weights W that may be dense, a
 sparse copy of them, and a dual V that ties the two with a penalty rho, which grows until the
 support hardly moves (their algorithm 1); preconditioned conjugate gradients then solve for the
-surviving weights (algorithm 2), all rows in one batch. Differences from the paper:
+surviving weights (algorithm 2), many rows at a time. Differences from the paper:
 
 - It starts from SparseGPT's weights and support, with the dual that belongs to them, instead of
   from the dense weights: the penalty can start higher, and fewer steps are needed.
@@ -46,6 +46,9 @@ PENALTY, GROWTH, NUM_PENALTIES, STEPS = 0.1, 1.5, 12, 2
 # Conjugate-gradient steps at most; a row stops when its residual fell by this factor. Fewer leave
 # weights that depend on the order of sums: 25 steps differ by 3e-4 between stacked and single rows.
 CG_STEPS, CG_TOLERANCE = 60, 1e-5
+# Weights of the rows that step together: few enough to stay in cache from one operation to the
+# next, enough for products at full speed.
+CG_CHUNK = 2**18
 
 
 @final
@@ -54,7 +57,7 @@ class Alps(Pruner):
     """ADMM for the support, conjugate gradients for the weights; starts from SparseGPT's."""
 
     name: ClassVar[str] = "alps"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     fields_read: ClassVar[tuple[str, ...]] = (*COMMON_FIELDS, "dampening_frac", "block_size")
     statistic: ClassVar[type[Statistic] | None] = Hessian
 
@@ -99,6 +102,8 @@ class Layer:
     """[cols], scaled weights = weights * units."""
     dead: Tensor
     """[cols] bool, inputs that were always zero."""
+    any_dead: bool
+    """Whether there is one; the usual case is spared a pass over all scores."""
 
     def prune(
         self,
@@ -108,109 +113,134 @@ class Layer:
         earlier: Sequence[Tensor] | None,
     ) -> list[Pruned]:
         """Masks and weights at or below the undamped error of `start`, matrix by matrix."""
-        rows = [len(weight) for weight in dense]
-        original = torch.cat(dense)
-        goal = original * self.units
-        first = torch.cat([matrix.mask for matrix in start])
-        begin = torch.cat([matrix.weight for matrix in start]) * self.units
-        mask, weight = self.admm(goal, begin, first, rows, target, earlier)
-        weight = self.refine(goal, weight, mask, torch.zeros_like(self.damping))
-        lost = [
-            bool(new > old)
-            for new, old in zip(
-                self.errors(goal - weight, rows), self.errors(goal - begin, rows), strict=True
-            )
+        searches = [
+            Search(self, original, begin, target, earlier[i] if earlier else None)
+            for i, (original, begin) in enumerate(zip(dense, start, strict=True))
         ]
-        if any(lost):
-            logger.info("ALPS keeps SparseGPT's support in %d of %d matrices", sum(lost), len(lost))
-            chosen = torch.tensor(lost, device=mask.device).repeat_interleave(
-                torch.tensor(rows, device=mask.device)
-            )
-            again = self.refine(goal[chosen], begin[chosen], first[chosen], self.damping)
-            weight[chosen], mask[chosen] = again, first[chosen]
-        moved = self.moved(mask)
-        new = torch.where(moved, weight / self.units, original).masked_fill_(~mask, 0)
-        return [Pruned(w, m) for w, m in zip(new.split(rows), mask.split(rows), strict=True)]
+        eye = torch.eye(len(self.units), dtype=self.hessian.dtype, device=self.hessian.device)
+        rho = PENALTY
+        for _ in range(NUM_PENALTIES):
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.hessian + rho * eye))
+            for search in searches:
+                for _ in range(STEPS):
+                    search.step(inverse, rho)
+                search.grow()
+            rho *= GROWTH
+        found = [search.result(rho) for search in searches]
+        lost = sum(search.lost for search in searches)
+        if lost:
+            logger.info("ALPS keeps SparseGPT's support in %d of %d matrices", lost, len(found))
+        return found
 
     def moved(self, mask: Tensor) -> Tensor:
         """Survivors that compensate: of living inputs, in rows that lost a living input."""
         return mask & ~self.dead & (~mask & ~self.dead).any(1, keepdim=True)
 
-    def errors(self, delta: Tensor, rows: list[int]) -> list[Tensor]:
-        """`tr(D H DT)` of each matrix, H undamped, D [sum(rows), cols] scaled."""
-        by_row = ((delta @ self.hessian - delta * self.damping) * delta).sum(1)
-        return [part.sum() for part in by_row.split(rows)]
+    def error(self, delta: Tensor) -> float:
+        """`tr(D H DT)`, H undamped, D [rows, cols] scaled."""
+        return float(((delta @ self.hessian - delta * self.damping) * delta).sum())
 
-    def admm(
-        self,
-        goal: Tensor,
-        begin: Tensor,
-        mask: Tensor,
-        rows: list[int],
-        target: Target,
-        earlier: Sequence[Tensor] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The support and the sparse weights on it after the penalty has grown.
-
-        One matrix carries both: where a weight survives, `state` is rho times its sparse copy,
-        elsewhere it is the dual V; the other of the two is zero there.
-        """
-        pull = goal @ self.hessian
-        rho = PENALTY
-        state = torch.where(mask, begin * rho, pull - begin @ self.hessian)
-        eye = torch.eye(len(self.units), dtype=goal.dtype, device=goal.device)
-        inverse = eye
-        for step in range(NUM_PENALTIES * STEPS):
-            if step % STEPS == 0:
-                grown = PENALTY * GROWTH ** (step // STEPS)
-                state = torch.where(mask, state * (grown / rho), state)
-                rho = grown
-                inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.hessian + rho * eye))
-            weight = (pull + torch.where(mask, state, -state)) @ inverse
-            state = state.masked_fill_(mask, 0).add_(weight, alpha=rho)
-            mask = self.support(state, rows, target, earlier)
-        return mask, (state / rho).masked_fill_(~mask, 0)
-
-    def support(
-        self, state: Tensor, rows: list[int], target: Target, earlier: Sequence[Tensor] | None
-    ) -> Tensor:
-        """Each matrix keeps its largest entries; dead inputs go first, within the count."""
-        scores = state.abs().masked_fill_(self.dead, -1.0)
-        masks = [
-            choose(part, target, earlier[i] if earlier else None)
-            for i, part in enumerate(scores.split(rows))
-        ]
-        return torch.cat(masks)
-
-    def refine(self, goal: Tensor, weight: Tensor, mask: Tensor, shift: Tensor) -> Tensor:
-        """Conjugate gradients on the survivors of each row, all rows at once.
+    def refine(self, goal: Tensor, weight: Tensor, mask: Tensor, damped: bool) -> Tensor:
+        """Conjugate gradients on the survivors of each row; rows of one chunk step together.
 
         Args:
             goal: original weights, scaled [rows, cols].
             weight: where to start.
             mask: the survivors.
-            shift: what to take off the diagonal of H, [cols]: nothing or the damping.
+            damped: whether the damping counts as part of H.
         """
+        hessian = self.hessian if damped else self.undamped()
         free = self.moved(mask)
-        kept = torch.where(free, weight, goal).masked_fill_(~mask, 0)
-        delta = goal - kept
-        residual = (delta @ self.hessian - delta * shift).mul_(free)
-        direction = residual.clone()
-        square = residual.square().sum(1, keepdim=True)
-        enough = square * CG_TOLERANCE**2
-        for _ in range(CG_STEPS):
-            product = (direction @ self.hessian - direction * shift).mul_(free)
-            curvature = (direction * product).sum(1, keepdim=True)
-            # A row that is solved, or flat within rounding, stands still.
-            going = (square > enough) & (curvature > 0)
-            if not going.any():
-                break
-            length = torch.where(going, square / curvature, 0.0)
-            kept.addcmul_(length, direction)
-            residual.addcmul_(length, product, value=-1)
-            previous, square = square, residual.square().sum(1, keepdim=True)
-            direction.mul_(torch.where(going, square / previous, 0.0)).add_(residual)
-        return kept
+        start = torch.where(free, weight, goal).mul_(mask)
+        size = max(1, CG_CHUNK // goal.shape[1])
+        for kept, wanted, moving in zip(start.split(size), goal.split(size), free.split(size)):
+            descend_(kept, wanted - kept, moving.to(goal.dtype), hessian)
+        return start
+
+    def undamped(self) -> Tensor:
+        """H as the calibration gave it, scaled; a dead input has neither row nor column."""
+        hessian = self.hessian.clone()
+        hessian.diagonal().sub_(self.damping)
+        return hessian
+
+
+class Search:
+    """ADMM on one matrix. It alone decides its numbers, whatever is solved beside it.
+
+    One matrix carries both unknowns: where a weight survives, `state` is rho times its sparse copy,
+    elsewhere it is the dual V; the other of the two is zero there.
+    """
+
+    def __init__(
+        self, layer: Layer, original: Tensor, start: Pruned, target: Target, earlier: Tensor | None
+    ) -> None:
+        self.layer, self.original, self.start = layer, original, start
+        self.target, self.earlier = target, earlier
+        self.goal, self.begin = original * layer.units, start.weight * layer.units
+        self.pull = self.goal @ layer.hessian
+        self.mask = start.mask
+        self.state = torch.where(
+            self.mask, self.begin * PENALTY, self.pull - self.begin @ layer.hessian
+        )
+        self.lost = False
+
+    def step(self, inverse: Tensor, rho: float) -> None:
+        """New weights, then the support of the largest and the dual of the others.
+
+        Works with products of ones and zeros, several times faster than filling by a mask.
+        """
+        kept = self.mask.to(self.state.dtype)
+        weight = torch.addcmul(self.pull, self.state, 2 * kept - 1) @ inverse
+        self.state.mul_(1 - kept).add_(weight, alpha=rho)
+        scores = self.state.abs()
+        if self.layer.any_dead:
+            scores.masked_fill_(self.layer.dead, -1.0)
+        self.mask = choose(scores, self.target, self.earlier)
+
+    def grow(self) -> None:
+        """Scales the sparse copy's part of `state` to the next penalty."""
+        self.state *= 1 + self.mask.to(self.state.dtype) * (GROWTH - 1)
+
+    def result(self, rho: float) -> Pruned:
+        """Least squares on the support found, or on the first one where that is better."""
+        layer, goal, mask = self.layer, self.goal, self.mask
+        weight = layer.refine(goal, self.state / rho, mask, damped=True)
+        self.lost = layer.error(goal - weight) > layer.error(goal - self.begin)
+        if self.lost:
+            mask = self.start.mask
+            weight = layer.refine(goal, self.begin, mask, damped=False)
+        new = torch.where(layer.moved(mask), weight / layer.units, self.original)
+        return Pruned(new.masked_fill_(~mask, 0), mask)
+
+
+def descend_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None:
+    """Moves the `free` entries (1, else 0) of rows `kept` to least `tr(D H DT)`, in place.
+
+    Args:
+        kept: weights [rows, cols].
+        delta: D at the start, original minus `kept`.
+        free: [rows, cols] of the same dtype.
+        hessian: H, [cols, cols].
+    """
+    residual = (delta @ hessian).mul_(free)
+    direction = residual.clone()
+    square = torch.linalg.vecdot(residual, residual)[:, None]
+    enough = square * CG_TOLERANCE**2
+    product = torch.empty_like(kept)
+    for _ in range(CG_STEPS):
+        torch.mm(direction, hessian, out=product)
+        # A direction is zero where nothing is free, so its curvature needs no masked product.
+        curvature = torch.linalg.vecdot(direction, product)[:, None]
+        # A row that is solved, or flat within rounding, stands still.
+        going = (square > enough) & (curvature > 0)
+        if not going.any():
+            break
+        length = torch.where(going, square / curvature, 0.0)
+        kept.addcmul_(length, direction)
+        residual.addcmul_(product.mul_(free), length, value=-1)
+        previous, square = square, torch.linalg.vecdot(residual, residual)[:, None]
+        ratio = torch.where(going, square / previous, 0.0)
+        torch.addcmul(residual, direction, ratio, out=direction)
 
 
 def scale(hessian: Tensor, factor: Factor) -> Layer:
@@ -223,4 +253,4 @@ def scale(hessian: Tensor, factor: Factor) -> Layer:
     damped /= units[:, None]
     damped /= units
     damping = (factor.dampening_frac / units.square()).masked_fill_(dead, 1.0)
-    return Layer(damped, damping, units, dead)
+    return Layer(damped, damping, units, dead, bool(dead.any()))

@@ -35,7 +35,7 @@ from core.config import MaskStructure, Target
 from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.hessian import Hessian, InputNorms
 
-REFINE_VERSION = 1
+REFINE_VERSION = 2
 """Raised whenever refined numbers would change; part of a stage's identity where refine is on."""
 
 # Survivors and pruned weights of a row whose pairs are tried: those cheapest by themselves.

@@ -65,7 +65,7 @@ class SparseGPT(Pruner):
     """The masks of `block_size` columns (N:M: of M) are chosen on compensated weights."""
 
     name: ClassVar[str] = "sparsegpt"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     fields_read: ClassVar[tuple[str, ...]] = (
         *COMMON_FIELDS,
         "dampening_frac",
