@@ -89,27 +89,33 @@ def first_row(tensor: Tensor) -> int:
 def save_training(
     directory: Path,
     model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     step: int,
     ranks: Ranks,
 ) -> None:
-    """Writes this rank's rows of weights and moments, and the number of steps done."""
+    """Writes this rank's rows of weights that train, their moments, and the steps done.
+
+    Without an optimizer there are no moments. What every rank holds in full, rank 0 writes.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     tensors, rows = {}, {}
+    shared = ranks.rank > 0
     for name, param in model.named_parameters():
+        if not param.requires_grad or (shared and not isinstance(param, DTensor)):
+            continue
         rows[name] = first_row(param)
         tensors[f"weight/{name}"] = local(param.detach()).cpu().contiguous()
-        for moment in MOMENTS:
-            value = optimizer.state[param][moment]
+        for moment in MOMENTS if optimizer is not None else ():
+            value = optimizer.state[param][moment]  # pyright: ignore[reportOptionalMemberAccess]
             tensors[f"{moment}/{name}"] = local(value).cpu().contiguous()
     file = directory / f"rank-{ranks.rank:05}-of-{ranks.size:05}.safetensors"
     save_file(tensors, file, metadata={"step": str(step), "first_rows": json.dumps(rows)})
 
 
 def load_training_(
-    directory: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
+    directory: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer | None
 ) -> int:
-    """Restores weights and moments, written by any number of ranks; returns the steps done."""
+    """Restores what `save_training` wrote, by any number of ranks; returns the steps done."""
     paths = sorted(directory.glob("rank-*.safetensors"))
     assert paths, f"no checkpoint in {directory}"
     files = [safe_open(path, framework="pt") for path in paths]
@@ -118,14 +124,20 @@ def load_training_(
     step = int(metadata[0]["step"])
     with torch.no_grad():
         for name, param in model.named_parameters():
-            state = optimizer.state[param]
-            state["step"] = torch.tensor(float(step))
-            for moment in MOMENTS:
-                state[moment] = torch.zeros_like(param)
-            for kind, tensor in (("weight", param), *((m, state[m]) for m in MOMENTS)):
+            if not param.requires_grad:
+                continue
+            tensors = {"weight": param}
+            if optimizer is not None:
+                tensors |= {moment: torch.zeros_like(param) for moment in MOMENTS}
+                optimizer.state[param] = {
+                    "step": torch.tensor(float(step)),
+                    **{moment: tensors[moment] for moment in MOMENTS},
+                }
+            for kind, tensor in tensors.items():
                 pieces = [
                     (start[name], file.get_slice(f"{kind}/{name}"))
                     for start, file in zip(starts, files)
+                    if name in start
                 ]
                 copy_rows_(local(tensor), first_row(param), pieces)
     return step

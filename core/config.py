@@ -6,43 +6,23 @@ Here only fields that change numbers; where work runs and where results go is th
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from core.checks import require as require
+from core.checks import require_known as require_known
+from core.checks import require_unique as require_unique
+
 Sampling = Literal["documents", "stream"]
 Budget = Literal["round", "total"]
 Refinement = Literal["swaps"]
 Allocation = Literal["uniform", "owl"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-def require(condition: bool, flag: str, value: object, remedy: str) -> None:
-    """Raises the one-line `ValueError` that bad input gets: flag, value, remedy."""
-    if not condition:
-        raise ValueError(f"--{flag} {value}: {remedy}")
-
-
-def require_known(flag: str, value: str, known: Iterable[str]) -> None:
-    """Refuses a name that is not in `known`, suggesting the nearest one."""
-    known = list(known)
-    if value not in known:
-        near = difflib.get_close_matches(value, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"--{flag} {value!r} is unknown: {hint}known are {', '.join(known)}")
-
-
-def require_unique(flag: str, values: Iterable[object]) -> None:
-    """Refuses an empty list and repeated values."""
-    values = list(values)
-    require(bool(values), flag, "(empty)", "give at least one value")
-    seen: set[object] = set()
-    for value in values:
-        require(value not in seen, flag, value, "given twice; name each value once")
-        seen.add(value)
+Objective = Literal["next_token", "reconstruct"]
+Trainable = Literal["all", "bias_norm", "masklora"]
 
 
 @dataclass(frozen=True)
@@ -185,8 +165,12 @@ class FinetuneConfig:
     tokens: int | None = None
     """Training tokens a round (`budget=round`) or a cell (`budget=total`); by default 32,768 for
     the embedded model, else 1,048,576."""
-    lr: float = 3e-4
-    """Peak learning rate."""
+    lr: float | tuple[float, ...] = 3e-4
+    """Peak learning rate. Of several, each round of a cell keeps the one with the lowest loss on
+    `validation`."""
+    validation: str | None = None
+    """Text on which one of several learning rates is chosen, never one evaluated on; by default a
+    part of the training text's source that no other role reads."""
     budget: Budget = "round"
     """Whether `tokens` is spent in each round or in all rounds of a cell together."""
     seq_len: int | None = None
@@ -200,6 +184,21 @@ class FinetuneConfig:
     """AdamW's decoupled weight decay."""
     clip_norm: float = 1.0
     """Largest global gradient norm."""
+    objective: Objective = "next_token"
+    """`next_token` loss, or `reconstruct`: the halves of each block, one after the other, are
+    trained to give the dense block's outputs (arXiv 2510.14444)."""
+    distill: bool = False
+    """Learn from the dense model's predictions as well."""
+    distill_temperature: float | None = None
+    """Softens both models' predictions; 2 by default."""
+    distill_mix: float | None = None
+    """Share of the dense model's predictions in the loss, the rest is next-token loss; 0.5 by
+    default."""
+    trainable: Trainable = "all"
+    """`all` parameters; `bias_norm`: biases and norms only; `masklora`: these, and a low-rank
+    update of every pruned matrix under its mask (arXiv 2312.15230)."""
+    lora_rank: int | None = None
+    """Rank of `masklora`'s updates; 16 by default."""
 
     def __post_init__(self) -> None:
         for flag, value in (
@@ -209,8 +208,14 @@ class FinetuneConfig:
             require(value is None or value > 0, flag, value, "use a positive number of tokens")
         if self.seq_len is not None:
             require(self.seq_len > 1, "finetune.seq-len", self.seq_len, "use 2 tokens or more")
-        for flag, value in (("finetune.lr", self.lr), ("finetune.clip-norm", self.clip_norm)):
-            require(math.isfinite(value) and value > 0, flag, value, "use a positive number")
+        require_unique("finetune.lr", self.lrs)
+        for flag, value in (
+            *(("finetune.lr", lr) for lr in self.lrs),
+            ("finetune.clip-norm", self.clip_norm),
+            ("finetune.distill-temperature", self.distill_temperature),
+        ):
+            good = value is None or (math.isfinite(value) and value > 0)
+            require(good, flag, value, "use a positive number")
         require(0 <= self.warmup_frac <= 1, "finetune.warmup-frac", self.warmup_frac, "use 0 to 1")
         require(
             math.isfinite(self.weight_decay) and self.weight_decay >= 0,
@@ -218,6 +223,44 @@ class FinetuneConfig:
             self.weight_decay,
             "use 0 or more",
         )
+        require_known("finetune.objective", self.objective, get_args(Objective))
+        require_known("finetune.trainable", self.trainable, get_args(Trainable))
+        mix, rank = self.distill_mix, self.lora_rank
+        require(mix is None or 0 < mix <= 1, "finetune.distill-mix", mix, "use 0 to 1, not 0")
+        require(rank is None or rank > 0, "finetune.lora-rank", rank, "use 1 or more, e.g. 16")
+        remedy = "reconstruct already learns from the dense model; leave out --finetune.distill"
+        allowed = not (self.distill and self.objective == "reconstruct")
+        require(allowed, "finetune.objective", self.objective, remedy)
+        for flag, value, needed, given in (
+            ("distill-temperature", self.distill_temperature, "--finetune.distill", self.distill),
+            ("distill-mix", mix, "--finetune.distill", self.distill),
+            ("lora-rank", rank, "--finetune.trainable masklora", self.trainable == "masklora"),
+            ("validation", self.validation, "several --finetune.lr", len(self.lrs) > 1),
+        ):
+            remedy = f"has no effect without {needed}"
+            require(value is None or given, f"finetune.{flag}", value, remedy)
+
+    @property
+    def lrs(self) -> tuple[float, ...]:
+        """The learning rates to choose from, one or more."""
+        return self.lr if isinstance(self.lr, tuple) else (self.lr,)
+
+    def recovery(self) -> dict[str, Any]:
+        """What differs from plain next-token training of all parameters; empty for that.
+
+        It enters identities: what was trained before there was an option is found again.
+        """
+        found: dict[str, Any] = {}
+        if self.objective != "next_token":
+            found["objective"] = self.objective
+        if self.distill:
+            temperature, mix = self.distill_temperature or 2.0, self.distill_mix or 0.5
+            found["distill"] = {"temperature": temperature, "mix": mix}
+        if self.trainable != "all":
+            found["trainable"] = self.trainable
+        if self.trainable == "masklora":
+            found["lora_rank"] = self.lora_rank or 16
+        return found
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from core.config import Sampling, require
-from core.texts import Role, Text, documents, joined, resolve_text, same_text
+from core.texts import NAMED, Role, Text, documents, joined, resolve_text, same_text
 
 __all__ = [
+    "NAMED",
     "Role",
     "Text",
     "calibration_windows",

@@ -15,90 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub import utils as hub_utils
 
 from core.config import require, require_known
 from core.identity import file_hash, first_line, hub_commit
-
-Role = Literal["calibration", "finetune", "evaluation"]
-Form = Literal["plain", "raw", "jsonl", "json", "parquet"]
-
-FLAGS: dict[Role, str] = {
-    "calibration": "calibration.text",
-    "finetune": "finetune.text",
-    "evaluation": "eval.texts",
-}
-"""The flag that a text of each role comes from, for messages."""
-EMBEDDED_DIR = Path(__file__).parent / "assets" / "text"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a named text."""
-
-    file: str
-    stream_rows: int | None = None
-    """How many rows `joined` takes; all by default."""
-    joiner: str = "\n\n"
-
-
-@dataclass(frozen=True)
-class Named:
-    """A text that goes by a short name: its parts, and which of them each role reads."""
-
-    parts: dict[str, Part]
-    roles: dict[Role, str]
-    repos: tuple[str, ...] = ()
-    """The dataset on the hub, then names it had before; none for the embedded text."""
-    revision: str | None = None
-    form: Form = "parquet"
-    column: str = "text"
-
-
-# C4's shards are 0.8 GB each: a stream of one takes its first rows, some ten million tokens. The
-# evaluation rule is the SparseGPT code's (datautils.py): 1,100 documents, of whose tokens the
-# paper uses the first 256 windows.
-NAMED = {
-    "embedded": Named(
-        parts={
-            name: Part(f"{name}.jsonl.xz")
-            for name in ("train", "calibration", "validation", "test")
-        },
-        roles={"calibration": "calibration", "finetune": "train", "evaluation": "test"},
-        form="jsonl",
-    ),
-    "wikitext2": Named(
-        repos=("Salesforce/wikitext", "wikitext"),
-        parts={
-            name: Part(f"wikitext-2-raw-v1/{name}-00000-of-00001.parquet")
-            for name in ("train", "validation", "test")
-        },
-        roles={"calibration": "train", "finetune": "train", "evaluation": "test"},
-    ),
-    "c4": Named(
-        repos=("allenai/c4",),
-        parts={
-            "calibration": Part("en/c4-train.00000-of-01024.json.gz", stream_rows=20_000),
-            "train": Part("en/c4-train.00001-of-01024.json.gz", stream_rows=20_000),
-            "validation": Part("en/c4-validation.00000-of-00008.json.gz", 1_100, joiner=" "),
-        },
-        roles={"calibration": "calibration", "finetune": "train", "evaluation": "validation"},
-        form="json",
-    ),
-    "ptb": Named(
-        repos=("ptb-text-only/ptb_text_only", "ptb_text_only"),
-        revision="refs/convert/parquet",
-        parts={
-            name: Part(f"penn_treebank/{name}/0000.parquet", joiner=" ")
-            for name in ("train", "validation", "test")
-        },
-        roles={"calibration": "train", "finetune": "train", "evaluation": "test"},
-        column="sentence",
-    ),
-}
+from core.named_texts import EMBEDDED_DIR, FLAGS, NAMED, Form, Named, Part, Role
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class ModelInputs:
     finetune_tokens: int
     batch_tokens: int
     evaluations: tuple[TextInput, ...]
+    validation: TextInput | None = None
+    """What one of several learning rates is chosen on."""
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,8 @@ class ResourceConfig:
     """Tokens a forward pass; 2,048 on CPU and 16,384 on GPU by default."""
     price_per_gpu_hour: float | None = None
     """With --dry-run: what an hour of one GPU costs you, in any currency."""
+    activation_checkpointing: bool = False
+    """Train in less memory: run each block again in the backward pass, about a third more work."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker", "max_concurrent_trials"):
@@ -225,6 +227,10 @@ def require_read(config: SweepConfig, explicit: set[str]) -> None:
         elif section == "prune":
             reads = any(name.replace("-", "_") in method.fields_read for method in methods)
             require(reads, flag, "has no effect", "no chosen method reads it")
+        elif flag == "activation-checkpointing":
+            require(grid.trains, flag, "has no effect", "no chosen regime trains")
+            remedy = "--finetune.objective reconstruct holds one block at a time anyway"
+            require(config.finetune.objective == "next_token", flag, "has no effect", remedy)
         elif flag in ("schedule", "num-rounds"):
             require(iterative, flag, "has no effect", "only the iterative regime has rounds")
         elif flag == "seeds":

@@ -13,9 +13,10 @@ import torch
 
 from orchestrator.cell import Stage
 from orchestrator.cost import GIB, GPUS, ModelCost
-from orchestrator.inputs import ResolvedModel, num_stored_tokens, tokens_id
+from orchestrator.inputs import ResolvedModel
 from orchestrator.rates import measured_rates
 from orchestrator.store import Store
+from orchestrator.tokens import num_stored_tokens, tokens_id
 
 KINDS = ("prune", "finetune", "evaluate")
 GPU_MICRO_BATCH_TOKENS = 2_048

@@ -7,12 +7,8 @@ starts and before anything is written.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
 
 from core import data
 from core.config import MaskStructure, require
@@ -21,17 +17,17 @@ from core.models import (
     ModelFacts,
     ModelSource,
     describe_model,
-    load_tokenizer,
     resolve_model,
 )
 from core.precision import inference_dtype, training_dtype
 from core.protocols import PROTOCOLS, Protocol
 from core.pruners import needs_calibration
-from orchestrator.cell import ModelInputs, Stage, TextInput, identity
+from orchestrator.cell import ModelInputs, TextInput
 from orchestrator.config import SweepConfig
-from orchestrator.store import Store
 
 EMBEDDED_TOKENS, EMBEDDED_BATCH_TOKENS = 32_768, 2_048
+VALIDATION_TOKENS = 65_536
+"""At most: the choice of a learning rate needs no more, and is made in every round."""
 HUB_TOKENS, HUB_BATCH_WINDOWS = 1_048_576, 8
 
 
@@ -68,11 +64,13 @@ def resolve_one(config: SweepConfig, name: str, device: torch.device) -> Resolve
             require(linear.cols % structure.group == 0, "mask-structures", text, remedy)
     is_embedded = bare == EMBEDDED
     texts: dict[str, data.Text] = {}
-    calibration = finetune = None
+    calibration = finetune = validation = None
     if any(needs_calibration(method, config.prune) for method in config.grid.methods):
         calibration = calibration_input(config, facts, is_embedded, texts)
     if config.grid.trains:
         finetune = finetune_input(config, facts, is_embedded, texts)
+        if len(config.finetune.lrs) > 1:
+            validation = validation_input(config, finetune, texts)
     evaluations = evaluation_inputs(config, facts, is_embedded, texts)
     require_disjoint(texts)
     seq_len = finetune.fields["seq_len"] if finetune else 0
@@ -87,6 +85,7 @@ def resolve_one(config: SweepConfig, name: str, device: torch.device) -> Resolve
         batch_tokens=config.finetune.batch_tokens
         or (EMBEDDED_BATCH_TOKENS if is_embedded else HUB_BATCH_WINDOWS * seq_len),
         evaluations=evaluations,
+        validation=validation,
     )
     if finetune is not None:
         check_training_tokens(config, inputs, seq_len)
@@ -141,6 +140,24 @@ def finetune_input(
     text = texts["finetune.text"] = protocol.resolve(name, "finetune")
     seq_len = window_length("finetune.seq-len", config.finetune.seq_len, facts)
     return TextInput(name, {"text": text.identity, "seq_len": seq_len})
+
+
+def validation_input(
+    config: SweepConfig, finetune: TextInput, texts: dict[str, data.Text]
+) -> TextInput:
+    """The text that a learning rate is chosen on: by default of the training text's source."""
+    own = finetune.name.partition(":")[0]
+    remedy = f"several need --finetune.validation, since {finetune.name} has no part for it"
+    named = config.finetune.validation or (own if own in data.NAMED else None)
+    require(named is not None, "finetune.lr", " ".join(map(str, config.finetune.lrs)), remedy)
+    assert named is not None
+    protocol = PROTOCOLS[config.grid.protocol]
+    text = texts["finetune.validation"] = protocol.resolve(named, "validation")
+    seq_len = finetune.fields["seq_len"]
+    return TextInput(
+        named,
+        {"text": text.identity, "seq_len": seq_len, "max_windows": VALIDATION_TOKENS // seq_len},
+    )
 
 
 def evaluation_inputs(
@@ -201,90 +218,3 @@ def check_training_tokens(config: SweepConfig, inputs: ModelInputs, seq_len: int
         inputs.batch_tokens,
         f"a batch holds at least one window of {seq_len} tokens",
     )
-
-
-# Tokens -----------------------------------------------------------------------------------------
-
-
-def tokens_id(stage: Stage | dict[str, Any], model_identity: str) -> str | None:
-    """Name of the token file that a stage reads; None for one that reads no text."""
-    fields = stage.fields if isinstance(stage, Stage) else stage["fields"]
-    kind = stage.kind if isinstance(stage, Stage) else stage["kind"]
-    if kind == "prune" and "calibration" in fields:
-        key = {"calibration": fields["calibration"], "seed": fields["seed"]}
-    elif kind in ("finetune", "evaluate"):
-        role = "finetune" if kind == "finetune" else "evaluation"
-        spec = fields["text"]
-        key = {"stream": spec["text"], "role": role}
-        if "num_samples" in spec:
-            key |= {"num_samples": spec["num_samples"], "seq_len": spec["seq_len"]}
-    else:
-        return None
-    return identity({"tokenizer": model_identity, **key})
-
-
-def missing_tokens(
-    models: list[ResolvedModel], stages: dict[str, Stage], store: Store
-) -> dict[str, Tensor]:
-    """Tokenises every text that a stage reads and the store does not hold.
-
-    Raises:
-        ValueError: a text is too short; says how many windows it has.
-    """
-    stored = store.names("tokens")
-    found: dict[str, Tensor] = {}
-    for model in models:
-        tokenizer = None
-        for stage in stages.values():
-            name = tokens_id(stage, model.source.identity)
-            if stage.model != model.inputs.name or name is None or name in found:
-                continue
-            if f"{name}.safetensors" in stored:
-                continue
-            tokenizer = tokenizer or load_tokenizer(model.source)
-            found[name] = tokenise(stage, model, tokenizer)
-    return found
-
-
-def tokenise(stage: Stage, model: ResolvedModel, tokenizer: Any) -> Tensor:
-    """Calibration windows, or the whole stream of a training or evaluation text."""
-    fields = stage.fields
-    if stage.kind == "prune":
-        spec = fields["calibration"]
-        return data.calibration_windows(
-            model.texts[spec["text"]],
-            tokenizer,
-            num_samples=spec["num_samples"],
-            seq_len=spec["seq_len"],
-            sampling=spec["sampling"],
-            seed=fields["seed"],
-        )
-    text, seq_len = model.texts[fields["text"]["text"]], fields["text"]["seq_len"]
-    if "num_samples" in fields["text"]:
-        count = fields["text"]["num_samples"]
-        return data.calibration_windows(text, tokenizer, count, seq_len, "documents", 0).flatten()
-    stream = data.token_stream(text, tokenizer)
-    require(
-        len(stream) >= seq_len,
-        text.flag,
-        text.name,
-        f"has {len(stream)} tokens, 0 windows of {seq_len}; give a longer text",
-    )
-    return stream
-
-
-def save_tokens(store: Store, tokens: dict[str, Tensor]) -> None:
-    """Writes token files; workers read them instead of the texts."""
-    for name, tensor in tokens.items():
-        data_bytes = save_tensors({"tokens": tensor.to(torch.int32)})
-        store.write_bytes(data_bytes, "tokens", f"{name}.safetensors")
-
-
-def num_stored_tokens(store: Store, name: str) -> int:
-    """Tokens of a token file by its size: four bytes each behind a short header."""
-    return (store.size("tokens", f"{name}.safetensors") or 0) // 4
-
-
-def load_tokens(store: Store, name: str) -> Tensor:
-    """Reads a token file."""
-    return load_tensors(store.read_bytes("tokens", f"{name}.safetensors"))["tokens"].long()

@@ -42,6 +42,8 @@ class Job:
     """Columns that every row of the sweep shares."""
     environment: dict[str, Any]
     """Versions and machine, recorded with every stage."""
+    activation_checkpointing: bool = False
+    """Whether training runs blocks again instead of keeping their activations."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for Ray."""

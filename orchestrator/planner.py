@@ -25,8 +25,16 @@ OPTION_VERSIONS = {
     "allocation": ALLOCATION_VERSION,
     "weight_bits": QUANTISE_VERSION,
 }
+RECOVERY_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1}
+"""Raised with the numbers of training that has one of these on."""
 DENSE = "dense"
 DEFAULT_ROUNDS = 5
+
+
+def recovery_fields(config: FinetuneConfig) -> dict[str, Any]:
+    """What a training stage's identity has where training is not the plain one."""
+    found = config.recovery()
+    return found | {f"{key}_version": v for key, v in RECOVERY_VERSIONS.items() if key in found}
 
 
 class Planner:
@@ -149,17 +157,20 @@ class Planner:
         """A round of training."""
         assert model.finetune is not None
         config = self.finetune
+        choice = {} if model.validation is None else {"validation": model.validation.fields}
         fields = {
             "version": FINETUNE_VERSION,
             "text": model.finetune.fields,
             "tokens": tokens,
             "batch_tokens": model.batch_tokens,
-            "lr": config.lr,
+            "lr": list(config.lrs) if len(config.lrs) > 1 else config.lrs[0],
             "warmup_frac": config.warmup_frac,
             "weight_decay": config.weight_decay,
             "clip_norm": config.clip_norm,
             "dtype": model.training_dtype,
             "seed": seed,
             "round": round_index,
+            **recovery_fields(config),
+            **choice,
         }
         return plan.add_stage("finetune", model.name, method, parent, fields, model.finetune.name)

@@ -51,6 +51,8 @@ _COLUMNS: dict[str, pa.DataType] = {
     "perplexity_before_finetune": _REAL,
     "dense_perplexity": _REAL,
     "num_finetune_tokens": _COUNT,  # of the cell's whole history
+    "finetune_lr": _REAL,  # of the last round; of several, the one that was chosen
+    "finetune_settings": _TEXT,  # JSON of what differs from plain training; null where nothing
     "round": _COUNT,
     "num_rounds": _COUNT,
     "schedule": _TEXT,

@@ -45,6 +45,7 @@ def build_row(
         **job.row_constants,
         **calibration_columns(job, cell, metrics),
         **seconds_columns(job, cell, metrics),
+        **recovery_columns(job, cell, metrics),
         "cell_id": cell.id,
         "model": cell.model,
         "method": cell.method,
@@ -88,6 +89,7 @@ def build_row(
 
 
 TRAIN = "finetune"
+RECOVERY_FIELDS = ("objective", "distill", "trainable", "lora_rank")
 
 
 def kinds(job: Job, cell: Cell) -> set[str]:
@@ -118,6 +120,23 @@ def calibration_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[s
         "calibration_text": last.text,
         "calibration_tokens": spec["num_samples"] * spec["seq_len"],
         "calibration_seq_len": spec["seq_len"],
+    }
+
+
+def recovery_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The last round's learning rate, and what differs from plain training, as JSON."""
+    rounds = [job.stage(s) for s in cell.stages if job.stage(s).kind == TRAIN]
+    if not rounds:
+        return {}
+    fields = rounds[-1].fields
+    rates = fields["lr"]
+    several = isinstance(rates, list)
+    settings = {name: fields[name] for name in RECOVERY_FIELDS if name in fields}
+    settings |= {"lr": rates} if several else {}
+    chosen = metrics.get(rounds[-1].id, {}).get("lr") if several else rates
+    return {
+        "finetune_lr": chosen,
+        "finetune_settings": json.dumps(settings, sort_keys=True) if settings else None,
     }
 
 

@@ -12,17 +12,16 @@ import torch
 from transformers import PreTrainedModel
 
 from core.allocation import allocate, matrices, outlier_ratios
-from core.config import FinetuneConfig, PruneConfig, Target
+from core.config import PruneConfig, Target
 from core.data import training_windows
-from core.finetune import finetune_, num_windows
+from core.finetune import num_windows
 from core.perplexity import evaluate, evaluation_windows
 from core.precision import DTYPES
 from core.pruners import make_pruner
 from core.sequential import prune_
 from orchestrator.cell import Stage
-from orchestrator.checkpoints import opened_checkpoint, save_checkpoint
 from orchestrator.clock import timed
-from orchestrator.details import thinned
+from orchestrator.recovery import checkpoint_names, recover
 from orchestrator.workspace import Workspace
 
 
@@ -93,41 +92,13 @@ def run_finetune(space: Workspace, stage: Stage) -> None:
     model, masks = space.load(stage.parent, training=True)
     count = num_windows(fields["tokens"], seq_len)
     windows = training_windows(space.tokens(stage), count, seq_len, fields["seed"], fields["round"])
-    config = FinetuneConfig(
-        lr=fields["lr"],
-        warmup_frac=fields["warmup_frac"],
-        weight_decay=fields["weight_decay"],
-        clip_norm=fields["clip_norm"],
-    )
-    with (
-        timed(space.ranks) as clock,
-        opened_checkpoint(space.store, space.ranks, stage.id) as resume_from,
-    ):
-        done = finetune_(
-            model,
-            masks,
-            windows,
-            config,
-            space.ranks,
-            batch_windows=max(1, fields["batch_tokens"] // seq_len),
-            micro_batch=space.micro_batch(seq_len),
-            compute_dtype=DTYPES[fields["dtype"]],
-            resume_from=resume_from,
-            save_checkpoint=lambda step, write: save_checkpoint(
-                space.store, space.ranks, stage.id, step, write
-            ),
-            save_every_seconds=space.job.checkpoint_seconds,
-        )
+    with timed(space.ranks) as clock:
+        metrics = recover(space, stage, model, masks, windows)
     space.hold(stage.id, model, masks)
-    metrics = {
-        "num_tokens": done.num_tokens,
-        "losses": thinned(done.losses),
-        "num_steps": done.steps_resumed + len(done.losses),
-        "steps_resumed": done.steps_resumed,
-    }
     space.publish(stage, clock, metrics, space.job.sparsity_of(stage.parent))
     if space.ranks.rank == 0:
-        space.store.delete_checkpoints(stage.id)
+        for name in checkpoint_names(stage):
+            space.store.delete_checkpoints(name)
 
 
 def run_evaluate(space: Workspace, stage: Stage) -> None:

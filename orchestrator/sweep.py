@@ -14,12 +14,7 @@ from orchestrator.cell import Cell, identity
 from orchestrator.config import SweepConfig
 from orchestrator.cost import ModelCost, stage_seconds
 from orchestrator.forecast import count_eval_tokens
-from orchestrator.inputs import (
-    ResolvedModel,
-    missing_tokens,
-    resolve_inputs,
-    save_tokens,
-)
+from orchestrator.inputs import ResolvedModel, resolve_inputs
 from orchestrator.job import Job
 from orchestrator.plan import Plan
 from orchestrator.planner import Planner
@@ -28,6 +23,7 @@ from orchestrator.record import write_record
 from orchestrator.report import collect, describe_plan
 from orchestrator.results import row_key
 from orchestrator.store import MARKER, Store
+from orchestrator.tokens import missing_tokens, save_tokens
 from orchestrator.trackers import callbacks_of, require_installed
 from orchestrator.trials import Trial, dropped_cells, needed_stages, pack_trials, shared_stages
 
@@ -290,4 +286,5 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str])
             **environment,
         },
         environment=environment,
+        activation_checkpointing=resources.activation_checkpointing,
     )

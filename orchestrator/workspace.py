@@ -20,10 +20,10 @@ from core.pruners.quantise import Grid, save_grids
 from core.sparsity import Masks, measure
 from orchestrator import versions
 from orchestrator.cell import Stage
-from orchestrator.inputs import load_tokens, tokens_id
 from orchestrator.job import Job
 from orchestrator.nodes import leader_first, opened_once
 from orchestrator.store import Store
+from orchestrator.tokens import load_tokens, tokens_id
 
 GRIDS_FILE = "scales.safetensors"
 """What a stage's survivors were rounded to, beside its weights."""
@@ -79,6 +79,12 @@ class Workspace:
         shard_(model, self.ranks)
         self.hold(stage_id, model, masks)
         return model, masks
+
+    def teacher(self) -> PreTrainedModel:
+        """The dense model, sharded like the weights in memory; frees nothing, keeps nothing."""
+        model = load_model(self.source, DTYPES[self.job.dtype])
+        shard_(model, self.ranks)
+        return model.requires_grad_(False)
 
     def load_stage(self, stage_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Masks]:
         """Reads a published stage after checking its files."""

@@ -15,8 +15,8 @@ from core.data import calibration_windows, joined, resolve_text
 from core.models import load_tokenizer
 from core.protocols import PROTOCOLS, ProtocolName
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
-from orchestrator.inputs import missing_tokens
 from orchestrator.sweep import Sweep, prepare
+from orchestrator.tokens import missing_tokens
 
 WINDOW = 128
 

@@ -7,8 +7,8 @@ from core.parallel import Ranks
 from orchestrator import sweep as sweeps
 from orchestrator import trials
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.inputs import missing_tokens, save_tokens
 from orchestrator.job import Job
+from orchestrator.tokens import missing_tokens, save_tokens
 from orchestrator.trials import shared_stages
 from orchestrator.walk import Walk
 

@@ -1,0 +1,253 @@
+"""Two gloo processes train as one does, for every objective and every choice of what trains.
+
+As in `test_parallel.py`: `scenario` runs once here, as a single rank, and once in two processes
+that run this file as a script; the tests compare what both found.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
+
+from core import lora
+from core.checkpoint import load_masks, save_model
+from core.config import FinetuneConfig, PruneConfig, Target
+from core.finetune import finetune_
+from core.models import load_model
+from core.parallel import Ranks, local, shard_, shard_like, whole
+from core.pruners import PRUNERS
+from core.sequential import prune_
+from core.sparsity import linears_by_name, measure
+from core.training import MaskedAdamW
+
+WORLD, STEPS = 2, 20
+# Odd sizes: neither 321 and 61 rows nor the windows of a batch split evenly over two ranks.
+SHAPE = {"vocab_size": 321, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+CONFIGS = {
+    "opt-350m": OPTConfig(
+        **SHAPE, ffn_dim=61, word_embed_proj_dim=16, do_layer_norm_before=False, init_std=0.2
+    ),
+    "llama": LlamaConfig(
+        **SHAPE,
+        intermediate_size=60,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+    ),
+}
+OBJECTIVES = {
+    "next_token": {},
+    "distill": {"distill": True},
+    "reconstruct": {"objective": "reconstruct"},
+}
+TRAINABLES = ("all", "bias_norm", "masklora")
+CASES = [(f, o, t) for f in CONFIGS for o in OBJECTIVES for t in TRAINABLES]
+
+
+def tokens(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(320, shape, generator=torch.Generator().manual_seed(seed))
+
+
+# What every rank does ----------------------------------------------------------------------------
+
+
+def watch_zeros(masks: dict[str, Tensor], linears: dict[str, Any], seen: list[int]) -> None:
+    """From now on asserts after each step that this rank's parts are zero where masked."""
+    step, attach, attached = STEP, ATTACH, {}
+
+    def note(linear, name, *rest):
+        attached[name] = linear
+        return attach(linear, name, *rest)
+
+    def watched(optimizer, *args):
+        step(optimizer, *args)
+        for name, linear in linears.items():
+            mask = shard_like(masks[name], linear.weight)
+            assert not local(linear.weight)[~mask].any(), name
+        for param, mask in optimizer.trained.masks:
+            for moment in ("exp_avg", "exp_avg_sq"):
+                assert not local(optimizer.optimizer.state[param][moment])[~mask].any()
+            assert not local(param)[~mask].any()
+        for name, linear in attached.items():
+            if lora.A in linear._parameters:
+                a, b = lora.factors(linear)
+                part = shard_like(b, linear.weight)
+                merged = lora.merged(local(linear.weight), a, part)
+                assert not merged[~shard_like(masks[name], linear.weight)].any(), name
+        seen.append(1)
+
+    MaskedAdamW.step = watched
+    lora.attach_ = note
+
+
+STEP, ATTACH = MaskedAdamW.step, lora.attach_
+
+
+def train(
+    folder: Path, case: tuple[str, str, str], ranks: Ranks, out: Path, resume: Path
+) -> dict[str, Any]:
+    """A magnitude-pruned model after 20 steps (of each half where halves are trained)."""
+    family, objective, trainable = case
+    rank = {"lora_rank": 4} if trainable == "masklora" else {}
+    config = FinetuneConfig(lr=1e-3, trainable=trainable, **rank, **OBJECTIVES[objective])
+    teacher = load_model(folder / family, torch.float32)
+    shard_(teacher, ranks)
+    found: dict[str, Any] = {}
+    for name, resume_from in (("through", None), ("resumed", resume)):
+        if resume_from is not None and not resume_from.exists():
+            continue
+        model = load_model(folder / family, torch.float32)
+        shard_(model, ranks)
+        masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.6), ranks).masks
+        steps: list[int] = []
+        watch_zeros(masks, linears_by_name(model), steps)
+
+        def save(step, write) -> None:
+            # The first checkpoint in the second half; reconstruction has one, between its blocks.
+            path = out / "-".join(case)
+            if not path.exists() and step >= STEPS // 2:
+                write(path)
+            ranks.barrier()
+
+        report = finetune_(
+            model,
+            masks,
+            tokens(5 * STEPS, 16, seed=2),
+            config,
+            ranks,
+            batch_windows=5,
+            teacher=teacher,
+            micro_batch=2,
+            resume_from=resume_from,
+            save_checkpoint=save if resume_from is None else None,
+            save_every_seconds=0,
+        )
+        measure(model, masks)
+        assert len(steps) == len(report.losses) > 0
+        found[name] = {
+            "losses": report.losses,
+            "at": report.steps_resumed,
+            "tied": model.lm_head.weight is model.get_input_embeddings().weight,
+            "weights": {n: whole(p.detach()).clone() for n, p in model.named_parameters()},
+        }
+        if resume_from is None:
+            save_model(out / f"{'-'.join(case)}-model", model, masks, ranks)
+    return found
+
+
+def scenario(folder: Path, resume_from: int) -> None:
+    ranks = Ranks.current()
+    out = folder / f"ranks-{ranks.size}"
+    out.mkdir(exist_ok=True)
+    ranks.barrier()
+    found = {}
+    for case in CASES:
+        resume = folder / f"ranks-{resume_from}" / "-".join(case)
+        found[case] = train(folder, case, ranks, out, resume)
+    MaskedAdamW.step, lora.attach_ = STEP, ATTACH
+    torch.save(found, out / f"rank-{ranks.rank}.pt")
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    address = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD)
+    scenario(folder, resume_from=1)
+    dist.destroy_process_group()
+
+
+# What comes out ----------------------------------------------------------------------------------
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def folder(one_thread, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recovery")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for family, config in CONFIGS.items():
+            AutoModelForCausalLM.from_config(config).save_pretrained(folder / family)
+    scenario(folder, resume_from=0)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(WORLD)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder) -> dict[Any, Any]:
+    return torch.load(folder / "ranks-1" / "rank-0.pt", weights_only=False)
+
+
+@pytest.fixture(scope="module")
+def both(folder) -> list[dict[Any, Any]]:
+    return [torch.load(folder / "ranks-2" / f"rank-{r}.pt", weights_only=False) for r in (0, 1)]
+
+
+cases = pytest.mark.parametrize("case", CASES, ids=["-".join(case) for case in CASES])
+
+
+@cases
+def test_losses_equal_those_of_one_rank(alone, both, case):
+    # 1e-4 relative, over 20 steps in float32 (80 where four halves take 20 each).
+    one, two = (found[case]["through"]["losses"] for found in (alone, both[0]))
+    assert len(one) == STEPS * (4 if case[1] == "reconstruct" else 1)
+    assert two == pytest.approx(one, rel=1e-4)
+    assert two == both[1][case]["through"]["losses"]
+
+
+@cases
+def test_a_round_resumed_at_another_world_size_goes_on_alike(alone, both, case):
+    # Losses to 1e-4 relative of those from which the one rank went on.
+    for found in both:
+        resumed = found[case]["resumed"]
+        assert resumed["at"] > 0
+        rest = alone[case]["through"]["losses"][resumed["at"] :]
+        assert resumed["losses"] == pytest.approx(rest, rel=1e-4)
+
+
+@cases
+def test_ranks_hold_the_same_weights_and_ties(alone, both, case):
+    for name in ("through", "resumed"):
+        one, two = (found[case][name] for found in both)
+        assert all(torch.equal(t, two["weights"][n]) for n, t in one["weights"].items())
+        assert one["tied"] and two["tied"]
+
+
+@cases
+def test_saved_by_two_ranks_zeros_and_ties_are_kept(folder, both, case):
+    directory = folder / "ranks-2" / f"{'-'.join(case)}-model"
+    loaded = AutoModelForCausalLM.from_pretrained(directory)
+    masks = load_masks(directory / "masks.safetensors")
+    assert measure(loaded, masks).sparsity == pytest.approx(0.6, abs=1e-3)
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+    for name, tensor in both[0][case]["through"]["weights"].items():
+        assert torch.equal(loaded.get_parameter(name), tensor), name
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
