@@ -6,7 +6,7 @@ The data flow, with the file of each step:
     -> block inputs                  models.py finds the blocks, sequential.py walks them
     -> H or norms                    pruners/hessian.py, summed over ranks by parallel.py
     -> mask and weights              pruners/masks.py and one file per method
-    -> masked training               finetune.py, rounds planned by schedule.py
+    -> masked training               finetune.py, or block by block reconstruct.py
     -> perplexity                    perplexity.py; measured sparsity in sparsity.py
     -> files                         checkpoint.py
 

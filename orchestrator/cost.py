@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.config import PruneConfig
+from core.config import FinetuneConfig, PruneConfig
 from core.models import Linear, ModelFacts
 from core.precision import DTYPES
 from core.pruners import Statistic, make_pruner
 from core.pruners.hessian import Hessian
 from orchestrator.cell import ModelInputs, Stage
 from orchestrator.plan import Plan
+from orchestrator.recovery_cost import training_parts
 
 GIB = 2.0**30
 # Operations a second where nothing was measured: 2 CPU cores; for a GPU an A10G.
@@ -84,6 +85,10 @@ class ModelCost:
     device: str
     rates: Mapping[str, float] | None = None
     """Operations a second by `WORK DTYPE` or dtype; those of `RATES` where None."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    """Objective and choice of what trains."""
+    recompute: bool = False
+    """Whether blocks run again in the backward pass."""
 
     @property
     def block_parameters(self) -> int:
@@ -233,6 +238,9 @@ class ModelCost:
                 "masks": masks + self.block_parameters / n,
                 "activations": micro_batch_tokens * per_token + logits * (compute + 12),
             }
+            found["finetune"] = training_parts(
+                self, found["finetune"], n, micro_batch_tokens, per_token
+            )
         return found
 
     def memory(self, trains: bool, num_workers: int, micro_batch_tokens: int) -> float:

@@ -1,0 +1,64 @@
+"""Peak memory of a worker in a training stage, part by part, for every objective and choice.
+
+`cost.py` counts the plain case, all parameters and next-token loss; here is what differs. Bytes
+of logits were fitted to peaks measured by `experiments/measure_recovery.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.cost import ModelCost
+
+HEAD_WIDTH = 12
+"""Bytes of a logit beside the one in the compute dtype: float32 copy, log-softmax, gradient."""
+DISTILL_WIDTH = 20
+"""Bytes of a logit that distillation adds: both models' softened log-softmax and its gradient."""
+VECTORS = 8
+"""Vectors of hidden size in a block, about: biases and norms."""
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def training_parts(
+    cost: ModelCost, plain: dict[str, float], num_workers: int, tokens: int, per_token: float
+) -> dict[str, float]:
+    """Peak bytes of a worker by part.
+
+    Args:
+        cost: the model, objective and choice of what trains.
+        plain: the parts of plain training.
+        num_workers: ranks that the model is sharded over.
+        tokens: of a forward pass.
+        per_token: bytes that a token keeps from forward to backward, of all blocks.
+    """
+    config, facts, parts = cost.finetune, cost.facts, dict(plain)
+    blocks, hidden = facts.num_blocks, facts.hidden_size
+    teacher = WIDTHS[cost.inputs.dtype] * facts.num_parameters / num_workers
+    if config.objective == "reconstruct":
+        # One block at a time is whole, the dense one beside it, and half of it trains; no logits.
+        block = cost.block_parameters / blocks
+        parts |= {
+            "weights": 4.0 * facts.num_parameters / num_workers,
+            "teacher": teacher,
+            "blocks": 2 * 4 * block,
+            "gradients": 4 * block * 2 / 3,
+            "adam": 8 * block * 2 / 3,
+            "hidden": 2 * 4.0 * cost.inputs.finetune_tokens / num_workers * hidden,
+            "activations": 2 * tokens * per_token / blocks,
+        }
+        blocks = 1
+    elif cost.recompute:
+        head = WIDTHS[cost.inputs.training_dtype] + HEAD_WIDTH
+        kept = 4.0 * blocks * hidden + per_token / blocks
+        parts["activations"] = tokens * (kept + head * facts.vocab_size)
+    if config.trainable != "all":
+        trained = VECTORS * hidden * blocks / num_workers
+        if config.trainable == "masklora":
+            # Whole on every worker, weights included.
+            factors = sum(one.rows + one.cols for one in facts.linears if one.block < blocks)
+            trained += 4 / 3 * config.recovery()["lora_rank"] * factors
+        parts |= {"gradients": 4 * trained, "adam": 8 * trained}
+    if config.distill:
+        parts["teacher"] = teacher + DISTILL_WIDTH * tokens * facts.vocab_size
+    return parts
