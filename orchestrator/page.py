@@ -36,6 +36,7 @@ SETTINGS = {
     ),
     "method settings": ("method", "method_settings"),
     "schedule, budget": ("schedule", "budget"),
+    "training": ("finetune_settings", "finetune_lr"),
     "seeds": ("seed",),
     "device, workers, number format": ("device", "num_workers", "dtype"),
     "machine": ("machine",),
@@ -95,7 +96,10 @@ def _treatment_lines(first: Row, done: Sequence[Row]) -> list[str]:
     if tokens := first.get("num_finetune_tokens"):
         turn = f", round {first['round']}" if first.get("round") else ""
         turns = f" of {first['num_rounds']}" if turn and first.get("num_rounds") else ""
-        lines.append(f"trained on {tokens:,} tokens{turn}{turns}")
+        rate = f", learning rate {first['finetune_lr']:g}" if first.get("finetune_lr") else ""
+        lines.append(f"trained on {tokens:,} tokens{turn}{turns}{rate}")
+    if settings := first.get("finetune_settings"):
+        lines.append(f"training {settings}")
     if text := first.get("calibration_text"):
         size = first.get("calibration_tokens")
         lines.append(f"calibration {text}" + (f", {size:,} tokens" if size else ""))

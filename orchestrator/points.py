@@ -88,6 +88,8 @@ class Curve:
     budget: str | None
     calibration: Calibration
     points: tuple[Point, ...] = ()
+    training: str | None = None
+    """What differs from plain training, as JSON; None where nothing does."""
 
     @property
     def facet(self) -> tuple[str, Evaluation]:
@@ -115,7 +117,8 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
     curves = []
     for curve, members in groups.items():
         if curve.is_control:
-            trained = [r for c, g in groups.items() if c.facet == curve.facet for r in g]
+            alike = [c for c in groups if (c.facet, c.training) == (curve.facet, curve.training)]
+            trained = [row for c in alike for row in groups[c]]
             points = _control_points(members, trained)
         else:
             points = _points(_on_one_branch(curve, members))
@@ -185,6 +188,7 @@ def _identities(rows: Sequence[Row]) -> Callable[[Row], Curve]:
         schedule=row.get("schedule"),
         budget=row.get("budget"),
         calibration=Calibration(*calibration(row)),
+        training=row.get("finetune_settings"),
     )
 
 

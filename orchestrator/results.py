@@ -251,7 +251,7 @@ def _model_block(rows: list[Row], width: int) -> str:
 
 def _line_of(row: Row) -> tuple[str, ...]:
     """What separates two lines of the table: method and regime, then the settings behind them."""
-    settings = ("method_settings", "schedule", "budget", "calibration_text")
+    settings = ("method_settings", "schedule", "budget", "finetune_settings", "calibration_text")
     return (row["method"], row["regime"], *(str(row.get(name) or "") for name in settings))
 
 

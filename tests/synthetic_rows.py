@@ -39,6 +39,8 @@ def make_row(**known: Any) -> dict[str, Any]:
         "perplexity_before_finetune": None,
         "dense_perplexity": 27.66,
         "num_finetune_tokens": 0,
+        "finetune_lr": None,
+        "finetune_settings": None,
         "round": 1,
         "num_rounds": 1,
         "schedule": None,

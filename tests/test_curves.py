@@ -150,6 +150,21 @@ def test_control_stands_at_the_sparsity_with_the_same_training():
     assert found == [(0.3, 26.0), (0.5, 25.0), (0.7, 24.0)]
 
 
+def test_another_kind_of_training_is_a_curve_with_a_control_of_its_own():
+    distill = {"finetune_settings": '{"distill": {"mix": 0.5}}'}
+    rows = [
+        iterative(0.3),
+        control(1, 26.0),
+        iterative(0.3, **distill),
+        control(1, 24.0, **distill),
+    ]
+    curves = curves_from_rows(rows)
+    assert len(curves) == 4
+    for settings, perplexity in ((None, 26.0), (distill["finetune_settings"], 24.0)):
+        (tuned,) = [c for c in curves if c.is_control and c.training == settings]
+        assert [p.perplexity for p in tuned.points] == [perplexity]
+
+
 def test_control_of_a_total_budget_is_level():
     total = {"budget": "total", "num_finetune_tokens": TOKENS}
     rows = [iterative(0.3, **total), iterative(0.3, 0.5, **total), control(1, 25.0, **total)]

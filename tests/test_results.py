@@ -25,8 +25,9 @@ make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
 COLUMNS = """
 cell_id model method method_settings mask_structure regime sparsity measured_sparsity
 measured_sparsity_worst num_pruned num_prunable seed protocol eval_text eval_seq_len eval_stride
-perplexity nll num_eval_tokens perplexity_before_finetune dense_perplexity num_finetune_tokens round
-num_rounds schedule budget path calibration_text calibration_tokens calibration_seq_len
+perplexity nll num_eval_tokens perplexity_before_finetune dense_perplexity num_finetune_tokens
+finetune_lr finetune_settings round num_rounds schedule budget path calibration_text
+calibration_tokens calibration_seq_len
 prune_seconds finetune_seconds evaluate_seconds peak_memory_bytes num_workers device machine dtype
 status error stage_id stage_dir config code_version torch_version transformers_version ray_version
 finished_at dampening_frac_used sweep_id in_current_grid

@@ -1,0 +1,105 @@
+"""Does pruning little by little with training in between win, and how is training spent best?
+
+    python experiments/study_recovery.py --out-dir results/recovery [--seeds 0 1 2] [--parts ...]
+
+Several sweeps of the embedded model in one store, run one after the other and resumed by the same
+command; then a table over seeds of all that is there (`--parts` without a name prints that alone).
+
+- `kinds`: SparseGPT at 0.5, 0.7 and 0.9, fine-tuned and iterative, with every objective and choice
+  of what trains; each round takes the best of three learning rates on validation text.
+- `round`, `total`: all methods and regimes at 0.3 to 0.9 with plain training under both budgets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections import defaultdict
+
+from core.config import FinetuneConfig
+from orchestrator.cli import quiet_libraries
+from orchestrator.config import GridConfig, OutputConfig, SweepConfig
+from orchestrator.results import format_perplexity, mean_and_std, read_rows
+from orchestrator.sweep import run_sweep
+
+RATES = (3e-4, 1e-3, 3e-3)
+KINDS = {
+    "next token": {},
+    "distill": {"distill": True},
+    "reconstruct": {"objective": "reconstruct"},
+    "bias_norm": {"trainable": "bias_norm"},
+    "masklora": {"trainable": "masklora"},
+}
+METHODS = ("sparsegpt", "wanda", "magnitude")
+
+
+def configs(part: str, seeds: tuple[int, ...], out_dir: str) -> list[SweepConfig]:
+    """The sweeps of one part, one a seed, so that whole seeds are done first."""
+    output = OutputConfig(out_dir=out_dir)
+    if part == "kinds":
+        return [
+            SweepConfig(
+                grid=GridConfig(methods=("sparsegpt",), sparsities=(0.5, 0.7, 0.9), seeds=(seed,)),
+                finetune=FinetuneConfig(lr=RATES, **settings),
+                output=output,
+            )
+            for seed in seeds
+            for settings in KINDS.values()
+        ]
+    methods, budget = (("alps",), "round") if part == "alps" else (METHODS, part)
+    return [
+        SweepConfig(
+            grid=GridConfig(methods=methods, sparsities=(0.3, 0.5, 0.7, 0.8, 0.9), seeds=(seed,)),
+            finetune=FinetuneConfig(budget=budget),
+            output=output,
+        )
+        for seed in seeds
+    ]
+
+
+def table(out_dir: str) -> str:
+    """Mean and spread over seeds of every kind of training, method, regime and budget."""
+    cells: dict[tuple, dict[float, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    for row in read_rows(os.path.join(out_dir, "results.parquet")):
+        if row["status"] != "done":
+            continue
+        settings = json.loads(row["finetune_settings"] or "{}")
+        kind = " ".join(f"{k}={v}" for k, v in settings.items()) or "plain"
+        line = (kind, row["method"], row["regime"], row["budget"] or "-")
+        place = row["round"] if row["method"] == "dense" else row["sparsity"]
+        cells[line][place].append(row)
+    lines = []
+    for line in sorted(cells):
+        found = []
+        for place, rows in sorted(cells[line].items()):
+            value = format_perplexity(*mean_and_std([row["perplexity"] for row in rows]))
+            rates = sorted({f"{row['finetune_lr']:g}" for row in rows if row["finetune_lr"]})
+            tokens = max(row["num_finetune_tokens"] or 0 for row in rows)
+            note = f"{len(rows)} seeds, {tokens} tokens" + f", lr {' '.join(rates)}" * bool(rates)
+            found.append(f"  {place:g}: {value}  ({note})")
+        lines += [" | ".join(line), *found]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Runs the parts in order, seed by seed; 1 if a cell failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out-dir", default="results/recovery")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="*", default=["kinds", "round", "total", "alps"])
+    flags = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    quiet_libraries()
+    code = 0
+    for part in flags.parts:
+        for config in configs(part, tuple(flags.seeds), flags.out_dir):
+            code = max(code, run_sweep(config))
+    print(table(flags.out_dir))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
