@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.parallel import local, shard_like
+from core.parallel import compute_device, local, shard_like
 
 SCALE = 2.0
 """Of the product; the paper's alpha of 32 at rank 16."""
@@ -56,7 +56,7 @@ def attach_(linear: nn.Linear, name: str, rank: int, dtype: torch.dtype) -> list
     """
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
     generator = torch.Generator().manual_seed(seed)
-    device = local(linear.weight).device
+    device = compute_device(linear.weight)
     bound = linear.in_features**-0.5
     a = torch.empty(rank, linear.in_features).uniform_(-bound, bound, generator=generator)
     linear.register_parameter(A, nn.Parameter(a.to(device)))
@@ -83,7 +83,7 @@ def merge_(linear: nn.Linear) -> None:
     """Writes the merged matrix into this rank's part of the weight."""
     a, b = factors(linear)
     weight = local(linear.weight)
-    weight.copy_(merged(weight, a, shard_like(b, linear.weight)))
+    weight.copy_(merged(weight, a.to(weight.device), shard_like(b, linear.weight)))
 
 
 def detach_(linear: nn.Linear) -> None:

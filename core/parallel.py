@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
@@ -85,17 +85,27 @@ class Ranks:
         return values
 
 
-def shard_(model: PreTrainedModel, ranks: Ranks) -> None:
-    """Moves the model to the device and, with several ranks, shards it block by block."""
-    model.to(ranks.device)  # pyright: ignore[reportArgumentType]
-    if ranks.size == 1:
-        return
+def shard_(model: PreTrainedModel, ranks: Ranks, offload: bool = False) -> None:
+    """Moves the model to the device and, with several ranks, shards it block by block.
+
+    With `offload` shards stay in host memory, and gradients and moments with them; a block comes to
+    the device for as long as it runs. That needs a process group even for one rank.
+    """
+    policy = OffloadPolicy()
+    if offload:
+        policy = CPUOffloadPolicy(pin_memory=ranks.device.type == "cuda")
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(ranks.device)
+    else:
+        model.to(ranks.device)  # pyright: ignore[reportArgumentType]
+        if ranks.size == 1:
+            return
     mesh = ranks.mesh()
     for block in decoder_blocks(model):
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, offload_policy=policy)
     # By default the root stays whole after a forward without gradients, and an optimizer made then
     # would hold parameters that are about to vanish.
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
     # FSDP2 takes the first module that runs for the root. Pruning runs single blocks, so the true
     # root goes first, once, on a window of two tokens.
     with torch.no_grad():
@@ -124,7 +134,17 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor on every rank (a collective call for a sharded one)."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    # Shards in host memory are gathered on the device: ranks may have no other way to each other.
+    return tensor.to(compute_device(tensor)).full_tensor()
+
+
+def compute_device(tensor: Tensor) -> torch.device:
+    """Where a parameter is when it is used; its shard may lie in host memory."""
+    if isinstance(tensor, DTensor):
+        return torch.device(tensor.device_mesh.device_type)
+    return tensor.device
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -140,7 +160,7 @@ def shard_like(full: Tensor, parameter: Tensor) -> Tensor:
     placed = distribute_tensor(
         full, parameter.device_mesh, parameter.placements, src_data_rank=None
     )
-    return placed.to_local()
+    return placed.to_local().to(local(parameter).device)
 
 
 @torch.no_grad()

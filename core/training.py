@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from core.config import FinetuneConfig
-from core.parallel import Ranks, local
+from core.parallel import Ranks, compute_device, local, whole
 from core.trainable import Trained
 
 BETAS = (0.9, 0.95)
@@ -93,10 +93,14 @@ class MaskedAdamW:
         """Scales all gradients to a joint norm of at most `clip_norm`; returns the norm before."""
         norms = []
         for params in (self.trained.sharded, self.trained.whole):
-            if params:
-                norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-                norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # pyright: ignore
-        total = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+            grads = [param.grad for param in params if param.grad is not None]
+            if grads and local(grads[0]).device.type == compute_device(grads[0]).type:
+                norms.append(whole(torch.nn.utils.get_total_norm(grads)))
+            elif grads:
+                # Shards in host memory: DTensor would sum over ranks where they lie.
+                square = torch.nn.utils.get_total_norm([local(g) for g in grads]).square()
+                norms.append(self.ranks.sum_(square).sqrt())
+        total = norms[0] if len(norms) == 1 else torch.stack([n.cpu() for n in norms]).norm()
         for params in (self.trained.sharded, self.trained.whole):
             if params:
                 torch.nn.utils.clip_grads_with_norm_(params, self.config.clip_norm, total)

@@ -118,6 +118,8 @@ class ResourceConfig:
     """With --dry-run: what an hour of one GPU costs you, in any currency."""
     activation_checkpointing: bool = False
     """Train in less memory: run each block again in the backward pass, about a third more work."""
+    cpu_offload: bool = False
+    """Keep weights, gradients and moments in host memory; a block is on the GPU while it runs."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker", "max_concurrent_trials"):
@@ -131,6 +133,8 @@ class ResourceConfig:
         )
         price = self.price_per_gpu_hour
         require(price is None or price > 0, "price-per-gpu-hour", price, "use a positive number")
+        remedy = "has no effect without --use-gpu"
+        require(self.use_gpu or not self.cpu_offload, "cpu-offload", self.cpu_offload, remedy)
         if self.gpus_per_worker is not None:
             gpus = self.gpus_per_worker
             require(self.use_gpu, "gpus-per-worker", gpus, "needs --use-gpu")

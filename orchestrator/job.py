@@ -44,6 +44,8 @@ class Job:
     """Versions and machine, recorded with every stage."""
     activation_checkpointing: bool = False
     """Whether training runs blocks again instead of keeping their activations."""
+    cpu_offload: bool = False
+    """Whether shards stay in host memory."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for Ray."""

@@ -289,4 +289,5 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str])
         },
         environment=environment,
         activation_checkpointing=resources.activation_checkpointing,
+        cpu_offload=resources.cpu_offload,
     )

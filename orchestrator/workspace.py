@@ -76,14 +76,14 @@ class Workspace:
                 model, masks = load_model(self.source, dtype), {}
         else:
             model, masks = self.load_stage(stage_id, dtype)
-        shard_(model, self.ranks)
+        shard_(model, self.ranks, self.job.cpu_offload)
         self.hold(stage_id, model, masks)
         return model, masks
 
     def teacher(self) -> PreTrainedModel:
         """The dense model, sharded like the weights in memory; frees nothing, keeps nothing."""
         model = load_model(self.source, DTYPES[self.job.dtype])
-        shard_(model, self.ranks)
+        shard_(model, self.ranks, self.job.cpu_offload)
         return model.requires_grad_(False)
 
     def load_stage(self, stage_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Masks]:

@@ -52,6 +52,13 @@ OBJECTIVES = {
 TRAINABLES = ("all", "bias_norm", "masklora")
 CASES = [(f, o, t) for f in CONFIGS for o in OBJECTIVES for t in TRAINABLES]
 
+OFFLOADED = [
+    ("opt-350m", "next_token", "all"),
+    ("opt-350m", "distill", "masklora"),
+    ("llama", "reconstruct", "all"),
+]
+"""What is trained again with shards in host memory: here the same memory, other code."""
+
 
 def tokens(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(320, shape, generator=torch.Generator().manual_seed(seed))
@@ -93,30 +100,35 @@ STEP, ATTACH = MaskedAdamW.step, lora.attach_
 
 
 def train(
-    folder: Path, case: tuple[str, str, str], ranks: Ranks, out: Path, resume: Path
+    folder: Path,
+    case: tuple[str, str, str],
+    ranks: Ranks,
+    out: Path,
+    resume: Path,
+    offload: bool = False,
 ) -> dict[str, Any]:
     """A magnitude-pruned model after 20 steps (of each half where halves are trained)."""
     family, objective, trainable = case
     rank = {"lora_rank": 4} if trainable == "masklora" else {}
     config = FinetuneConfig(lr=1e-3, trainable=trainable, **rank, **OBJECTIVES[objective])
     teacher = load_model(folder / family, torch.float32)
-    shard_(teacher, ranks)
+    shard_(teacher, ranks, offload)
     found: dict[str, Any] = {}
     for name, resume_from in (("through", None), ("resumed", resume)):
         if resume_from is not None and not resume_from.exists():
             continue
         model = load_model(folder / family, torch.float32)
-        shard_(model, ranks)
+        shard_(model, ranks, offload)
         masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.6), ranks).masks
         steps: list[int] = []
+        saved: list[int] = []
         watch_zeros(masks, linears_by_name(model), steps)
 
-        def save(step, write) -> None:
+        def save(step, write, saved: list[int] = saved) -> None:
             # The first checkpoint in the second half; reconstruction has one, between its blocks.
-            path = out / "-".join(case)
-            if not path.exists() and step >= STEPS // 2:
-                write(path)
-            ranks.barrier()
+            if not saved and step >= STEPS // 2 and not offload:
+                write(out / "-".join(case))
+                saved.append(step)
 
         report = finetune_(
             model,
@@ -139,7 +151,7 @@ def train(
             "tied": model.lm_head.weight is model.get_input_embeddings().weight,
             "weights": {n: whole(p.detach()).clone() for n, p in model.named_parameters()},
         }
-        if resume_from is None:
+        if resume_from is None and not offload:
             save_model(out / f"{'-'.join(case)}-model", model, masks, ranks)
     return found
 
@@ -153,6 +165,9 @@ def scenario(folder: Path, resume_from: int) -> None:
     for case in CASES:
         resume = folder / f"ranks-{resume_from}" / "-".join(case)
         found[case] = train(folder, case, ranks, out, resume)
+    for case in OFFLOADED if ranks.size > 1 else ():
+        resume = folder / f"ranks-{resume_from}" / "-".join(case)
+        found["offload", *case] = train(folder, case, ranks, out, resume, offload=True)
     MaskedAdamW.step, lora.attach_ = STEP, ATTACH
     torch.save(found, out / f"rank-{ranks.rank}.pt")
 
@@ -236,6 +251,15 @@ def test_ranks_hold_the_same_weights_and_ties(alone, both, case):
         one, two = (found[case][name] for found in both)
         assert all(torch.equal(t, two["weights"][n]) for n, t in one["weights"].items())
         assert one["tied"] and two["tied"]
+
+
+@pytest.mark.parametrize("case", OFFLOADED, ids=["-".join(case) for case in OFFLOADED])
+@pytest.mark.parametrize("name", ["through", "resumed"])
+def test_shards_in_host_memory_train_to_the_same_bits(both, case, name):
+    for found in both:
+        plain, offloaded = found[case][name], found["offload", *case][name]
+        assert offloaded["losses"] == plain["losses"]
+        assert all(torch.equal(t, plain["weights"][n]) for n, t in offloaded["weights"].items())
 
 
 @cases
