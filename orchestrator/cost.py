@@ -18,7 +18,7 @@ from core.pruners import Statistic, make_pruner
 from core.pruners.hessian import Hessian
 from orchestrator.cell import ModelInputs, Stage
 from orchestrator.plan import Plan
-from orchestrator.recovery_cost import training_parts
+from orchestrator.recovery_cost import training_operations, training_parts
 
 GIB = 2.0**30
 # Operations a second where nothing was measured: 2 CPU cores; for a GPU an A10G.
@@ -138,7 +138,8 @@ class ModelCost:
             return {("forward", self.inputs.dtype): self.forward_operations(tokens, seq_len)}
         if stage.kind == "finetune":
             seq_len = fields.get("text", {}).get("seq_len", 1)
-            trained = 3 * self.forward_operations(fields["tokens"], seq_len)
+            passes = (self.forward_operations(fields["tokens"], seq_len, h) for h in (True, False))
+            trained = training_operations(fields, *passes)
             return {("training", fields["dtype"]): trained}
         if "calibration" not in fields:
             return {}

@@ -6,7 +6,7 @@ of logits were fitted to peaks measured by `experiments/measure_recovery.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.cost import ModelCost
@@ -23,7 +23,7 @@ WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 def training_parts(
     cost: ModelCost, plain: dict[str, float], num_workers: int, tokens: int, per_token: float
 ) -> dict[str, float]:
-    """Peak bytes of a worker by part.
+    """Peak bytes of a worker by part, the same parts as of plain training.
 
     Args:
         cost: the model, objective and choice of what trains.
@@ -38,14 +38,12 @@ def training_parts(
     if config.objective == "reconstruct":
         # One block at a time is whole, the dense one beside it, and half of it trains; no logits.
         block = cost.block_parameters / blocks
+        hidden_states = 2 * 4.0 * cost.inputs.finetune_tokens / num_workers * hidden
         parts |= {
-            "weights": 4.0 * facts.num_parameters / num_workers,
-            "teacher": teacher,
-            "blocks": 2 * 4 * block,
+            "weights": 4.0 * facts.num_parameters / num_workers + teacher + 2 * 4 * block,
             "gradients": 4 * block * 2 / 3,
             "adam": 8 * block * 2 / 3,
-            "hidden": 2 * 4.0 * cost.inputs.finetune_tokens / num_workers * hidden,
-            "activations": 2 * tokens * per_token / blocks,
+            "activations": 2 * tokens * per_token / blocks + hidden_states,
         }
         blocks = 1
     elif cost.recompute:
@@ -60,5 +58,21 @@ def training_parts(
             trained += 4 / 3 * config.recovery()["lora_rank"] * factors
         parts |= {"gradients": 4 * trained, "adam": 8 * trained}
     if config.distill:
-        parts["teacher"] = teacher + DISTILL_WIDTH * tokens * facts.vocab_size
+        parts["weights"] += teacher
+        parts["activations"] += DISTILL_WIDTH * tokens * facts.vocab_size
     return parts
+
+
+def training_operations(fields: dict[str, Any], whole: float, blocks: float) -> float:
+    """Operations of a training stage.
+
+    Args:
+        fields: the stage's.
+        whole: operations of a forward pass over its tokens.
+        blocks: the same without the head.
+    """
+    rates = len(fields["lr"]) if isinstance(fields.get("lr"), list) else 1
+    if "objective" in fields:
+        # Of each half the dense block's output, ours and its gradient; then both blocks once more.
+        return rates * blocks * 20 / 3
+    return rates * whole * (4 if "distill" in fields else 3)
