@@ -50,7 +50,8 @@ OBJECTIVES = {
     "reconstruct": {"objective": "reconstruct"},
 }
 TRAINABLES = ("all", "bias_norm", "masklora")
-CASES = [(f, o, t) for f in CONFIGS for o in OBJECTIVES for t in TRAINABLES]
+CASES = [("opt-350m", objective, trainable) for objective in OBJECTIVES for trainable in TRAINABLES]
+CASES += [("llama", *pair) for pair in zip(OBJECTIVES, ("masklora", "bias_norm", "all"))]
 
 OFFLOADED = [
     ("opt-350m", "next_token", "all"),
