@@ -61,7 +61,7 @@ def attach_(linear: nn.Linear, name: str, rank: int, dtype: torch.dtype) -> list
     a = torch.empty(rank, linear.in_features).uniform_(-bound, bound, generator=generator)
     linear.register_parameter(A, nn.Parameter(a.to(device)))
     linear.register_parameter(B, nn.Parameter(torch.zeros(linear.out_features, rank).to(device)))
-    linear.forward = functools.partial(forward, linear, dtype)
+    linear.forward = functools.partial(forward, linear, dtype)  # pyright: ignore
     return factors(linear)
 
 

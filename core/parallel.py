@@ -137,7 +137,7 @@ def whole(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, DTensor):
         return tensor
     # Shards in host memory are gathered on the device: ranks may have no other way to each other.
-    return tensor.to(compute_device(tensor)).full_tensor()
+    return tensor.to(compute_device(tensor)).full_tensor()  # pyright: ignore
 
 
 def compute_device(tensor: Tensor) -> torch.device:

@@ -106,12 +106,9 @@ def reconstruct_(
         block = plain.take(index, ranks.device)
         dense_block = dense_plain.take(index, ranks.device)
         if (index + 1) * steps > first:
-            prefix = len(block_prefix(linears[index]))
-            named = {name: block.get_submodule(name[prefix:]) for name in linears[index]}
             pairs = zip(plain.halves(block), dense_plain.halves(dense_block))
             for turn, (half, wanted) in enumerate(pairs):
-                mine = {id(param) for param in half.parameters()}
-                chosen = {n: m for n, m in named.items() if id(m.weight) in mine}
+                chosen = linears_of(half, linears[index])
                 with trained(
                     block, chosen, masks, config, compute_dtype, half.parameters()
                 ) as params:
@@ -137,12 +134,14 @@ def reconstruct_(
     return losses, first
 
 
-def block_prefix(names: dict[str, nn.Linear]) -> str:
-    """`model.layers.3.` of that block's qualified names."""
-    first = next(iter(names))
-    parts = first.split(".")
-    index = next(i for i, part in enumerate(parts) if part.isdigit())
-    return ".".join(parts[: index + 1]) + "."
+def linears_of(half: Half, originals: dict[str, nn.Linear]) -> dict[str, nn.Linear]:
+    """A half's matrices in the copied block, by the names that they have in the model."""
+    mine, found = {id(param) for param in half.parameters()}, {}
+    for path, module in half.block.named_modules():
+        if isinstance(module, nn.Linear) and id(module.weight) in mine:
+            (name,) = (name for name in originals if name.endswith(f".{path}"))
+            found[name] = module
+    return found
 
 
 def accumulate(

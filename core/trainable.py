@@ -27,7 +27,7 @@ class Trained:
     """Parameters that FSDP2 shards, whose gradients it sums over ranks."""
     whole: list[nn.Parameter]
     """Parameters that every rank holds in full; the optimizer sums their gradients."""
-    masks: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)
+    masks: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """Each masked parameter among them with this rank's part of its mask."""
 
 
@@ -81,7 +81,7 @@ def trained(
 
 def mask_shards(
     linears: Mapping[str, nn.Linear], masks: Mapping[str, Tensor], places: set[int] | None = None
-) -> list[tuple[nn.Parameter, Tensor]]:
+) -> list[tuple[Tensor, Tensor]]:
     """Masked weights, of those in `places`, with this rank's part of each mask, cut alike."""
     return [
         (linear.weight, shard_like(masks[name].to(linear.weight.device), linear.weight))

@@ -22,7 +22,7 @@ from orchestrator.config import (
 )
 from orchestrator.planner import Planner
 from orchestrator.results import check_row
-from orchestrator.sweep import make_job, prepare, trials_of
+from orchestrator.sweep import make_job, prepare, require_writable, trials_of
 from orchestrator.tokens import missing_tokens, save_tokens
 from orchestrator.walk import Walk
 
@@ -68,10 +68,11 @@ def sweep_config(model, texts, out, finetune: dict, **changes) -> SweepConfig:
 def walk(config: SweepConfig):
     """Runs what is missing, trial by trial, as a single rank; returns the sweep before it."""
     sweep = prepare(config)
+    require_writable(sweep.store)
     stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
     save_tokens(sweep.store, missing_tokens(sweep.models, stages, sweep.store))
     for trial in trials_of(sweep, 1):
-        job = make_job(sweep, sweep.models[0], trial)
+        job = make_job(sweep, sweep.models[0], trial, set())
         Walk(job, sweep.store, Ranks.current(), lambda _: None).run()
     return sweep
 
