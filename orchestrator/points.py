@@ -130,7 +130,7 @@ def label_of(curve: Curve, curves: Iterable[Curve]) -> str:
     """A curve's name beside its method: the regime, and what else sets it apart from its likes."""
     alike = [c for c in curves if (c.method, c.regime) == (curve.method, curve.regime)]
     words = [curve.regime if not curve.is_control else "fine-tuned alike"]
-    for field in ("method_settings", "schedule", "budget", "calibration"):
+    for field in ("method_settings", "schedule", "budget", "training", "calibration"):
         if len({getattr(c, field) for c in alike}) > 1:
             words.append(str(getattr(curve, field)))
     return " · ".join(words)

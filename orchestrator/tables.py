@@ -105,7 +105,7 @@ def settings_of(curve: Curve, curves: Iterable[Curve]) -> str:
     """What sets a curve apart from those of the same method, regime and structure."""
     same = ("method", "regime", "structure")
     alike = [c for c in curves if all(getattr(c, name) == getattr(curve, name) for name in same)]
-    names = ("method_settings", "schedule", "budget", "calibration")
+    names = ("method_settings", "schedule", "budget", "training", "calibration")
     differ = [name for name in names if len({getattr(c, name) for c in alike}) > 1]
     return " ".join(str(getattr(curve, name)) for name in differ)
 
