@@ -5,8 +5,8 @@ import torch
 
 from core.config import MaskStructure, Target
 from core.pruners.masks import (
-    block_quotas,
     SAMPLE,
+    block_quotas,
     choose,
     group_mask,
     kth_smallest,

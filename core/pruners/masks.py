@@ -14,7 +14,6 @@ from torch import Tensor
 
 from core.config import MaskStructure, Target
 
-
 # Scores sampled to find out where a long row's k-th smallest lies.
 SAMPLE = 2048
 
