@@ -99,8 +99,8 @@ def play(folder: Path, out: Path) -> int:
         **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
         "HOME": str(folder),
         "RAY_FAKE_CLUSTER": "1",
-        # As `ray up` starts it: only the second autoscaler says what a cluster may grow to.
-        "RAY_enable_autoscaler_v2": "1",
+        # The second autoscaler reads a file for this provider that Ray's wheel leaves out.
+        "RAY_enable_autoscaler_v2": "0",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ADDRESS": f"{ADDRESS}:{PORT}",
