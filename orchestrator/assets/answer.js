@@ -103,7 +103,7 @@ function sentences(page, [first, second, ...others]) {
   if (first.tokens && second && second.tokens < first.tokens) lines.push([`${second.name} trained on ${second.tokens.toLocaleString("en")} tokens, so some of the lead may be training.`]);
   const without = [first, second, ...others].find((entry) => entry && !entry.tokens);
   if (first.tokens && without) lines.push(["Best without training: ", strong(without.name), ` with ${told(without)}.`]);
-  const control = controlAt(page, first.x);
+  const control = controlAt(page, first);
   if (first.tokens && control && finite(dense)) {
     const moved = control.mean / dense - 1;
     const meaning = moved < -0.005 ? "so part of what training wins back is adaptation to the text" : "so what training wins back is not adaptation to the text";
@@ -112,10 +112,15 @@ function sentences(page, [first, second, ...others]) {
   return lines;
 }
 
-function controlAt(page, x) {
-  const trace = page.data.drawing.data.find(({ meta }) => meta.kind === "control" && meta.facet === page.state.facet);
-  const at = trace ? trace.x.indexOf(x) : -1;
-  return at < 0 || !finite(trace.y[at]) ? null : spread(trace.customdata[at].map((key) => page.rowOf.get(key)), (row) => row.perplexity);
+/** The dense model after the same kind and amount of training as an entry. */
+function controlAt(page, { x, rows }) {
+  for (const trace of page.data.drawing.data) {
+    const at = trace.meta.kind === "control" && trace.meta.facet === page.state.facet ? trace.x.indexOf(x) : -1;
+    if (at < 0 || !finite(trace.y[at])) continue;
+    const trained = trace.customdata[at].map((key) => page.rowOf.get(key));
+    if (trained[0].finetune_settings === rows[0].finetune_settings) return spread(trained, (row) => row.perplexity);
+  }
+  return null;
 }
 
 /** Method, regime and fate of what has no perplexity at the chosen target. */
