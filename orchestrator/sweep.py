@@ -24,7 +24,7 @@ from orchestrator.report import collect, describe_plan
 from orchestrator.results import row_key
 from orchestrator.store import MARKER, Store
 from orchestrator.tokens import missing_tokens, save_tokens
-from orchestrator.trackers import callbacks_of, require_installed
+from orchestrator.trackers import callbacks_of, require_usable
 from orchestrator.trials import Trial, dropped_cells, needed_stages, pack_trials, shared_stages
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def run_sweep(config: SweepConfig) -> int:
     """
     from orchestrator import cluster
 
-    require_installed(config.output.trackers)
+    require_usable(config.output.trackers)
     on_cluster = bool(os.environ.get("RAY_ADDRESS"))
     # A dry run may plan for a cluster that is not there yet.
     if not (on_cluster or config.output.dry_run):

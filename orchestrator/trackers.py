@@ -22,11 +22,21 @@ PROJECT = "prune-sweep"
 """Project or experiment, unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME names another."""
 
 
-def require_installed(names: Iterable[Tracker]) -> None:
-    """Refuses a tracker whose package is absent, before anything runs."""
+def require_usable(names: Iterable[Tracker]) -> None:
+    """Refuses a tracker that is not installed, or cannot be set up, before anything runs."""
     for name in names:
         remedy = f"is not installed; pip install -e '.[{name}]'"
         require(importlib.util.find_spec(name) is not None, "trackers", name, remedy)
+    if "mlflow" in names:
+        import mlflow  # pyright: ignore[reportMissingImports]
+
+        try:
+            mlflow.MlflowClient()
+        except Exception as error:
+            uri = os.environ.get("MLFLOW_TRACKING_URI", "its default, a database")
+            reason = str(error).splitlines()[0]
+            remedy = f"cannot write to {uri}; set MLFLOW_TRACKING_URI to a server's ({reason})"
+            raise ValueError(f"--trackers mlflow: {remedy}") from None
 
 
 def callbacks_of(names: Iterable[Tracker]) -> list[Callback]:
