@@ -279,23 +279,28 @@ def main() -> None:
     parser.add_argument("--model-runs", type=int, default=RUNS, help="end-to-end repetitions")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     options = parser.parse_args()
-    reference, cpu = load_reference(options.reference), CPU
-    rows: dict[str, Any] = {f"cpu {n}": bench_block(n, reference, cpu) for n in options.blocks}
-    rows["cpu accumulate"] = bench_accumulation(cpu)
-    rows["cpu nine sparsities"] = bench_sparsities(cpu)
+    reference = load_reference(options.reference)
+    benches: dict[str, Callable[[], dict[str, float]]] = {}
+    for name in options.blocks:
+        benches[f"cpu {name}"] = partial(bench_block, name, reference, CPU)
+    benches["cpu accumulate"] = partial(bench_accumulation, CPU)
+    benches["cpu nine sparsities"] = partial(bench_sparsities, CPU)
     if options.llmcompressor:
-        rows["cpu llm-compressor opt-125m"] = bench_llmcompressor(options.llmcompressor)
-    if options.model and options.text:
-        args = (options.model, options.text, options.model_runs)
-        rows["cpu model"] = bench_model(reference, *args)
+        benches["cpu llm-compressor"] = partial(bench_llmcompressor, options.llmcompressor)
     if torch.cuda.is_available():
         cuda = torch.device("cuda")
-        rows |= {f"cuda {name}": bench_block(name, reference, cuda) for name in BLOCKS}
-    for name, row in rows.items():
-        print(f"{name:28}", "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
+        benches |= {f"cuda {name}": partial(bench_block, name, reference, cuda) for name in BLOCKS}
+    if options.model and options.text:
+        args = (options.model, options.text, options.model_runs)
+        benches["cpu model"] = partial(bench_model, reference, *args)
     machine = {"processor": platform.processor(), "threads": torch.get_num_threads()}
-    machine["torch"] = torch.__version__
-    options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    found: dict[str, Any] = {"machine": machine | {"torch": torch.__version__}, "rows": {}}
+    # Line by line and file by file, so that what was measured outlives a run that is stopped.
+    for name, bench in benches.items():
+        found["rows"][name] = row = bench()
+        figures = "  ".join(f"{key} {value:.3f}" for key, value in row.items())
+        print(f"{name:20}", figures, flush=True)
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
