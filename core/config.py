@@ -275,6 +275,11 @@ class EvalConfig:
     """Step between windows; equal to `seq_len` by default (non-overlapping)."""
     max_windows: int | None = None
     """Evaluate on the first windows only; all by default."""
+    tasks: tuple[str, ...] = ()
+    """Zero-shot tasks of lm-evaluation-harness (the extra `tasks`) by name, or .yaml files that
+    define one; accuracies become further columns."""
+    task_limit: int | None = None
+    """Only so many examples of each task; all by default."""
 
     def __post_init__(self) -> None:
         if self.texts:
@@ -292,3 +297,8 @@ class EvalConfig:
                 )
         if self.max_windows is not None:
             require(self.max_windows > 0, "eval.max-windows", self.max_windows, "use 1 or more")
+        if self.tasks:
+            require_unique("eval.tasks", self.tasks)
+        if self.task_limit is not None:
+            require(bool(self.tasks), "eval.task-limit", self.task_limit, "needs --eval.tasks")
+            require(self.task_limit > 0, "eval.task-limit", self.task_limit, "use 1 or more")

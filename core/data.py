@@ -79,9 +79,14 @@ def calibration_windows(
     Raises:
         ValueError: too little text, saying how much there is.
     """
-    draw = random.Random(seed)
     if (sampling or default_sampling(text)) == "documents":
-        return _document_windows(text, tokenizer, num_samples, seq_len, draw)
+        rows = documents(text)
+        windows = [
+            tokenize(rows[index], tokenizer)[start : start + seq_len]
+            for index, start in document_draws(text, tokenizer, num_samples, seq_len, seed)
+        ]
+        return torch.tensor(windows, dtype=torch.long)
+    draw = random.Random(seed)
     stream = token_stream(text, tokenizer)
     available = len(stream) // seq_len
     remedy = (
@@ -94,27 +99,28 @@ def calibration_windows(
     return torch.stack([stream[start : start + seq_len] for start in starts])
 
 
-def _document_windows(
-    text: Text, tokenizer: PreTrainedTokenizerBase, count: int, seq_len: int, draw: random.Random
-) -> Tensor:
-    rows = documents(text)
+@functools.lru_cache(maxsize=8)
+def document_draws(
+    text: Text, tokenizer: PreTrainedTokenizerBase, count: int, seq_len: int, seed: int
+) -> tuple[tuple[int, int], ...]:
+    """(document, first token) of each window that `sampling="documents"` draws."""
+    draw, rows = random.Random(seed), documents(text)
     require(len(rows) > 0, text.flag, text.name, "holds no documents; give one with text")
 
     @functools.cache
-    def tokens(index: int) -> list[int]:
-        return tokenize(rows[index], tokenizer)
+    def length(index: int) -> int:
+        return len(tokenize(rows[index], tokenizer))
 
-    windows, misses = [], 0
-    while len(windows) < count:
-        document = tokens(draw.randint(0, len(rows) - 1))
-        if len(document) > seq_len:
-            start = draw.randint(0, len(document) - seq_len - 1)
-            windows.append(document[start : start + seq_len])
-        elif not windows:
+    draws, misses = [], 0
+    while len(draws) < count:
+        index = draw.randint(0, len(rows) - 1)
+        if length(index) > seq_len:
+            draws.append((index, draw.randint(0, length(index) - seq_len - 1)))
+        elif not draws:
             misses += 1
             if misses == len(rows):
                 # As many misses as documents: look at all of them before drawing for ever.
-                longest = max(len(tokens(index)) for index in range(len(rows)))
+                longest = max(map(length, range(len(rows))))
                 section = text.flag.partition(".")[0]
                 remedy = (
                     f"none of its {len(rows):,} documents is longer than a window of {seq_len} "
@@ -123,7 +129,7 @@ def _document_windows(
                 if text.role == "calibration":
                     remedy += " or set --calibration.sampling stream"
                 require(longest > seq_len, text.flag, text.name, remedy)
-    return torch.tensor(windows, dtype=torch.long)
+    return tuple(draws)
 
 
 def training_windows(

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 RepoType = Literal["model", "dataset"]
 HUB_TIMEOUT_S = 10
@@ -43,11 +47,16 @@ def cached_snapshot(repo: str, file: str, revision: str | None, kind: RepoType) 
     return Path(found).parents[len(Path(file).parts) - 1] if isinstance(found, str) else None
 
 
+class MovedError(ConnectionError):
+    """The hub answers that there is no such repository or revision, or not for this user."""
+
+
 def hub_commit(repo: str, file: str, revision: str | None, kind: RepoType) -> str | None:
     """The commit that a revision stands for, if it has `file`; None if it has not.
 
     Raises:
-        ConnectionError: the hub cannot be asked, or does not know the repository or revision.
+        MovedError: the hub does not know the repository or the revision.
+        ConnectionError: the hub cannot be asked.
     """
     snapshot = cached_snapshot(repo, file, revision, kind)
     if snapshot is not None:
@@ -57,6 +66,8 @@ def hub_commit(repo: str, file: str, revision: str | None, kind: RepoType) -> st
         return get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S).commit_hash
     except EntryNotFoundError:
         return None
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise MovedError(first_line(error)) from error
     except Exception as error:
         # The client raises errors of its own, of its HTTP library and of Python, unrelated.
         raise ConnectionError(first_line(error)) from error

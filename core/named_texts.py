@@ -27,6 +27,8 @@ class Part:
     stream_rows: int | None = None
     """How many rows `joined` takes; all by default."""
     joiner: str = "\n\n"
+    num_rows: int | None = None
+    """Rows that the original has, for a file whose commit is not pinned."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Named:
     repos: tuple[str, ...] = ()
     """The dataset on the hub, then names it had before; none for the embedded text."""
     revision: str | None = None
+    """The commit of `repos` that is read, or a ref where the hub makes commits of its own."""
     form: Form = "parquet"
     column: str = "text"
 
@@ -55,7 +58,8 @@ C4_ROLES: dict[Role, str] = {
 }
 # C4's shards are 0.8 GB each: a stream of one takes its first rows, some ten million tokens. The
 # evaluation rule is the SparseGPT code's (datautils.py): 1,100 documents, of whose tokens the
-# paper uses the first 256 windows.
+# paper uses the first 256 windows. PTB is read from the hub's own conversion, which it may make
+# anew at any time: its rows are counted.
 NAMED = {
     "embedded": Named(
         parts={
@@ -67,6 +71,7 @@ NAMED = {
     ),
     "wikitext2": Named(
         repos=("Salesforce/wikitext", "wikitext"),
+        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
         parts={
             name: Part(f"wikitext-2-raw-v1/{name}-00000-of-00001.parquet")
             for name in ("train", "validation", "test")
@@ -75,6 +80,7 @@ NAMED = {
     ),
     "c4": Named(
         repos=("allenai/c4",),
+        revision="1588ec454efa1a09f29cd18ddd04fe05fc8653a2",
         parts={
             "calibration": Part("en/c4-train.00000-of-01024.json.gz", stream_rows=20_000),
             "train": Part("en/c4-train.00001-of-01024.json.gz", stream_rows=20_000),
@@ -88,8 +94,8 @@ NAMED = {
         repos=("ptb-text-only/ptb_text_only", "ptb_text_only"),
         revision="refs/convert/parquet",
         parts={
-            name: Part(f"penn_treebank/{name}/0000.parquet", joiner=" ")
-            for name in ("train", "validation", "test")
+            name: Part(f"penn_treebank/{name}/0000.parquet", joiner=" ", num_rows=rows)
+            for name, rows in (("train", 42_068), ("validation", 3_370), ("test", 3_761))
         },
         roles=SPLITS,
         column="sentence",

@@ -99,8 +99,12 @@ def evaluate(
                 total += weighted_nll(window, row, target)
     nll_sum, num_tokens = ranks.sum_(total).tolist()
     nll = nll_sum / num_tokens
-    perplexity = math.exp(nll) if nll < 709 else nll if math.isnan(nll) else math.inf
-    return Perplexity(perplexity, nll, int(num_tokens), len(windows))
+    return Perplexity(exponential(nll), nll, int(num_tokens), len(windows))
+
+
+def exponential(nll: float) -> float:
+    """exp, infinite where a float64 overflows; NaN stays NaN."""
+    return math.exp(nll) if nll < 709 else nll if math.isnan(nll) else math.inf
 
 
 def weighted_nll(window: Window, logits: Tensor, ids: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub import utils as hub_utils
 
 from core.config import require, require_known
-from core.identity import file_hash, first_line, hub_commit
+from core.identity import MovedError, file_hash, first_line, hub_commit
 from core.named_texts import EMBEDDED_DIR, FLAGS, NAMED, Form, Named, Part, Role
 
 
@@ -96,10 +96,14 @@ def _local_text(name: str, role: Role) -> Text:
 
 
 def _hub_text(name: str, role: Role, named: Named, part: str) -> Text:
-    rule, causes = named.parts[part], []
+    rule, causes, moved = named.parts[part], [], False
     for repo in named.repos:
         try:
             commit = hub_commit(repo, rule.file, named.revision, "dataset")
+        except MovedError as error:
+            moved = True
+            causes.append(first_line(error))
+            continue
         except ConnectionError as error:
             causes.append(first_line(error))
             continue
@@ -110,10 +114,18 @@ def _hub_text(name: str, role: Role, named: Named, part: str) -> Text:
             return Text(
                 name, role, where, content, named.form, rule, None, repo, commit, named.column
             )
-    cause = causes[0] if causes else "no such file there"
+        moved = True
+        causes.append("no such file there")
+    flag, repo = FLAGS[role], named.repos[0]
+    if moved:
+        raise ValueError(
+            f"--{flag} {name}: the hub has moved it ({causes[0]}): {rule.file} of dataset {repo} "
+            f"is not at revision {named.revision} any more; give a local file of the same text"
+        )
     raise ValueError(
-        f"--{FLAGS[role]} {name}: the hub does not give it ({cause}); fetch {rule.file} of dataset "
-        f"{named.repos[0]} (`hf download --repo-type dataset`) or give a local file"
+        f"--{flag} {name}: the hub does not give it ({causes[0]}); fetch {rule.file} of dataset "
+        f"{repo} (`hf download --repo-type dataset --revision {named.revision}`) or give a local "
+        "file"
     )
 
 
@@ -191,6 +203,11 @@ def _table(text: Text) -> Sequence[str]:
     remedy = f"has no column {text.column!r} of strings; its columns are {', '.join(kinds)}"
     is_text = kinds.get(text.column) in ("string", "large_string")
     require(is_text, text.flag, text.name, remedy)
+    wanted = text.rule.num_rows
+    remedy = (
+        f"the hub has changed it: {len(table):,} rows instead of {wanted or 0:,}; give a local file"
+    )
+    require(wanted in (None, len(table)), text.flag, text.name, remedy)
     return cast(Sequence[str], table[text.column])
 
 

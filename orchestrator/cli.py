@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from orchestrator.config import SweepConfig, require_read
 from orchestrator.flags import parse_flags
+from orchestrator.repeat import repeat_row, require_alone
 
 
 def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepConfig:
@@ -18,7 +19,11 @@ def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepC
         ValueError: one line, also for what tyro itself refuses.
     """
     config = parse_flags(SweepConfig, arguments, preset, description)
-    require_read(config, explicit_flags(arguments))
+    explicit = explicit_flags(arguments)
+    if config.output.from_row is None:
+        require_read(config, explicit)
+    else:
+        require_alone(explicit)
     return config
 
 
@@ -44,6 +49,8 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
     quiet_libraries()
     try:
         config = parse(preset, sys.argv[1:], description)
+        if config.output.from_row is not None:
+            return repeat_row(config, explicit_flags(sys.argv[1:]))
         code = run_sweep(config)
         if verdict is None or config.output.dry_run:
             return code

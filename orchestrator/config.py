@@ -159,6 +159,9 @@ class OutputConfig:
     """Print cells, what is done, trials, and estimated memory and time; then stop."""
     retry_failed: bool = False
     """Run failed cells again, and those that were not run because of them."""
+    from_row: str | None = None
+    """Run one finished cell again from its recorded settings, by its id or the beginning of it, and
+    compare; reads only --out-dir and where to run."""
     checkpoint_seconds: float = 60.0
     """Least time between two checkpoints within a round of training."""
     trackers: tuple[Tracker, ...] = ()
@@ -205,10 +208,32 @@ class SweepConfig:
         price = self.resources.price_per_gpu_hour
         planned = price is None or self.output.dry_run
         require(planned, "price-per-gpu-hour", price, "only --dry-run prints it; add that flag")
+        if self.eval.tasks:
+            remedy = "tasks start from kept weights; use --keep final"
+            require(self.output.keep != "none", "keep", self.output.keep, remedy)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as recorded beside results."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SweepConfig:
+        """The inverse of `to_dict`, also after JSON; a setting that is not there gets its default.
+
+        Raises:
+            ValueError: it holds a setting that does not exist any more.
+        """
+        groups = {}
+        for group in dataclasses.fields(cls):
+            recorded = values.get(group.name, {})
+            default = group.default_factory()  # pyright: ignore
+            known = {field.name for field in dataclasses.fields(default)}
+            for name in recorded:
+                remedy = "was recorded by another version, which knew this setting"
+                require(name in known, f"{group.name}.{name}", recorded[name], remedy)
+            lists = {k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items()}
+            groups[group.name] = dataclasses.replace(default, **lists)
+        return cls(**groups)
 
 
 def require_read(config: SweepConfig, explicit: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Names become facts before anything runs: models, texts and tokens, checked and identified.
+"""Names become facts before anything runs: models and texts, checked and identified.
 
 Everything a user can get wrong about models and texts is refused here, with one line, before Ray
 starts and before anything is written.

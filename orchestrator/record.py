@@ -86,17 +86,40 @@ def name_of(cell: Mapping[str, Any]) -> str:
     return " ".join(word for word in words if word)
 
 
-def gather(stored: Mapping[str, Row], labels: Labels | None) -> list[Row]:
-    """Rows of a store as results show them: dense perplexity filled in, the grid's own marked.
+def copy_shared_rows(store: Store, labels: Labels) -> None:
+    """Stores a copy, under these labels, of each row that a sweep of other labels ran.
 
     Stages are named by what determines their numbers, so two protocols that read a text alike share
-    rows. What a row of this grid is called comes from this sweep, not from the one that ran it.
+    them. Each keeps a row of its own.
+    """
+    stored = store.rows()
+    for key, mine in labels.items():
+        row = stored.get(key)
+        if row is not None and mine != {name: row[name] for name in mine}:
+            copy = {**row, **mine, "_copy_of": key}
+            store.put_row(row_key(key, json.dumps(dict(mine), sort_keys=True)), copy)
+
+
+def gather(
+    stored: Mapping[str, Row],
+    labels: Labels | None,
+    tasks: Mapping[str, Mapping[str, float]] | None = None,
+) -> list[Row]:
+    """Rows of a store as results show them: dense perplexity filled in, the grid's own marked.
 
     Args:
         stored: rows by key, with names that stay in the store (an underscore first).
         labels: from `labels_of`; None takes all rows for the grid's.
+        tasks: columns of task results by the stage that has the weights.
     """
-    rows = [(key, {**row, **(labels or {}).get(key, {})}) for key, row in stored.items()]
+    rows: list[tuple[bool, Row]] = []
+    for key, row in stored.items():
+        source = row.get("_copy_of", key)
+        if source not in stored:
+            continue  # What it is a copy of is being computed again.
+        mine = {name: row[name] for name in ("protocol", "eval_text")}
+        current = labels is None or labels.get(source) == mine
+        rows.append((current, {**stored[source], **mine}))
     dense = {
         (row["model"], evaluation_of(row)): row["perplexity"]
         for _, row in rows
@@ -105,10 +128,11 @@ def gather(stored: Mapping[str, Row], labels: Labels | None) -> list[Row]:
     return [
         {
             **{name: value for name, value in row.items() if not name.startswith("_")},
-            "in_current_grid": labels is None or key in labels,
+            **(tasks or {}).get(row["stage_id"], {}),
+            "in_current_grid": current,
             "dense_perplexity": dense.get((row["model"], evaluation_of(row))),
         }
-        for key, row in rows
+        for current, row in rows
     ]
 
 

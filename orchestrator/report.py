@@ -13,8 +13,9 @@ from orchestrator.curves import write_html
 from orchestrator.details import details_of
 from orchestrator.progress import clock
 from orchestrator.published import known_values
-from orchestrator.record import gather, labels_of, read_record
+from orchestrator.record import copy_shared_rows, gather, labels_of, read_record
 from orchestrator.results import row_key, summary_table, write_parquet
+from orchestrator.tasks import missing_runs, task_columns
 
 if TYPE_CHECKING:
     from orchestrator.inputs import ResolvedModel
@@ -31,7 +32,9 @@ def collect(sweep: Sweep) -> int:
         1 while a cell of the grid has failed or is missing, else 0.
     """
     record = read_record(sweep.store, sweep.id)
-    rows = gather(sweep.store.rows(), labels_of(record))
+    labels = labels_of(record)
+    copy_shared_rows(sweep.store, labels or {})
+    rows = gather(sweep.store.rows(), labels, task_columns(sweep.store.stages()))
     mine = [row for row in rows if row["in_current_grid"]]
     store = sweep.store
     remote = None if store.is_local else store.filesystem
@@ -91,6 +94,8 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
         name = f"{cell.model} {cell.method} {cell.regime} {target}{seed}"
         lines.append(f"  {name:<52} {why(sweep, cell) if cell.id in to_run else 'done'}")
     lines.append(f"{len(trials)} trials")
+    if sweep.config.eval.tasks:
+        lines.append(f"{len(missing_runs(sweep))} task evaluations")
     for trial in trials:
         seconds = sum(sweep.seconds[stage.id] for stage in trial.stages)
         lines.append(

@@ -48,6 +48,10 @@ _COLUMNS: dict[str, pa.DataType] = {
     "perplexity": _REAL,
     "nll": _REAL,
     "num_eval_tokens": _COUNT,
+    "word_perplexity": _REAL,
+    "byte_perplexity": _REAL,
+    "num_eval_words": _COUNT,
+    "num_eval_bytes": _COUNT,
     "perplexity_before_finetune": _REAL,
     "dense_perplexity": _REAL,
     "num_finetune_tokens": _COUNT,  # of the cell's whole history
@@ -84,7 +88,10 @@ _COLUMNS: dict[str, pa.DataType] = {
     "in_current_grid": pa.bool_(),
 }
 SCHEMA = pa.schema([pa.field(name, kind, name not in _REQUIRED) for name, kind in _COLUMNS.items()])
-"""Columns of `results.parquet`, in order; every column outside `_REQUIRED` may be null."""
+"""Columns of `results.parquet`, in order; those of tasks follow. Only `_REQUIRED` are not null."""
+
+TASK_PREFIX = "task:"
+"""Begins the columns that `--eval.tasks` adds, `task:NAME:METRIC`; all of them real numbers."""
 
 STATUSES = ("done", "failed", "not_run", "stopped")
 REGIMES = ("oneshot", "finetune", "iterative")
@@ -103,12 +110,14 @@ def key_of(row: Row) -> str:
 
 def check_row(row: Row) -> None:
     """Asserts the contract of `SCHEMA`: known columns, required ones present, counts whole."""
-    unknown = sorted(set(row) - set(_COLUMNS))
+    unknown = sorted(name for name in set(row) - set(_COLUMNS) if not name.startswith(TASK_PREFIX))
     assert not unknown, f"row has columns outside SCHEMA: {', '.join(unknown)}"
     missing = sorted(name for name in _REQUIRED if row.get(name) is None)
     assert not missing, f"row {row.get('cell_id')} lacks {', '.join(missing)}"
     assert row["status"] in STATUSES, f"row {row['cell_id']} has status {row['status']!r}"
     for name, value in row.items():  # Arrow would truncate 3.5 to 3 without a word
+        if name.startswith(TASK_PREFIX):
+            continue
         whole = value is None or isinstance(value, int) and not isinstance(value, bool)
         assert _COLUMNS[name] != _COUNT or whole, f"{name} of {row['cell_id']} is {value!r}"
 
@@ -135,7 +144,9 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
     rows = list(rows)
     for row in rows:
         check_row(row)
-    return pa.Table.from_pylist(sorted(rows, key=sort_key), schema=SCHEMA)
+    tasks = sorted({name for row in rows for name in row if name.startswith(TASK_PREFIX)})
+    schema = pa.schema([*SCHEMA, *(pa.field(name, _REAL) for name in tasks)])
+    return pa.Table.from_pylist(sorted(rows, key=sort_key), schema=schema)
 
 
 def write_parquet(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from core.counts import perplexity_per
 from orchestrator.cell import Cell
 from orchestrator.job import Job
 
@@ -63,6 +64,7 @@ def build_row(
         "perplexity": result.get("perplexity"),
         "nll": result.get("nll"),
         "num_eval_tokens": result.get("num_tokens"),
+        **unit_columns(result),
         "perplexity_before_finetune": (
             None if before_manifest is None else before_manifest["metrics"]["perplexity"]
         ),
@@ -138,6 +140,18 @@ def recovery_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str,
         "finetune_lr": chosen,
         "finetune_settings": json.dumps(settings, sort_keys=True) if settings else None,
     }
+
+
+def unit_columns(result: dict[str, Any]) -> dict[str, Any]:
+    """Perplexity a word and a byte, where they were counted."""
+    columns = {}
+    for unit in ("word", "byte"):
+        count = result.get(f"num_{unit}s")
+        columns[f"num_eval_{unit}s"] = count
+        columns[f"{unit}_perplexity"] = perplexity_per(
+            count, result.get("nll"), result.get("num_tokens")
+        )
+    return columns
 
 
 def seconds_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from core.allocation import allocate, matrices, outlier_ratios
 from core.config import PruneConfig, Target
+from core.counts import scored_units
 from core.data import training_windows
 from core.finetune import num_windows
 from core.perplexity import evaluate, evaluation_windows
@@ -122,6 +123,9 @@ def run_evaluate(space: Workspace, stage: Stage) -> None:
         "num_tokens": result.num_tokens,
         "num_windows": result.num_windows,
     }
+    counts = space.counts(stage)
+    if counts is not None:
+        metrics["num_words"], metrics["num_bytes"] = scored_units(windows, counts)
     space.publish_metrics(stage, {**metrics, **clock})
 
 

@@ -8,7 +8,10 @@ import logging
 import os
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from core.config import require
+from core.zero_shot import require_tasks
 from orchestrator import versions
 from orchestrator.cell import Cell, identity
 from orchestrator.config import SweepConfig
@@ -23,9 +26,17 @@ from orchestrator.record import write_record
 from orchestrator.report import collect, describe_plan
 from orchestrator.results import row_key
 from orchestrator.store import MARKER, Store
+from orchestrator.tasks import run_tasks, wanted_weights
 from orchestrator.tokens import missing_tokens, save_tokens
 from orchestrator.trackers import callbacks_of, require_usable
-from orchestrator.trials import Trial, dropped_cells, needed_stages, pack_trials, shared_stages
+from orchestrator.trials import (
+    Trial,
+    dropped_cells,
+    needed_stages,
+    pack_trials,
+    shared_stages,
+    tune_view,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +99,7 @@ def run_sweep(config: SweepConfig) -> int:
     if not (on_cluster or config.output.dry_run):
         cluster.num_slots(config.resources, cluster.local_resources())
     sweep = prepare(config)
-    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
-    tokens = missing_tokens(sweep.models, stages, sweep.store)
-    sweep.eval_tokens = count_eval_tokens(stages.values(), sweep.models, tokens, sweep.store)
-    sweep.seconds = stage_seconds(sweep.plan, sweep.costs, sweep.eval_tokens)
+    tokens = read_texts(sweep)
     if config.output.dry_run:
         print(describe_plan(sweep, trials_of(sweep, cluster.planned_slots(config.resources))))
         return 0
@@ -102,7 +110,8 @@ def run_sweep(config: SweepConfig) -> int:
         run_missing(sweep)
     else:
         print(f"all {len(sweep.plan.cells)} cells already done")
-    return collect(sweep)
+    failed_tasks = run_tasks(sweep)
+    return max(collect(sweep), int(failed_tasks > 0))
 
 
 def prepare(config: SweepConfig) -> Sweep:
@@ -110,12 +119,16 @@ def prepare(config: SweepConfig) -> Sweep:
     known_values(config.output.published)
     store = Store(config.output.out_dir)
     require_own_directory(store)
+    if config.eval.tasks:
+        require_tasks(config.eval.tasks)
     models = resolve_inputs(config)
     plan = Planner(config.grid, config.prune, config.finetune).build(m.inputs for m in models)
     manifests, rows = store.stages(), store.rows()
     cells = [cell for cell in plan.cells.values() if to_run(cell, rows, config.output.retry_failed)]
     with_weights = {s for s, m in manifests.items() if not m.get("dropped")}
     lost = dropped_cells(plan, manifests) if config.output.keep in ("final", "all") else []
+    lacking = wanted_weights(plan, config.eval, manifests) - with_weights
+    lost += [c for c in plan.cells.values() if c.stages[-1] in lacking and c not in lost]
     cells += [cell for cell in lost if cell not in cells]
     stored = set(manifests) - {cell.stages[-1] for cell in lost}
     needed = needed_stages(plan, cells, stored, with_weights)
@@ -124,6 +137,15 @@ def prepare(config: SweepConfig) -> Sweep:
     options = {"finetune": config.finetune, "recompute": recompute}
     costs = {m.inputs.name: ModelCost(m.facts, m.inputs, device, **options) for m in models}
     return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs)
+
+
+def read_texts(sweep: Sweep) -> dict[str, Tensor]:
+    """Tokenises what the stages to run read, and estimates their seconds by it."""
+    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
+    tokens = missing_tokens(sweep.models, stages, sweep.store)
+    sweep.eval_tokens = count_eval_tokens(stages.values(), sweep.models, tokens, sweep.store)
+    sweep.seconds = stage_seconds(sweep.plan, sweep.costs, sweep.eval_tokens)
+    return tokens
 
 
 def to_run(cell: Cell, rows: dict[str, dict], retry_failed: bool) -> bool:
@@ -207,20 +229,6 @@ def run_missing(sweep: Sweep) -> None:
                 sweep.store.drop_weights(stage)
     finally:
         cluster.ray.shutdown()
-
-
-def tune_view(trial: Trial) -> dict:
-    """What Tune's table and loggers show of a trial."""
-    return {
-        "id": trial.id,
-        "model": trial.model,
-        "method": trial.method,
-        "regimes": sorted({cell.regime for cell in trial.cells}),
-        "targets": sorted(
-            {cell.target.mask_structure or f"{cell.target.sparsity:g}" for cell in trial.cells}
-        ),
-        "num_cells": len(trial.cells),
-    }
 
 
 def cell_costs(sweep: Sweep) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Token files: what stages read of texts, tokenised once and found by the hash of all behind it.
 
-Beside inputs.py, which says which texts these are. Workers read token files, never texts.
+Beside inputs.py, which says which texts these are. Workers read token files, never texts. Beside the
+tokens of an evaluation stand the words and bytes of each (`core/counts.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ from torch import Tensor
 
 from core import data
 from core.config import require
+from core.counts import sampled_counts, stream_counts
 from core.models import load_tokenizer
 from orchestrator.cell import Stage, identity
 from orchestrator.inputs import ResolvedModel
 from orchestrator.store import Store
+
+COUNTS = ".counts"
+"""Ends the name of the counts beside a token file."""
+SAMPLED_SEED = 0
+"""What the ALPS code draws its evaluation windows of C4 with."""
 
 
 def tokens_id(stage: Stage | dict[str, Any], model_identity: str) -> str | None:
@@ -55,23 +62,30 @@ def readers(stages: Iterable[Stage]) -> Iterator[Stage]:
 def missing_tokens(
     models: list[ResolvedModel], stages: dict[str, Stage], store: Store
 ) -> dict[str, Tensor]:
-    """Tokenises every text that a stage reads and the store does not hold.
+    """Tokenises every text that a stage reads and the store does not hold, with its counts.
 
     Raises:
         ValueError: a text is too short; says how many windows it has.
     """
-    stored = store.names("tokens")
+    stored = {name.removesuffix(".safetensors") for name in store.names("tokens")}
     found: dict[str, Tensor] = {}
     for model in models:
-        tokenizer = None
+        tokenizer, done = None, set(stored)
         for stage in readers(stages.values()):
             name = tokens_id(stage, model.source.identity)
-            if stage.model != model.inputs.name or name is None or name in found:
+            if stage.model != model.inputs.name or name is None:
                 continue
-            if f"{name}.safetensors" in stored:
+            evaluates = stages[stage.id].kind == "evaluate"
+            parts = (name, name + COUNTS) if evaluates else (name,)
+            if done.issuperset(parts):
                 continue
             tokenizer = tokenizer or load_tokenizer(model.source)
-            found[name] = tokenise(stage, model, tokenizer)
+            if name not in done:
+                found[name] = tokenise(stage, model, tokenizer)
+            counts = count_units(stage, model, tokenizer) if evaluates else None
+            if counts is not None:
+                found[name + COUNTS] = counts
+            done.update(parts)
     return found
 
 
@@ -91,7 +105,9 @@ def tokenise(stage: Stage, model: ResolvedModel, tokenizer: Any) -> Tensor:
     text, seq_len = model.texts[fields["text"]["text"]], fields["text"]["seq_len"]
     if "num_samples" in fields["text"]:
         count = fields["text"]["num_samples"]
-        return data.calibration_windows(text, tokenizer, count, seq_len, "documents", 0).flatten()
+        return data.calibration_windows(
+            text, tokenizer, count, seq_len, "documents", SAMPLED_SEED
+        ).flatten()
     stream = data.token_stream(text, tokenizer)
     require(
         len(stream) >= seq_len,
@@ -100,6 +116,15 @@ def tokenise(stage: Stage, model: ResolvedModel, tokenizer: Any) -> Tensor:
         f"has {len(stream)} tokens, 0 windows of {seq_len}; give a longer text",
     )
     return stream
+
+
+def count_units(stage: Stage, model: ResolvedModel, tokenizer: Any) -> Tensor | None:
+    """Words and bytes of every token that `tokenise` gives for an evaluation."""
+    spec = stage.fields["text"]
+    text = model.texts[spec["text"]]
+    if "num_samples" in spec:
+        return sampled_counts(text, tokenizer, spec["num_samples"], spec["seq_len"], SAMPLED_SEED)
+    return stream_counts(text, tokenizer)
 
 
 def save_tokens(store: Store, tokens: dict[str, Tensor]) -> None:
@@ -117,3 +142,11 @@ def num_stored_tokens(store: Store, name: str) -> int:
 def load_tokens(store: Store, name: str) -> Tensor:
     """Reads a token file."""
     return load_tensors(store.read_bytes("tokens", f"{name}.safetensors"))["tokens"].long()
+
+
+def load_counts(store: Store, name: str) -> Tensor | None:
+    """Words and bytes of each token of a file; None where nothing counted them."""
+    try:
+        return load_tokens(store, name + COUNTS)
+    except FileNotFoundError:
+        return None

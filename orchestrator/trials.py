@@ -178,3 +178,17 @@ def make_trial(model: str, method: str, stages: list[Stage], cells: list[Cell]) 
     """A trial named by its contents."""
     trial_id = identity([sorted(s.id for s in stages), sorted(c.id for c in cells)])[:12]
     return Trial(trial_id, model, method, tuple(stages), tuple(cells))
+
+
+def tune_view(trial: Trial) -> dict[str, Any]:
+    """What Tune's table and loggers show of a trial."""
+    return {
+        "id": trial.id,
+        "model": trial.model,
+        "method": trial.method,
+        "regimes": sorted({cell.regime for cell in trial.cells}),
+        "targets": sorted(
+            {cell.target.mask_structure or f"{cell.target.sparsity:g}" for cell in trial.cells}
+        ),
+        "num_cells": len(trial.cells),
+    }

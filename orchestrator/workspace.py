@@ -23,7 +23,7 @@ from orchestrator.cell import Stage
 from orchestrator.job import Job
 from orchestrator.nodes import leader_first, opened_once
 from orchestrator.store import Store
-from orchestrator.tokens import load_tokens, tokens_id
+from orchestrator.tokens import load_counts, load_tokens, tokens_id
 
 GRIDS_FILE = "scales.safetensors"
 """What a stage's survivors were rounded to, beside its weights."""
@@ -153,6 +153,7 @@ class Workspace:
                 **self.job.environment,
                 "num_workers": self.ranks.size,
                 "machine": versions.machine(self.ranks.device.type),
+                "threads": torch.get_num_threads(),
             },
         }
 
@@ -173,9 +174,17 @@ class Workspace:
 
     def tokens(self, stage: Stage) -> torch.Tensor:
         """The token file of a stage."""
+        return load_tokens(self.store, self.tokens_id(stage))
+
+    def counts(self, stage: Stage) -> torch.Tensor | None:
+        """Words and bytes of each token that a stage evaluates, where they were counted."""
+        return load_counts(self.store, self.tokens_id(stage))
+
+    def tokens_id(self, stage: Stage) -> str:
+        """Name of the token file of a stage that reads one."""
         name = tokens_id(stage, self.source.identity)
         assert name is not None
-        return load_tokens(self.store, name)
+        return name
 
     def micro_batch(self, seq_len: int) -> int:
         """Windows a forward pass."""

@@ -23,6 +23,8 @@ from transformers import (
     TokenizersBackend,
 )
 
+from core.texts import NAMED
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOCAB = 320
 
@@ -143,11 +145,21 @@ def tiny_text_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def hub_text_files(tmp_path_factory) -> Path:
     """Small WikiText-2, PTB and C4 in the files and columns that the hub has them in."""
-    root = tmp_path_factory.mktemp("texts")
+    # Documents of 10 to 300 tokens, so that some are shorter than a window of 128.
+    return save_hub_texts(tmp_path_factory.mktemp("texts"), [4 + 11 * (n % 10) for n in range(40)])
+
+
+@pytest.fixture(scope="session")
+def long_hub_text_files(tmp_path_factory) -> Path:
+    """The same with some documents that are longer than a window of 2048."""
+    return save_hub_texts(tmp_path_factory.mktemp("long"), [5, 60, 900] * 3)
+
+
+def save_hub_texts(root: Path, lengths: list[int]) -> Path:
+    """Writes WikiText-2 and C4 of documents with so many words, and PTB of short sentences."""
 
     def rows(seed: int) -> list[str]:
-        # Documents of 10 to 300 tokens, so that some are shorter than a window of 128.
-        return [words(4 + 11 * (n % 10), 1000 * seed + n) for n in range(40)]
+        return [words(length, 1000 * seed + n) for n, length in enumerate(lengths)]
 
     for seed, part in enumerate(("train", "validation", "test")):
         path = root / "wikitext-2-raw-v1" / f"{part}-00000-of-00001.parquet"
@@ -155,7 +167,10 @@ def hub_text_files(tmp_path_factory) -> Path:
         datasets.Dataset.from_dict({"text": rows(seed)}).to_parquet(path)
         path = root / "penn_treebank" / part / "0000.parquet"
         path.parent.mkdir(parents=True)
-        datasets.Dataset.from_dict({"sentence": rows(10 + seed)}).to_parquet(path)
+        # PTB is known by its number of rows: sentences of the right number, short ones.
+        count = NAMED["ptb"].parts[part].num_rows
+        sentences = [words(1 + n % 4, 10 + seed) for n in range(count)]
+        datasets.Dataset.from_dict({"sentence": sentences}).to_parquet(path)
     (root / "en").mkdir()
     shards = ("train.00000-of-01024", "train.00001-of-01024", "validation.00000-of-00008")
     for seed, shard in enumerate(shards):

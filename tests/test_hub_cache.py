@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import shutil
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,30 +16,16 @@ from pathlib import Path
 import datasets
 import pytest
 
+from core.identity import MovedError
+from core.texts import NAMED, resolve_text
+
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT, CONVERTED = "a" * 40, "b" * 40
+WIKITEXT, C4 = (NAMED[name].revision for name in ("wikitext2", "c4"))
 
 
-def add_snapshot(hub: Path, repo: str, kind: str, ref: str, commit: str) -> Path:
-    """A repository's folder for one commit, with a ref that leads to it."""
-    base = hub / f"{kind}s--{repo.replace('/', '--')}"
-    (base / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
-    (base / "refs" / ref).write_text(commit)
-    snapshot = base / "snapshots" / commit
-    snapshot.mkdir(parents=True, exist_ok=True)
-    return snapshot
-
-
-def copy_into(snapshot: Path, source: Path, *patterns: str) -> None:
-    """Files as the client stores them: links to blobs without a suffix."""
-    blobs = snapshot.parents[1] / "blobs"
-    blobs.mkdir(exist_ok=True)
-    for pattern in patterns:
-        for file in source.glob(pattern):
-            if file.is_file():
-                blob = blobs / f"{snapshot.name[:4]}{len(list(blobs.iterdir()))}"
-                shutil.copy(file, blob)
-                (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+_cache = runpy.run_path(str(Path(__file__).with_name("hub_cache.py")))
+add_snapshot, copy_into = _cache["add_snapshot"], _cache["copy_into"]
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +43,12 @@ def home(tmp_path_factory, tiny_opt_dir) -> Path:
     bare = add_snapshot(hub, "org/bare", "model", "main", COMMIT)
     copy_into(bare, tiny_opt_dir, "config.json")
 
-    wikitext = add_snapshot(hub, "Salesforce/wikitext", "dataset", "main", COMMIT)
+    wikitext = add_snapshot(hub, "Salesforce/wikitext", "dataset", "main", WIKITEXT)
     for part in ("train", "test"):
         rows = ["", f" = {part} = \n", "", f" the {part} part \n"]
         path = wikitext / "wikitext-2-raw-v1" / f"{part}-00000-of-00001.parquet"
         datasets.Dataset.from_dict({"text": rows}).to_parquet(path)
-    c4 = add_snapshot(hub, "allenai/c4", "dataset", "main", COMMIT)
+    c4 = add_snapshot(hub, "allenai/c4", "dataset", "main", C4)
     (c4 / "en").mkdir()
     for shard, count in (
         ("train.00000-of-01024", 5),
@@ -76,8 +62,10 @@ def home(tmp_path_factory, tiny_opt_dir) -> Path:
         (c4 / "en" / f"c4-{shard}.json.gz").write_bytes(gzip.compress(lines.encode()))
     ref = "refs/convert/parquet"
     ptb = add_snapshot(hub, "ptb-text-only/ptb_text_only", "dataset", ref, COMMIT)
-    table = datasets.Dataset.from_dict({"sentence": ["no it was n't", "<unk> monday"]})
-    table.to_parquet(ptb / "penn_treebank" / "test" / "0000.parquet")
+    for part, count in (("test", NAMED["ptb"].parts["test"].num_rows), ("train", 2)):
+        rows = ["no it was n't", "<unk> monday"] + ["a"] * (count - 2)
+        path = ptb / "penn_treebank" / part / "0000.parquet"
+        datasets.Dataset.from_dict({"sentence": rows}).to_parquet(path)
     return home
 
 
@@ -161,21 +149,40 @@ def test_texts_by_short_name(home):
         ("c4", "evaluation"),
         ("ptb", "evaluation"),
         ("wikitext2:validation", "evaluation"),
+        ("ptb:validation", "finetune"),
         ("ptb", "finetune"),
     ]
     calls = "".join(f"show(*{name!r})\n" for name in names)
-    test, train, first, second, held_out, ptb, absent, no_train = run(home, TEXTS + calls)
+    test, train, first, second, held_out, ptb, absent, no_part, changed = run(home, TEXTS + calls)
     assert test[1:] == [4, "\n\n = test = \n\n\n\n\n the test part \n"]
     file = "wikitext-2-raw-v1/test-00000-of-00001.parquet"
-    assert test[0].startswith(f"Salesforce/wikitext@{COMMIT}:{file} ")
+    assert test[0].startswith(f"Salesforce/wikitext@{WIKITEXT}:{file} ")
     assert "the train part" in train[2]
     assert first[1:] == [5, "\n\n".join(f"train.00000 {n}" for n in range(5))]
     assert second[1:] == [4, "\n\n".join(f"train.00001 {n}" for n in range(4))]
     assert held_out[1:] == [1200, " ".join(f"validation. {n}" for n in range(1100))]
-    assert ptb[1:] == [2, "no it was n't <unk> monday"]
+    assert ptb[1] == 3_761 and ptb[2].startswith("no it was n't <unk> monday a a")
     assert len({found[0] for found in (test, train, first, second, held_out, ptb)}) == 6
     assert absent.startswith("--eval.texts wikitext2:validation: ") and "fetch" in absent
-    assert no_train.startswith("--finetune.text ptb: ") and "\n" not in absent + no_train
+    assert no_part.startswith("--finetune.text ptb:validation: ") and "\n" not in absent + no_part
+    assert f"--revision {WIKITEXT}" in absent
+    assert changed == (
+        "--finetune.text ptb: the hub has changed it: 2 rows instead of 42,068; give a local file"
+    )
+
+
+@pytest.mark.parametrize("name", ["c4", "ptb", "wikitext2"])
+@pytest.mark.parametrize("answer", [None, MovedError("404 Client Error")])
+def test_a_text_that_the_hub_has_moved_is_said_so(monkeypatch, name, answer):
+    def hub_commit(*_):
+        if answer is not None:
+            raise answer
+
+    monkeypatch.setattr("core.texts.hub_commit", hub_commit)
+    with pytest.raises(ValueError, match="the hub has moved it") as caught:
+        resolve_text(name, "evaluation")
+    message, named = str(caught.value), NAMED[name]
+    assert named.revision in message and named.repos[0] in message and "\n" not in message
 
 
 def test_the_default_sampling_of_c4_is_documents(home):

@@ -16,7 +16,7 @@ from core.models import load_tokenizer
 from core.protocols import PROTOCOLS, ProtocolName
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.sweep import Sweep, prepare
-from orchestrator.tokens import missing_tokens
+from orchestrator.tokens import COUNTS, missing_tokens
 
 WINDOW = 128
 
@@ -70,7 +70,8 @@ def document_windows(rows, tokenizer, count: int, seed: int) -> list[list[int]]:
 def evaluated_tokens(sweep: Sweep) -> list[list[int]]:
     """The token streams that the evaluate stages read."""
     stages = {i: s for i, s in sweep.plan.stages.items() if s.kind == "evaluate"}
-    return [t.tolist() for t in missing_tokens(sweep.models, stages, sweep.store).values()]
+    found = missing_tokens(sweep.models, stages, sweep.store)
+    return [tokens.tolist() for name, tokens in found.items() if not name.endswith(COUNTS)]
 
 
 def test_every_protocol_can_be_named():

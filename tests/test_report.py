@@ -2,25 +2,96 @@
 
 from __future__ import annotations
 
-from orchestrator.record import gather, labels_of
+import pytest
+
+from orchestrator.record import copy_shared_rows, gather, labels_of
 from orchestrator.results import row_key
 
 
-def test_rows_shared_by_two_protocols_go_by_the_name_of_the_sweep_that_asks():
-    def row(regime, perplexity):
-        known = {"model": "m", "regime": regime, "perplexity": perplexity, "protocol": "sparsegpt"}
-        return known | {"eval_text": "wikitext2", "eval_seq_len": 128, "eval_stride": 128, "_x": 1}
+class Rows:
+    """The rows of a store, in memory."""
 
-    stored = {
-        row_key("dense", "e0"): row("dense", 20.0),
-        row_key("pruned", "e1"): row("oneshot", 30.0),
-        row_key("other", "e2"): row("oneshot", 40.0),
-    }
-    names = (("dense", "e0"), ("pruned", "e1"))
-    cells = [{"rows": {row_key(cell, text): "wikitext2:test"}} for cell, text in names]
-    record = {"config": {"grid": {"protocol": "alps"}}, "cells": cells}
-    dense, pruned, other = gather(stored, labels_of(record))
-    assert pruned["protocol"] == dense["protocol"] == "alps"
-    assert pruned["eval_text"] == "wikitext2:test" and pruned["dense_perplexity"] == 20.0
-    assert (other["protocol"], other["in_current_grid"]) == ("sparsegpt", False)
-    assert stored[row_key("pruned", "e1")]["protocol"] == "sparsegpt"
+    def __init__(self) -> None:
+        self.stored = {}
+
+    def rows(self):
+        return dict(self.stored)
+
+    def put_row(self, key, row):
+        self.stored[key] = row
+
+
+def ask(protocol, *keys, text="wikitext2"):
+    """What a sweep under a protocol, asking for these (cell, evaluation), calls its rows."""
+    cells = [{"rows": {row_key(*key): text}} for key in keys]
+    return labels_of({"config": {"grid": {"protocol": protocol}}, "cells": cells})
+
+
+def row(regime, perplexity):
+    known = {"model": "m", "regime": regime, "perplexity": perplexity, "protocol": "sparsegpt"}
+    return (
+        known
+        | {"eval_text": "wikitext2", "eval_seq_len": 128, "eval_stride": 128}
+        | {
+            "stage_id": "s",
+            "_x": 1,
+        }
+    )
+
+
+@pytest.fixture
+def store():
+    """A dense and two pruned cells, run by a sweep under the protocol `sparsegpt`."""
+    store = Rows()
+    store.put_row(row_key("dense", "e0"), row("dense", 20.0))
+    store.put_row(row_key("pruned", "e1"), row("oneshot", 30.0))
+    store.put_row(row_key("other", "e2"), row("oneshot", 40.0))
+    return store
+
+
+def told(store, labels):
+    copy_shared_rows(store, labels)
+    fields = ("protocol", "regime", "perplexity", "dense_perplexity", "in_current_grid")
+    return sorted(tuple(row[field] for field in fields) for row in gather(store.rows(), labels))
+
+
+FIRST = [("dense", "e0"), ("pruned", "e1"), ("other", "e2")]
+SECOND = [("dense", "e0"), ("pruned", "e1")]
+
+
+def test_rows_shared_by_two_protocols_stay_apart(store):
+    assert told(store, ask("alps", *SECOND)) == [
+        ("alps", "dense", 20.0, 20.0, True),
+        ("alps", "oneshot", 30.0, 20.0, True),
+        ("sparsegpt", "dense", 20.0, 20.0, False),
+        ("sparsegpt", "oneshot", 30.0, 20.0, False),
+        ("sparsegpt", "oneshot", 40.0, 20.0, False),
+    ]
+    # The first sweep again: its own rows are current, and the second's are still there.
+    again = told(store, ask("sparsegpt", *FIRST))
+    assert [row[0] for row in again] == ["alps"] * 2 + ["sparsegpt"] * 3
+    assert [row[4] for row in again] == [False] * 2 + [True] * 3
+    assert told(store, ask("sparsegpt", *FIRST)) == again, "nothing is copied twice"
+
+
+def test_a_row_computed_again_changes_under_both_protocols(store):
+    told(store, ask("alps", *SECOND))
+    del store.stored[row_key("pruned", "e1")]
+    assert ("oneshot", 30.0) not in {r[1:3] for r in told(store, ask("sparsegpt", *FIRST))}
+    store.put_row(row_key("pruned", "e1"), row("oneshot", 31.0))
+    both = {r[0] for r in told(store, ask("sparsegpt", *FIRST)) if r[2] == 31.0}
+    assert both == {"alps", "sparsegpt"}
+
+
+def test_a_text_under_another_name_has_a_row_of_its_own(store):
+    labels = ask("sparsegpt", *SECOND, text="wikitext2:test")
+    copy_shared_rows(store, labels)
+    rows = gather(store.rows(), labels)
+    current = [row for row in rows if row["in_current_grid"]]
+    assert {row["eval_text"] for row in current} == {"wikitext2:test"} and len(current) == 2
+    assert len(rows) == 5 and not any("_x" in row for row in rows)
+
+
+def test_results_of_tasks_stand_in_every_row_of_their_stage(store):
+    rows = gather(store.rows(), None, {"s": {"task:tiny:acc": 0.5}})
+    assert [row["task:tiny:acc"] for row in rows] == [0.5] * 3

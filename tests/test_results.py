@@ -25,7 +25,8 @@ make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
 COLUMNS = """
 cell_id model method method_settings mask_structure regime sparsity measured_sparsity
 measured_sparsity_worst num_pruned num_prunable seed protocol eval_text eval_seq_len eval_stride
-perplexity nll num_eval_tokens perplexity_before_finetune dense_perplexity num_finetune_tokens
+perplexity nll num_eval_tokens word_perplexity byte_perplexity num_eval_words num_eval_bytes
+perplexity_before_finetune dense_perplexity num_finetune_tokens
 finetune_lr finetune_settings round num_rounds schedule budget path calibration_text
 calibration_tokens calibration_seq_len
 prune_seconds finetune_seconds evaluate_seconds peak_memory_bytes num_workers device machine dtype

@@ -1,5 +1,6 @@
 """A tiny sweep through real Ray, as a user runs it: once, again, and with cells made to fail."""
 
+import json
 import os
 import subprocess
 import sys
@@ -37,6 +38,14 @@ def run_sweep(place: Path, *extra: str, out: str = "out") -> subprocess.Complete
         *("--finetune.seq-len", "32", "--finetune.batch-tokens", "128", "--eval.texts"),
         *(str(place / "test.txt"), "--eval.seq-len", "32", "--eval.max-windows", "8", *extra),
     ]
+    return run_script(place, *command)
+
+
+def from_row(place: Path, *flags: str) -> subprocess.CompletedProcess:
+    return run_script(place, sys.executable, str(SCRIPT), *flags)
+
+
+def run_script(place: Path, *command: str) -> subprocess.CompletedProcess:
     environment = {
         **os.environ,
         "HOME": str(place / "home"),
@@ -134,3 +143,22 @@ def test_cells_that_fail_do_not_end_the_sweep_and_nothing_done_is_redone(place, 
     assert all(row["status"] == "done" for row in old), "rows of the first grid are kept"
     again = run_sweep(place, *grid)
     assert again.returncode == 1 and "cells already done" in again.stdout, "failed once is enough"
+
+
+def test_a_row_is_repeated_bit_by_bit(place, first):
+    rows = by_cell(read_rows(str(place / "out" / "results.parquet")))
+    row = rows["sparsegpt", "iterative", 0.7, 2]
+    done = from_row(place, "--from-row", row["cell_id"][:16], "--out-dir", "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "under the same circumstances" in done.stdout
+    assert f"perplexity {row['perplexity']!r}, now {row['perplexity']!r}: equal bits" in done.stdout
+    assert "weights: equal bits" in done.stdout
+    (repeat,) = (place / "out" / "repeats").iterdir()
+    kinds = [
+        json.loads((stage / "manifest.json").read_text())["kind"]
+        for stage in (repeat / "stages").iterdir()
+    ]
+    # Two rounds and the evaluations behind the row; nothing was taken from the first run.
+    assert sorted(kinds) == ["evaluate"] * 2 + ["finetune"] * 2 + ["prune"] * 2
+    again = by_cell(read_rows(str(place / "out" / "results.parquet")))
+    assert again == rows

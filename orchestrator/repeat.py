@@ -1,0 +1,212 @@
+"""--from-row: one cell again, from the settings its row recorded, compared with what it recorded.
+
+Everything is computed anew in a directory of its own below `repeats/`; the store is only read. On
+the same machine, with the same versions, workers and threads, equal bits are expected and 1e-6 is
+the most that passes; README says what else the numbers depend on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any
+
+from core.config import require
+from orchestrator.cell import Cell
+from orchestrator.config import ResourceConfig, SweepConfig
+from orchestrator.results import Row, row_key
+from orchestrator.store import Store
+
+SAME = 1e-6
+"""Relative difference of perplexity that passes where nothing but chance differs."""
+OTHER_LOW, OTHER_HIGH, LOW_UP_TO = 0.002, 0.02, 0.6
+"""What passes for one-shot cells where workers, machine or versions differ, by sparsity."""
+CIRCUMSTANCES = (
+    "code_version",
+    "torch_version",
+    "transformers_version",
+    "ray_version",
+    "num_workers",
+    "machine",
+    "threads",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One perplexity, recorded and computed again."""
+
+    text: str
+    recorded: float
+    now: float
+    allowed: float | None
+    """Relative difference that passes; None where nothing says how much may differ."""
+
+    @property
+    def difference(self) -> float:
+        """Relative; 0 for equal bits, infinite or NaN ones included."""
+        if self.recorded == self.now or math.isnan(self.recorded) and math.isnan(self.now):
+            return 0.0
+        return abs(self.now - self.recorded) / abs(self.recorded)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the difference is allowed, or nothing says that it is not."""
+        return self.allowed is None or self.difference <= self.allowed
+
+    def __str__(self) -> str:
+        found = "equal bits" if self.difference == 0 else f"differs by {self.difference:.1e}"
+        limit = "not judged" if self.allowed is None else f"{self.allowed:g} passes"
+        end = "" if self.difference == 0 else f" ({limit})" if self.passes else f" (only {limit})"
+        return f"{self.text}: perplexity {self.recorded!r}, now {self.now!r}: {found}{end}"
+
+
+def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
+    """Runs the cell that `--from-row` names again; returns 1 where it comes out different.
+
+    Args:
+        config: of the command line: where the row is, and resources where they are to differ.
+        explicit: flags given there.
+
+    Raises:
+        ValueError: no such row, or its settings do not lead to the same cell any more.
+    """
+    from orchestrator import sweep as sweeps
+    from orchestrator.tokens import save_tokens
+
+    store = Store(config.output.out_dir)
+    rows = find_rows(store, config.output.from_row or "")
+    cell_id = rows[0]["cell_id"]
+    place = f"repeats/{cell_id[:12]}-{uuid.uuid4().hex[:6]}"
+    settings = recorded_settings(config, rows[0], explicit, store.display(place))
+    sweep = sweeps.prepare(settings)
+    cell = sweep.plan.cells.get(cell_id)
+    remedy = (
+        "its recorded settings lead to another cell now: the model, a text or the version of a "
+        "method has changed since"
+    )
+    require(cell is not None, "from-row", cell_id, remedy)
+    assert cell is not None
+    needed = sweeps.needed_stages(sweep.plan, [cell], set(), set())
+    sweep = replace(sweep, cells=[cell], needed=needed)
+    tokens = sweeps.read_texts(sweep)
+    sweeps.require_writable(sweep.store)
+    sweeps.write_record(sweep)
+    save_tokens(sweep.store, tokens)
+    sweeps.run_missing(sweep)
+    return compare_cell(cell, store, sweep.store)
+
+
+def find_rows(store: Store, wanted: str) -> list[Row]:
+    """The finished rows of the one cell whose id begins with `wanted`."""
+    rows = [row for row in store.rows().values() if "_copy_of" not in row]
+    found = [row for row in rows if wanted and row["cell_id"].startswith(wanted)]
+    done = [row for row in found if row["status"] == "done"]
+    remedy = f"{store.root} has {{}}; cell ids are a column of results.parquet"
+    known = "no such cell" if not found else f"only a row that is {found[0]['status']}"
+    require(bool(done), "from-row", wanted or "(empty)", remedy.format(known))
+    several = len({row["cell_id"] for row in done})
+    require(several == 1, "from-row", wanted, remedy.format(f"{several} cells that begin so"))
+    return done
+
+
+def recorded_settings(
+    config: SweepConfig, row: Row, explicit: set[str], out_dir: str
+) -> SweepConfig:
+    """What the row was run with; resources named on the command line win."""
+    recorded = SweepConfig.from_dict(json.loads(row["config"]))
+    names = {field.name for field in dataclasses.fields(ResourceConfig)}
+    given = {name: getattr(config.resources, name) for name in names & normal(explicit)}
+    return replace(
+        recorded,
+        grid=replace(recorded.grid, models=(row["model"],)),
+        resources=replace(recorded.resources, **given),
+        output=replace(config.output, out_dir=out_dir, from_row=None, keep="final"),
+    )
+
+
+def normal(flags: set[str]) -> set[str]:
+    """Flags as field names."""
+    return {flag.replace("-", "_") for flag in flags}
+
+
+def require_alone(explicit: set[str]) -> None:
+    """Refuses flags beside `--from-row` that it would not read."""
+    fields = {field.name for field in dataclasses.fields(ResourceConfig)}
+    read = fields | {"from_row", "out_dir"}
+    for flag in sorted(explicit):
+        known = flag.replace("-", "_") in read
+        require(known, flag, "has no effect", "--from-row takes it from the recorded row")
+
+
+# Comparison ---------------------------------------------------------------------------------------
+
+
+def compare_cell(cell: Cell, store: Store, again: Store) -> int:
+    """Prints recorded and repeated numbers and what they were computed with."""
+    changed = changed_circumstances(store, again, cell.evaluations[0])
+    print(f"\ncell {cell.id} again, {'; '.join(changed) or 'under the same circumstances'}")
+    code = 0
+    for evaluation in cell.evaluations:
+        recorded = store.rows().get(row_key(cell.id, evaluation))
+        now = again.rows().get(row_key(cell.id, evaluation))
+        if recorded is None:
+            continue
+        if now is None or now["status"] != "done":
+            print(f"{recorded['eval_text']}: failed now: {now and now['error']}")
+            code = 1
+            continue
+        allowed = allowed_difference(store, recorded) if changed else SAME
+        outcome = Outcome(recorded["eval_text"], recorded["perplexity"], now["perplexity"], allowed)
+        print(outcome)
+        code |= not outcome.passes
+    if len(cell.stages) > 1:
+        print(f"weights: {weights_story(store, again, cell.stages[-1])}")
+    print(f"everything else of this run: {again.root}")
+    return int(code)
+
+
+def changed_circumstances(store: Store, again: Store, stage: str) -> list[str]:
+    """What differs between two runs of a stage, in words."""
+    old, new = (
+        (one.manifest("stages", stage) or {}).get("environment", {}) for one in (store, again)
+    )
+    return [
+        f"{name.replace('_', ' ')} {old.get(name, 'not recorded')} then, {new.get(name)} now"
+        for name in CIRCUMSTANCES
+        if old.get(name) != new.get(name)
+    ]
+
+
+def allowed_difference(store: Store, row: Row) -> float | None:
+    """What may differ under other circumstances: DESIGN's bound, or the spread over our seeds."""
+    if row["regime"] in ("oneshot", "dense"):
+        return OTHER_LOW if row["sparsity"] <= LOW_UP_TO else OTHER_HIGH
+    like = ("model", "method", "regime", "sparsity", "mask_structure", "round", "config")
+    like += ("eval_text", "eval_seq_len", "eval_stride")
+    values = [
+        other["perplexity"]
+        for other in store.rows().values()
+        if other["status"] == "done" and all(other[name] == row[name] for name in like)
+    ]
+    if len(values) < 2:
+        return None
+    return (max(values) - min(values)) / statistics.fmean(values)
+
+
+def weights_story(store: Store, again: Store, stage: str) -> str:
+    """Whether weights and masks have equal bits, by the hashes of their files."""
+    files: list[dict[str, Any]] = [
+        (one.manifest("stages", stage) or {}).get("files", {}) for one in (store, again)
+    ]
+    hashes = [
+        {name: entry["sha256"] for name, entry in found.items() if name.endswith(".safetensors")}
+        for found in files
+    ]
+    if not all(hashes):
+        return "not kept, so not compared"
+    return "equal bits" if hashes[0] == hashes[1] else "other bits"

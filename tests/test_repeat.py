@@ -1,0 +1,220 @@
+"""What counts as the same cell come out again, and what is said of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from core.config import CalibrationConfig
+from core.parallel import Ranks
+from orchestrator import cli
+from orchestrator import sweep as sweeps
+from orchestrator.config import GridConfig, ResourceConfig, SweepConfig
+from orchestrator.job import Job
+from orchestrator.repeat import Outcome, compare_cell, recorded_settings
+from orchestrator.results import row_key
+from orchestrator.store import Store
+from orchestrator.walk import Walk
+
+CELL = SimpleNamespace(id="c" * 32, stages=("root", "s1"), evaluations=("e1",))
+
+
+def write(root, perplexity, regime="oneshot", sparsity=0.5, seeds=(0,), digest="a", **environment):
+    """A store with one cell's row, its evaluation and its weights' hash."""
+    store = Store(str(root))
+    row = {
+        "model": "m",
+        "method": "sparsegpt",
+        "regime": regime,
+        "sparsity": sparsity,
+        "mask_structure": None,
+        "round": 1,
+        "config": "{}",
+        "eval_text": "wikitext2",
+        "eval_seq_len": 32,
+        "eval_stride": 32,
+        "status": "done",
+    }
+    for seed in seeds:
+        cell = CELL.id if seed == 0 else f"other{seed}"
+        store.put_row(row_key(cell, "e1"), row | {"perplexity": perplexity + seed, "seed": seed})
+    around = {"torch_version": "2", "num_workers": 1, "machine": "x", "threads": 2} | environment
+    files = {"model.safetensors": {"sha256": digest, "size": 1}}
+    for stage, held in (("e1", {}), ("s1", files)):
+        manifest = {"id": stage, "files": held, "environment": around}
+        store.write_bytes(json.dumps(manifest).encode(), "stages", stage, "manifest.json")
+    return store
+
+
+def said(capsys, store, again):
+    code = compare_cell(CELL, store, again)
+    return code, capsys.readouterr().out
+
+
+def test_equal_bits(tmp_path, capsys):
+    code, text = said(capsys, write(tmp_path / "a", 30.25), write(tmp_path / "b", 30.25))
+    assert code == 0 and "under the same circumstances" in text
+    assert "perplexity 30.25, now 30.25: equal bits" in text and "weights: equal bits" in text
+
+
+def test_under_the_same_circumstances_a_millionth_passes(tmp_path, capsys):
+    store = write(tmp_path / "a", 30.0)
+    code, text = said(capsys, store, write(tmp_path / "b", 30.00001, digest="b"))
+    assert code == 0 and "differs by 3.3e-07 (1e-06 passes)" in text
+    assert "weights: other bits" in text
+    code, text = said(capsys, store, write(tmp_path / "c", 30.0001))
+    assert code == 1 and "differs by 3.3e-06 (only 1e-06 passes)" in text
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "now", "code"),
+    [(0.6, 30.05, 0), (0.6, 30.1, 1), (0.7, 30.5, 0), (0.7, 30.7, 1)],
+)
+def test_another_number_of_workers_may_differ_a_little(tmp_path, capsys, sparsity, now, code):
+    store = write(tmp_path / "a", 30.0, sparsity=sparsity)
+    found, text = said(capsys, store, write(tmp_path / "b", now, num_workers=2))
+    assert found == code and "num workers 1 then, 2 now" in text
+
+
+def test_trained_cells_may_differ_as_much_as_seeds_do(tmp_path, capsys):
+    store = write(tmp_path / "a", 30.0, regime="iterative", seeds=(0, 1))
+    assert said(capsys, store, write(tmp_path / "b", 30.9, machine="y"))[0] == 0
+    assert said(capsys, store, write(tmp_path / "c", 31.1, machine="y"))[0] == 1
+    alone = write(tmp_path / "d", 30.0, regime="iterative")
+    code, text = said(capsys, alone, write(tmp_path / "e", 40.0, machine="y"))
+    assert code == 0 and "not judged" in text, "one seed has no spread"
+
+
+def test_what_failed_now_or_has_no_weights_is_said(tmp_path, capsys):
+    store, again = write(tmp_path / "a", 30.0), write(tmp_path / "b", 30.0)
+    key = row_key(CELL.id, "e1")
+    again.put_row(key, again.rows()[key] | {"status": "failed", "error": "no memory"})
+    again.drop_weights("s1")
+    code, text = said(capsys, store, again)
+    assert code == 1 and "failed now: no memory" in text and "weights: not kept" in text
+
+
+def test_infinite_and_undefined_perplexities_can_be_equal():
+    assert Outcome("t", math.inf, math.inf, 1e-6).passes
+    assert Outcome("t", math.nan, math.nan, 1e-6).passes
+    assert not Outcome("t", 30.0, math.nan, 1e-6).passes
+    assert not Outcome("t", math.inf, 30.0, 1e-6).passes
+
+
+def test_settings_come_back_from_json():
+    config = SweepConfig(
+        grid=GridConfig(models=("a", "b"), mask_structures=("2:4",), seeds=(0, 1)),
+        calibration=CalibrationConfig(num_samples=4),
+    )
+    assert SweepConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    older = json.loads(json.dumps(config.to_dict()))
+    del older["output"]["from_row"], older["calibration"]["sampling"]
+    assert SweepConfig.from_dict(older) == config
+    older["prune"]["shape"] = 3
+    with pytest.raises(ValueError, match=r"--prune.shape 3: was recorded by another version"):
+        SweepConfig.from_dict(older)
+
+
+def test_resources_of_the_command_line_win_over_recorded_ones():
+    recorded = SweepConfig(resources=ResourceConfig(num_workers=2, micro_batch_tokens=64))
+    row = {"config": json.dumps(recorded.to_dict()), "model": "b"}
+    given = SweepConfig(resources=ResourceConfig(num_workers=3, cpus_per_worker=1))
+    found = recorded_settings(given, row, {"from-row", "num-workers"}, "place")
+    wanted = dataclasses.replace(recorded.resources, num_workers=3)
+    assert found.resources == wanted and found.grid.models == ("b",)
+    assert (found.output.out_dir, found.output.from_row) == ("place", None)
+
+
+# Through the command line, the walk of trials in this process instead of Ray's workers ----------
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path, tiny_opt_dir, tiny_text_file):
+    """Runs `sweep_opt.py` with the given flags; returns exit code, output and error text."""
+    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
+    for name, part in {"a": lines[:12], "b": lines[12:28], "c": lines[28:]}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(part), encoding="utf-8")
+
+    def walk_here(sweep):
+        (model,) = sweep.models
+        for trial in sweeps.trials_of(sweep, 1):
+            job = Job.from_dict(sweeps.make_job(sweep, model, trial, set()).to_dict())
+            Walk(job, sweep.store, Ranks.current(), lambda told: None).run()
+
+    monkeypatch.setattr(sweeps, "run_missing", walk_here)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*flags):
+        monkeypatch.setattr(sys, "argv", ["sweep_opt.py", *flags, "--out-dir", "out"])
+        code = cli.main(SweepConfig(), "")
+        return code, *capsys.readouterr()
+
+    grid = ["--methods", "wanda", "--regimes", "iterative", "--sparsities", "0.5", "0.75"]
+    texts = ["--calibration.text", "a.txt", "--finetune.text", "b.txt", "--eval.texts", "c.txt"]
+    sizes = [
+        "--calibration.num-samples",
+        "4",
+        "--finetune.tokens",
+        "256",
+        "--eval.max-windows",
+        "4",
+    ]
+    for section in ("calibration", "finetune", "eval"):
+        sizes += [f"--{section}.seq-len", "32"]
+    code, _, error = call("--models", str(tiny_opt_dir), *grid, *texts, *sizes)
+    assert code == 0, error
+    return call
+
+
+def test_a_cell_computed_anew_has_equal_bits(command, tmp_path, one_thread):
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    row = next(
+        r
+        for r in Store("out").rows().values()
+        if (r["sparsity"], r["regime"]) == (0.75, "iterative")
+    )
+    code, said, _ = command("--from-row", row["cell_id"][:12])
+    assert code == 0 and said.count("equal bits") == 2, said
+    assert "under the same circumstances" in said and f"now {row['perplexity']!r}" in said
+    assert all(path.read_bytes() == data for path, data in before.items())
+    kinds = [
+        json.loads(manifest.read_text())["kind"]
+        for manifest in (tmp_path / "out" / "repeats").glob("*/stages/*/manifest.json")
+    ]
+    # Two rounds, and evaluations before and after the last: nothing was taken from the store.
+    assert sorted(kinds) == ["evaluate"] * 2 + ["finetune"] * 2 + ["prune"] * 2
+
+
+def test_a_row_that_says_something_else_is_found_out(command, one_thread):
+    store = Store("out")
+    key, row = next((k, r) for k, r in store.rows().items() if r["regime"] == "dense")
+    store.put_row(key, row | {"perplexity": row["perplexity"] * 1.0001})
+    code, said, _ = command("--from-row", row["cell_id"])
+    assert code == 1 and "(only 1e-06 passes)" in said
+
+
+def test_settings_that_lead_elsewhere_now_are_refused(command, tmp_path, one_thread):
+    row = next(r for r in Store("out").rows().values() if r["regime"] == "iterative")
+    (tmp_path / "a.txt").write_text("another text " * 400, encoding="utf-8")
+    code, said, error = command("--from-row", row["cell_id"])
+    assert (code, said) == (2, "") and error.count("\n") == 1
+    assert "lead to another cell now" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--from-row", "ffffffff"], "no such cell"),
+        (["--from-row", ""], "no such cell"),
+        (["--from-row", "0", "--sparsities", "0.5"], "--from-row takes it from the recorded row"),
+    ],
+)
+def test_a_row_that_cannot_be_repeated_is_refused_in_one_line(command, flags, message, one_thread):
+    code, said, error = command(*flags)
+    assert (code, said) == (2, "") and error.startswith("error: --") and error.count("\n") == 1
+    assert message in error

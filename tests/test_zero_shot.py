@@ -1,0 +1,186 @@
+"""Zero-shot tasks through lm-evaluation-harness, on a task defined here over a tiny data set."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from core import zero_shot
+from core.config import EvalConfig, Target
+from core.zero_shot import metrics_of, require_tasks, run_task, task_identity, task_label
+from orchestrator import cli
+from orchestrator.config import SweepConfig
+from orchestrator.results import SCHEMA, read_rows, write_parquet
+from orchestrator.tasks import task_columns, task_runs
+
+DOCUMENTS = [
+    {"question": "ka lo mi", "choices": ["ren tus", "or a pel"], "answer": 0},
+    {"question": "shi ning", "choices": ["ka", "lo lo lo"], "answer": 1},
+    {"question": "pel or", "choices": ["a", "mi ren"], "answer": 1},
+    {"question": "tus", "choices": ["ka lo", "shi"], "answer": 0},
+    {"question": "ren a", "choices": ["pel", "ning ka"], "answer": 1},
+]
+
+
+def define_task(directory):
+    """A multiple-choice task over a local file, as the harness defines tasks."""
+    data = directory / "tiny.jsonl"
+    data.write_text("\n".join(map(json.dumps, DOCUMENTS)) + "\n", encoding="utf-8")
+    definition = {
+        "task": "tiny_choice",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0},
+    }
+    path = directory / "tiny_choice.yaml"
+    path.write_text(json.dumps(definition), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return define_task(tmp_path_factory.mktemp("task"))
+
+
+def log_likelihood(model, tokenizer, context: str, continuation: str) -> float:
+    """Sum over the continuation's tokens, which follow a space."""
+    whole = tokenizer(f"{context} {continuation}", return_tensors="pt")["input_ids"]
+    begin = len(tokenizer(context)["input_ids"])
+    with torch.no_grad():
+        scores = model(whole).logits[0].log_softmax(-1)
+    return sum(scores[i - 1, whole[0, i]].item() for i in range(begin, whole.shape[1]))
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_accuracy_is_that_of_the_likelier_choice(task, tiny_opt_dir, limit):
+    model = AutoModelForCausalLM.from_pretrained(tiny_opt_dir, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_opt_dir)
+    hits = []
+    for document in DOCUMENTS[:limit]:
+        values = [
+            log_likelihood(model, tokenizer, document["question"], choice)
+            for choice in document["choices"]
+        ]
+        hits.append(values.index(max(values)) == document["answer"])
+    found = run_task(model, tokenizer, str(task), limit, batch_size=2, max_length=128)
+    assert found["acc"] == pytest.approx(sum(hits) / len(hits))
+    assert set(found) <= {"acc", "acc_stderr"} and not torch.distributed.is_initialized()
+
+
+def test_a_task_whose_data_is_not_there_is_one_line(task, tiny_opt_dir, tmp_path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(task.read_text().replace("tiny.jsonl", "absent.jsonl"))
+    model = AutoModelForCausalLM.from_pretrained(tiny_opt_dir)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_opt_dir)
+    with pytest.raises(RuntimeError, match="absent.jsonl") as caught:
+        run_task(model, tokenizer, str(broken), None, batch_size=2, max_length=128)
+    assert "\n" not in str(caught.value)
+
+
+def test_metrics_keep_filters_and_subtasks():
+    one = {"a": {"alias": "a", "acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 9}}
+    assert metrics_of(one, "a") == {"acc": 0.5, "acc_stderr": 0.1}
+    group = {"g": {"acc,none": 0.5}, "g_one": {"acc,strict": 1, "acc_stderr,none": "N/A"}}
+    assert metrics_of(group, "g") == {"acc": 0.5, "g_one:acc,strict": 1.0}
+
+
+def test_a_definition_is_known_by_its_content(task, tmp_path):
+    copy = tmp_path / "copy.yaml"
+    copy.write_bytes(task.read_bytes())
+    assert task_identity(str(copy)) == task_identity(str(task)) != task_identity("hellaswag")
+    assert (task_label(str(task)), task_label("hellaswag")) == ("tiny_choice", "hellaswag")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("helaswag", "did you mean 'hellaswag'?"), ("nowhere.yaml", "no such file")],
+)
+def test_tasks_that_do_not_exist_are_refused_in_one_line(name, message):
+    with pytest.raises(ValueError, match="--eval.tasks") as caught:
+        require_tasks((name,))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_without_the_harness_one_line_says_what_to_install(monkeypatch, capsys, tmp_path):
+    absent = {"lm_eval"}
+    monkeypatch.setattr(zero_shot, "find_spec", lambda name: None if name in absent else name)
+    out = tmp_path / "out"
+    command = ["sweep_opt.py", "--eval.tasks", "hellaswag", "--out-dir", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert cli.main(SweepConfig(), "") == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: --eval.tasks hellaswag: needs lm_eval; pip install 'prune-sweep[tasks]'\n"
+    )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task_limit": 3}, "--eval.task-limit 3: needs --eval.tasks"),
+        ({"tasks": ("a",), "task_limit": 0}, "use 1 or more"),
+        ({"tasks": ("a", "a")}, "given twice"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EvalConfig(**settings)
+
+
+def plan_of(*cells):
+    """A plan of cells that end at the given stages."""
+    return SimpleNamespace(
+        models={"m": SimpleNamespace(dtype="float32")},
+        stages={
+            stage: SimpleNamespace(id=stage, kind="dense" if stage == "root" else "prune")
+            for stage in ("root", "s")
+        },
+        cells={
+            str(n): SimpleNamespace(model="m", method="wanda", stages=stages, target=Target(0.5))
+            for n, stages in enumerate(cells)
+        },
+    )
+
+
+def test_each_task_runs_once_for_each_stage_and_limit(task):
+    plan = plan_of(("root",), ("root", "s"), ("root", "s"))
+    runs = task_runs(plan, (str(task), "hellaswag"), None)
+    assert [(r.stage.parent, r.stage.text, r.dense) for r in runs] == [
+        ("root", "tiny_choice", True),
+        ("root", "hellaswag", True),
+        ("s", "tiny_choice", False),
+        ("s", "hellaswag", False),
+    ]
+    limited = task_runs(plan, (str(task), "hellaswag"), 5)
+    assert not {r.stage.id for r in runs} & {r.stage.id for r in limited}
+
+
+def test_results_become_columns(tmp_path):
+    manifests = {
+        "t1": {"kind": "tasks", "parent": "s", "label": "tiny", "fields": {"limit": None}},
+        "t2": {"kind": "tasks", "parent": "s", "label": "tiny", "fields": {"limit": 5}},
+    }
+    for value, manifest in enumerate(manifests.values()):
+        manifest["results"] = {"acc": float(value)}
+    columns = task_columns({"s": {"kind": "prune"}, **manifests})
+    assert columns == {"s": {"task:tiny:acc": 0.0, "task:tiny[:5]:acc": 1.0}}
+    row = {
+        **dict.fromkeys(("cell_id", "model", "method", "regime", "protocol", "eval_text"), "x"),
+        **{"sparsity": 0.5, "status": "done", "in_current_grid": True},
+    }
+    write_parquet([row | columns["s"], row], tmp_path / "results.parquet")
+    with_tasks, without = read_rows(tmp_path / "results.parquet")
+    assert list(with_tasks) == [*SCHEMA.names, "task:tiny:acc", "task:tiny[:5]:acc"]
+    assert {with_tasks["task:tiny[:5]:acc"], without["task:tiny[:5]:acc"]} == {1.0, None}
