@@ -1,7 +1,7 @@
 """Token files: what stages read of texts, tokenised once and found by the hash of all behind it.
 
-Beside inputs.py, which says which texts these are. Workers read token files, never texts. Beside the
-tokens of an evaluation stand the words and bytes of each (`core/counts.py`).
+Beside inputs.py, which says which texts these are. Workers read token files, never texts. Beside
+the tokens of an evaluation stand the words and bytes of each (`core/counts.py`).
 """
 
 from __future__ import annotations

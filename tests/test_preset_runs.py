@@ -62,7 +62,8 @@ def run(home, tmp_path):
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
         )
-        assert done.returncode in (0, 1), done.stdout + done.stderr
+        ended = done.returncode in (0, 1) and "Traceback" not in done.stderr
+        assert ended, done.stdout + done.stderr
         return done.returncode, done.stdout, read_rows(tmp_path / "out" / "results.parquet")
 
     return call
