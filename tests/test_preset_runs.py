@@ -7,7 +7,6 @@ wrong here are only the numbers: the verdicts must say so.
 from __future__ import annotations
 
 import os
-import re
 import runpy
 import subprocess
 import sys
@@ -81,8 +80,8 @@ def test_the_sparsegpt_tables_are_judged(run, tmp_path):
     assert code == 1
     # Zero-shot accuracies of five questions stand beside the perplexities.
     assert {round(5 * row["task:tiny_choice:acc"], 9) for row in rows} <= {0, 1, 2, 3, 4, 5}
-    (published,) = lines_of(said, "opt-125m", "wikitext2", "dense")
-    assert "27.66" in published and published.endswith("OUTSIDE")
+    (published,) = lines_of(said, "opt-125m", "wikitext2", "dense", "27.66")
+    assert published.endswith("OUTSIDE")
     assert len(lines_of(said, "dense", "OUTSIDE")) == 3, "wikitext2, ptb and c4"
     (pruned,) = lines_of(said, "wikitext2", "sparsegpt", "36.85")
     assert "not judged: 4,096 calibration tokens" in pruned
@@ -115,7 +114,6 @@ def test_the_claims_of_prune_and_tune_are_judged(run):
     flags += ["0.6", "--calibration.num-samples", "2", "--finetune.tokens", "4096"]
     code, said, rows = run("reproduce_prune_and_tune", *flags, "--finetune.batch-tokens", "2048")
     verdicts = lines_of(said, "facebook/opt-125m", "at 0.6")
-    assert {re.sub(r".* (below|against) ", "", line) for line in verdicts}
     assert len(verdicts) == 2, "iterative SparseGPT against fine-tuned and one-shot"
     assert all(line.endswith(("holds", "does NOT hold")) for line in verdicts)
     assert code == int("does NOT hold" in said)
