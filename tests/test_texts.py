@@ -100,7 +100,7 @@ def test_identity_is_that_of_content_and_rule(tmp_path):
     [
         ("wikitex2", "did you mean 'wikitext2'"),
         ("embedded:tset", "did you mean 'embedded:test'"),
-        ("c4:nonsense", "known are c4:calibration, c4:train, c4:validation"),
+        ("c4:nonsense", "known are c4:calibration, c4:train, c4:selection, c4:validation"),
         ("nowhere/a.txt", "no such file"),
         ("missing.jsonl", "no such file"),
     ],
