@@ -157,13 +157,14 @@ class Planner:
         """A round of training."""
         assert model.finetune is not None
         config = self.finetune
+        rates = list(config.lrs)
         choice = {} if model.validation is None else {"validation": model.validation.fields}
         fields = {
             "version": FINETUNE_VERSION,
             "text": model.finetune.fields,
             "tokens": tokens,
             "batch_tokens": model.batch_tokens,
-            "lr": list(config.lrs) if len(config.lrs) > 1 else config.lrs[0],
+            "lr": rates if len(rates) > 1 else rates[0],
             "warmup_frac": config.warmup_frac,
             "weight_decay": config.weight_decay,
             "clip_norm": config.clip_norm,
