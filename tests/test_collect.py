@@ -8,10 +8,10 @@ from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.parallel import Ranks
 from orchestrator import sweep as sweeps
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.inputs import missing_tokens, save_tokens
 from orchestrator.job import Job
 from orchestrator.report import collect
 from orchestrator.results import read_rows
+from orchestrator.tokens import missing_tokens, save_tokens
 from orchestrator.walk import Walk
 
 TOKENS, STEPS = 256, 4
