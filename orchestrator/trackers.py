@@ -28,9 +28,9 @@ def require_usable(names: Iterable[Tracker]) -> None:
         remedy = f"is not installed; pip install -e '.[{name}]'"
         require(importlib.util.find_spec(name) is not None, "trackers", name, remedy)
     if "mlflow" in names:
-        import mlflow  # pyright: ignore[reportMissingImports]
-
         try:
+            import mlflow  # pyright: ignore[reportMissingImports]
+
             mlflow.MlflowClient()
         except Exception as error:
             uri = os.environ.get("MLFLOW_TRACKING_URI", "its default, a database")
