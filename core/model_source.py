@@ -82,7 +82,8 @@ def local_source(name: str, path: Path) -> ModelSource:
     )
     files = [path / "config.json", *weights]
     files += [file for file in path.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
-    return ModelSource(name, str(path), None, f"sha256:{files_hash(files)}")
+    # Absolute: workers run in a directory of their own.
+    return ModelSource(name, str(path.absolute()), None, f"sha256:{files_hash(files)}")
 
 
 def _weights(directory: Path) -> list[Path]:
