@@ -349,3 +349,11 @@ def test_a_checkpoint_survives_loading_and_saving(tiny_llama_dir, tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
     )
+
+
+def test_a_relative_directory_is_the_same_place_from_anywhere(tiny_opt_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_opt_dir.parent)
+    source = resolve_model(tiny_opt_dir.name)
+    monkeypatch.chdir(tmp_path)
+    assert load_model(source, torch.float32).config.model_type == "opt"
+    assert source.identity == resolve_model(str(tiny_opt_dir)).identity
