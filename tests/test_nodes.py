@@ -157,6 +157,10 @@ def test_the_autoscalers_file_is_found_by_its_process(tmp_path):
     config.write_text("max_workers: 3\n")
     address = "192.0.2.77:6379"
     flags = [f"--gcs-address={address}", f"--autoscaling-config={config}"]
-    with subprocess.Popen([sys.executable, "-c", "input()", *flags], stdin=subprocess.PIPE):
+    script = "print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script, *flags], **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # Its command line can be read once it runs.
         assert cluster.autoscaling(address) == {"max_workers": 3}
         assert cluster.autoscaling("192.0.2.78:6379") == {}
