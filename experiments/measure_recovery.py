@@ -109,7 +109,8 @@ def peak_of(flags: argparse.Namespace) -> float:
         stream.view(-1, flags.seq_len),
         config,
         ranks,
-        batch_windows=max(1, 4096 // flags.seq_len),
+        # Moments are there from the second step on, beside activations.
+        batch_windows=max(1, flags.tokens // 2 // flags.seq_len),
         teacher=teacher,
         micro_batch=max(1, flags.micro_batch_tokens // flags.seq_len),
         compute_dtype=DTYPES[training_dtype(flags.dtype, device)],
