@@ -7,6 +7,7 @@ order of the SparseGPT code, arXiv 2301.00774). Calibration windows and solves a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from core.config import Target
@@ -54,6 +56,10 @@ class Group:
     statistic: Statistic | None
 
 
+class EverySeen(Exception):  # noqa: N818
+    """Ends a block's forward at its last linear, whose output nobody needs."""
+
+
 class Activations:
     """This rank's hidden states between two blocks, and what each block is called with."""
 
@@ -81,11 +87,13 @@ class Activations:
     def run(self, block: nn.Module, index: int, store: bool, after: Callable[[], None]) -> None:
         """Runs a block on every micro-batch; `store` makes its outputs the next inputs."""
         for i, hidden in enumerate(self.hidden):
-            with self.autocast():
-                output = run_block(block, hidden, self.kwargs[len(hidden)][index])
-            after()
             if store:
-                self.hidden[i] = output
+                with self.autocast():
+                    self.hidden[i] = run_block(block, hidden, self.kwargs[len(hidden)][index])
+            else:
+                with self.autocast(), contextlib.suppress(EverySeen):
+                    run_block(block, hidden, self.kwargs[len(hidden)][index])
+            after()
 
 
 @torch.no_grad()
@@ -167,8 +175,16 @@ def gather_statistics(
     seen: dict[str, Tensor] = {}
     groups: dict[tuple[str, ...], Statistic] = {}
 
+    # FSDP counts forwards that began and ended, so a sharded block runs to its end.
+    leaves = not store and not isinstance(block, FSDPModule)
+
     def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, inputs: seen.__setitem__(name, inputs[0].detach())
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen[name] = inputs[0].detach()
+            if leaves and len(seen) == len(named):
+                raise EverySeen
+
+        return hook
 
     def update() -> None:
         assert len(seen) == len(named), f"never called: {sorted(named.keys() - seen.keys())}"

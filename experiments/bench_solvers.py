@@ -211,8 +211,8 @@ def windows_of(model_dir: Path, text: Path, count: int = 32, length: int = 512) 
 
 @torch.no_grad()
 def original_loop(reference: type, model: Any, windows: Tensor) -> None:
-    """A plain sequential loop around the original class, one statistic for each linear."""
-    batches = [block_inputs(model, batch) for batch in windows.split(8)]
+    """The original's sequential loop: window by window, one statistic for each linear."""
+    batches = [block_inputs(model, window) for window in windows.split(1)]
     hidden, arguments = [h for h, _ in batches], [kwargs for _, kwargs in batches]
     for index, (block, named) in enumerate(
         zip(decoder_blocks(model), prunable_linears(model), strict=True)
@@ -248,7 +248,8 @@ def bench_model(reference: type, model_dir: Path, text: Path, runs: int) -> dict
                 original_loop(reference, model, windows)
             else:
                 pruner = PRUNERS[name](PruneConfig())
-                prune_(model, pruner, Target(SPARSITY), Ranks.current(), windows=windows)
+                target, ranks = Target(SPARSITY), Ranks.current()
+                prune_(model, pruner, target, ranks, windows=windows, micro_batch=4)
             taken.append(time.perf_counter() - start)
     found = {f"{name}_seconds": statistics.median(taken) for name, taken in times.items()}
     found["speedup"] = found["original_seconds"] / found["sparsegpt_seconds"]
