@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Callable
 
+from orchestrator import interruption
 from orchestrator.config import SweepConfig, require_read
+from orchestrator.failure import is_no_space, no_space
 from orchestrator.flags import parse_flags
 from orchestrator.repeat import repeat_row, require_alone
 
@@ -41,26 +43,32 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
     """Runs a preset with the flags of this process; returns the exit code.
 
     0: every cell of the grid has its rows. 1: a cell failed or was not run, or `verdict` gave 1.
-    2: bad input, said in one line, nothing written.
+    2: bad input, said in one line, nothing written. 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
     from orchestrator.sweep import run_sweep
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     quiet_libraries()
-    try:
-        config = parse(preset, sys.argv[1:], description)
-        if config.output.from_row is not None:
-            return repeat_row(config, explicit_flags(sys.argv[1:]))
-        code = run_sweep(config)
-        if verdict is None or config.output.dry_run:
-            return code
-        return max(code, verdict(config))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        return 130
+    config = preset
+    with interruption.handled():
+        try:
+            config = parse(preset, sys.argv[1:], description)
+            if config.output.from_row is not None:
+                return repeat_row(config, explicit_flags(sys.argv[1:]))
+            code = run_sweep(config)
+            if verdict is None or config.output.dry_run:
+                return code
+            return max(code, verdict(config))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except Exception as error:
+            if not is_no_space(error):
+                raise
+            print(f"error: {no_space(config.output.out_dir, error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return interruption.say_goodbye()
 
 
 def quiet_libraries() -> None:
@@ -68,3 +76,5 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Tune would go on to its own end after Ctrl-C; ours is quicker and says how to continue.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")

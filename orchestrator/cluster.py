@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,22 @@ from typing import Any
 import ray
 import ray.tune
 import yaml
-from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
 
 from core.config import require
+from orchestrator import interruption
 from orchestrator.config import ResourceConfig
-from orchestrator.driver import run_trial
+from orchestrator.driver import HALTED, run_trial
 
 DRIVER_RESOURCE = {"node:__internal_head__": 0.001}
 """Trial drivers do no work themselves: a sliver of the head node's built-in resource keeps them
 there and takes no CPU from workers, on any cluster, whoever started it."""
-HEALTH_CHECK_SECONDS = "0.3"
 TRIAL_RETRIES = 3
 SCALING_FLAG = "--autoscaling-config="
 FIRST_WORKER_SECONDS = 900
 """Installing torch on a new machine takes minutes."""
+DASHBOARD = "RAY_API_SERVER_ADDRESS"
+"""What Ray's processes, which inherit it, take for the address of their dashboard."""
 
 
 def cpus_per_worker(config: ResourceConfig) -> int:
@@ -40,15 +44,28 @@ def gpus_per_worker(config: ResourceConfig) -> float:
 
 def connect() -> None:
     """Joins the cluster that RAY_ADDRESS names, or starts one on this machine."""
-    # Train's controller polls its workers this often; the default costs seconds for every cell.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not os.environ.get("RAY_ADDRESS"):
-        # The dashboard stays on: without it a stopped trial does not give its resources back.
-        options |= {"include_dashboard": True}
-    ray.init(**options)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**options)
+    else:
+        # The dashboard stays on: without it a killed trial does not give its resources back. What
+        # sees to that looks for the only Ray of this machine, unless it is told where its own is.
+        port = free_port()
+        os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
+        try:
+            ray.init(**options, include_dashboard=True, dashboard_port=port)
+        finally:
+            del os.environ[DASHBOARD]
+    interruption.install()  # Ray has just put its own handler of SIGTERM in place.
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
@@ -151,6 +168,22 @@ def local_resources() -> dict[str, float]:
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
+class Halt(Stopper):
+    """Ends all trials once one says that the sweep cannot go on."""
+
+    def __init__(self) -> None:
+        self.halted = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Looks at a report; stops no single trial."""
+        self.halted |= HALTED in result
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to end."""
+        return self.halted
+
+
 def run_trials(
     trials: list[dict[str, Any]],
     jobs: dict[str, dict[str, Any]],
@@ -167,7 +200,7 @@ def run_trials(
         jobs: the job of each trial by id.
         config: resources of a trial.
         slots: trials at a time.
-        name: name of the Tune run.
+        name: how the name of the Tune run begins.
         storage_path: where Tune writes its own files.
         callbacks: told of trials and finished cells.
     """
@@ -183,11 +216,15 @@ def run_trials(
         },
         tune_config=TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
         run_config=RunConfig(
-            name=name,
+            # Two sweeps on one store at a time must not write over each other's files.
+            name=f"{name}-{uuid.uuid4().hex[:8]}",
             storage_path=storage_path,
             verbose=0,
             callbacks=callbacks,
+            stop=Halt(),
             failure_config=FailureConfig(max_failures=TRIAL_RETRIES),
         ),
     )
-    return [str(result.error) for result in tuner.fit() if result.error is not None]
+    results = [result for result in tuner.fit()]
+    halted = [str(r.metrics[HALTED]) for r in results if HALTED in (r.metrics or {})]
+    return halted[:1] + [str(result.error) for result in results if result.error is not None]

@@ -120,11 +120,20 @@ class ResourceConfig:
     """Train in less memory: run each block again in the backward pass, about a third more work."""
     cpu_offload: bool = False
     """Keep weights, gradients and moments in host memory; a block is on the GPU while it runs."""
+    timeout_seconds: float = 1800.0
+    """Longest wait of workers for a place in the cluster, for each other, for a report to be taken
+    and for a sign of life; then an error that says what to do."""
+    stop_perplexity: float | None = None
+    """Give up on a branch once its perplexity is above this on any text: what starts from such
+    weights, training included, is not run and its cells become `stopped`."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker", "max_concurrent_trials"):
             value = getattr(self, name)
             require(value is None or value > 0, name.replace("_", "-"), value, "use 1 or more")
+        timeout, limit = self.timeout_seconds, self.stop_perplexity
+        require(timeout > 0, "timeout-seconds", timeout, "use a positive number of seconds")
+        require(limit is None or limit > 1, "stop-perplexity", limit, "use a number above 1")
         require(
             self.micro_batch_tokens is None or self.micro_batch_tokens > 0,
             "micro-batch-tokens",
@@ -262,6 +271,9 @@ def require_read(config: SweepConfig, explicit: set[str]) -> None:
             require(config.finetune.objective == "next_token", flag, "has no effect", remedy)
         elif flag in ("schedule", "num-rounds"):
             require(iterative, flag, "has no effect", "only the iterative regime has rounds")
+        elif flag == "stop-perplexity":
+            remedy = "no chosen regime goes on from a pruned model"
+            require(grid.trains, flag, "has no effect", remedy)
         elif flag == "seeds":
             require(
                 calibrated or grid.trains, flag, "has no effect", "no chosen cell draws anything"

@@ -1,24 +1,26 @@
 """The Tune trial: one TorchTrainer after another until every cell of the trial has a row.
 
-A worker that dies is started again by Ray Train and finds what is done in the store. When it dies
-too often, the cell it was at becomes a failed row and the rest of the trial goes on.
+A worker group that dies is started again and finds what is done in the store. When it dies too
+often at one place, the cell it was at becomes a failed row and the rest of the trial goes on.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import ray.exceptions
 import ray.train
+import ray.tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import PreemptionError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.cell import Cell
+from orchestrator.failure import is_no_space, is_out_of_memory, no_space, out_of_memory
 from orchestrator.job import Job
 from orchestrator.results import row_key
 from orchestrator.rows import build_row
@@ -28,9 +30,50 @@ from orchestrator.worker import train_worker
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
+"""Times that a worker group is started again without having got further."""
+HEALTH_CHECK_SECONDS = "0.3"
+"""Train's controller polls its workers this often; its default costs seconds for every cell."""
+HALTED = "halted"
+"""What a trial reports when the whole sweep cannot go on."""
+TIMEOUTS = (
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S",
+)
+"""Ray's own limits for a place in the cluster, for a report of all ranks, for a sign of life."""
+
+STUCK = ("WorkerHealthCheckTimeoutError", "StuckError", "CollectiveTimeout", "Timed out waiting")
 NODE_LOST = "its node has died"
 """How Ray says that a worker went with its node."""
-COLLECTIVE_TIMEOUT_SECONDS = 1800
+LOST = (
+    "WorkerHealthCheckFailedError",
+    "WorkerGroupStartupFailedError",
+    "PreemptionError",
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+)
+"""How Ray, gloo and nccl say that a process was waited for in vain, or is no longer there."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a worker group ended."""
+
+    line: str
+    """For the row."""
+    interrupted: bool = False
+    """A lost process or a wait was at fault, not the work: a later run tries again by itself."""
+    retry: bool = True
+    """Whether starting again may help."""
+    counts: bool = True
+    """Whether it is one of the few times that starting again is tried."""
+    whole_trial: bool = False
+    """All cells of the trial would meet it."""
+    halts: bool = False
+    """All trials would."""
 
 
 def run_trial(config: dict[str, Any], jobs: dict[str, dict[str, Any]]) -> None:
@@ -42,15 +85,30 @@ def run_trial(config: dict[str, Any], jobs: dict[str, dict[str, Any]]) -> None:
     """
     job: Job | None = Job.from_dict(jobs[config["trial"]["id"]])
     store = Store(job.store_root)
+    os.environ.update(dict.fromkeys(TIMEOUTS, f"{job.timeout_seconds:g}"))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
+    failures, reached = 0, None
     while job is not None:
         try:
             make_trainer(job, config).fit()
             return
-        except ray.train.TrainingFailedError as error:
-            if lost_node(error):
-                logger.warning("a node was lost; going on from what is stored")
-                continue
-            job = give_up_on_next(job, store, *describe(job, error))
+        except Exception as error:
+            if not isinstance(error, ray.train.TrainingFailedError) and not is_no_space(error):
+                raise
+            failure = describe(job, error)
+        logger.warning("a worker group ended early: %s", failure.line)
+        if failure.halts:
+            ray.tune.report({HALTED: failure.line})
+            return
+        here = progress(job, store)
+        failures = (failures if here == reached else 0) + failure.counts
+        reached = here
+        if failure.retry and failures <= MAX_FAILURES:
+            continue
+        failures, reached = 0, None
+        job = give_up_on_next(job, store, failure)
+        while job is not None and failure.whole_trial:
+            job = give_up_on_next(job, store, failure)
 
 
 def lost_node(error: BaseException) -> bool:
@@ -63,42 +121,91 @@ def lost_node(error: BaseException) -> bool:
 
 def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
     """A worker group for a job, placed on one node where it fits."""
-    resources = {"CPU": float(job.threads)}
-    if config["gpus_per_worker"]:
-        resources["GPU"] = config["gpus_per_worker"]
     return TorchTrainer(
         train_worker,
         train_loop_config=job.to_dict(),
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+        torch_config=TorchConfig(timeout_s=max(1, round(job.timeout_seconds))),
         scaling_config=ScalingConfig(
             num_workers=job.num_workers,
             use_gpu=bool(config["gpus_per_worker"]),
-            resources_per_worker=resources,
+            resources_per_worker=resources_of(job, config),
         ),
         run_config=RunConfig(
             # The store is the truth, so no run may take up another's state: a new name each.
             name=f"train-{job.id}-{uuid.uuid4().hex[:8]}",
             storage_path=config["storage_path"],
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            # Starting again is decided here, where it is known how far the store has come.
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
             callbacks=[TuneReportCallback()],
         ),
     )
 
 
-def describe(job: Job, error: BaseException) -> tuple[str, bool]:
-    """One line for the row, and whether a lost process rather than the code was at fault."""
-    failures = getattr(error, "worker_failures", {}) or {}
-    cause = next(iter(failures.values()), error)
-    text = str(cause).strip().splitlines()
-    if isinstance(cause, ray.exceptions.RayTaskError):
-        return f"{type(cause.cause).__name__}: {text[-1]}", False
-    if "Died" in type(cause).__name__ or "ctor" in type(cause).__name__ or not text:
+def resources_of(job: Job, config: dict[str, Any]) -> dict[str, float]:
+    """What one worker takes."""
+    resources = {"CPU": float(job.threads)}
+    if config["gpus_per_worker"]:
+        resources["GPU"] = config["gpus_per_worker"]
+    return resources
+
+
+def describe(job: Job, error: BaseException) -> Failure:
+    """Why a worker group ended, from the errors of its ranks.
+
+    When one rank is lost the others fail too, waiting for it, so a lost rank is looked for first.
+    """
+    unplaced = getattr(error, "controller_failure", None)
+    if type(unplaced).__name__ == "WorkerGroupStartupTimeoutError":
+        line = (
+            f"no room for {job.num_workers} workers of {job.threads} CPU cores"
+            f"{' and a GPU' * (job.device == 'cuda')} within {job.timeout_seconds:g} s "
+            "(--timeout-seconds): add nodes, or use fewer --num-workers or --cpus-per-worker"
+        )
+        return Failure(line, interrupted=True, retry=False, whole_trial=True)
+    causes = [*(getattr(error, "worker_failures", None) or {}).values()] or [unplaced or error]
+    full = next((cause for cause in causes if is_no_space(cause)), None)
+    if full is not None:
+        return Failure(no_space(job.store_root, full), halts=True)
+    if lost_node(error):
+        return Failure("a node was lost", interrupted=True, counts=False)
+    if any(is_out_of_memory(cause) for cause in causes):
+        return Failure(out_of_memory(job.memory_bytes), retry=False)
+    if any(says(cause, STUCK) for cause in causes):
+        line = (
+            f"a worker was stuck for {job.timeout_seconds:g} s (--timeout-seconds); where it only "
+            "was slow, allow more; run the same command again"
+        )
+        return Failure(line, interrupted=True)
+    if any(says(cause, LOST) for cause in causes):
         gib = job.memory_bytes / 2**30
-        return f"killed (possibly out of memory; estimated {gib:.1f} GiB)", True
-    return f"{type(cause).__name__}: {text[-1]}", False
+        line = f"killed (possibly out of memory; estimated {gib:.1f} GiB a worker)"
+        return Failure(line, interrupted=True)
+    return Failure(f"{type(causes[0]).__name__}: {last_line(causes[0])}")
 
 
-def give_up_on_next(job: Job, store: Store, error: str, interrupted: bool) -> Job | None:
+def says(error: BaseException, marks: tuple[str, ...]) -> bool:
+    """Whether an error's type or text is one of some."""
+    text = f"{type(error).__name__}: {error}"
+    return any(mark in text for mark in marks)
+
+
+def last_line(error: BaseException) -> str:
+    """The line of an error's text that says most."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def progress(job: Job, store: Store) -> tuple[int, int]:
+    """How far a job has come: stages stored, and steps of the round of training it is in."""
+    stored = store.names("stages")
+    missing = [stage for stage in job.stages if stage.id not in stored]
+    steps = store.names(f"checkpoints/{missing[0].id}") if missing else set()
+    return len(missing), max((int(name) for name in steps if name.isdigit()), default=0)
+
+
+def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
     """Marks the cells at the first missing stage as failed, or not run, and leaves them out.
 
     Returns the job without them, or None where no cell is open, so that nothing is left to give up.
@@ -123,9 +230,11 @@ def give_up_on_next(job: Job, store: Store, error: str, interrupted: bool) -> Jo
     for cell in affected:
         status = "failed" if len(cell.stages) == shortest else "not_run"
         for evaluation in cell.evaluations:
-            row = build_row(job, cell, evaluation, manifests.get, status, error, interrupted)
+            row = build_row(
+                job, cell, evaluation, manifests.get, status, failure.line, failure.interrupted
+            )
             store.put_row(row_key(cell.id, evaluation), row)
-    logger.error("gave up on %d cells: %s", len(affected), error)
+    logger.error("gave up on %d cells: %s", len(affected), failure.line)
     done = {cell.id for cell in job.cells} - {cell.id for cell in open_cells}
     return without(job, done | {cell.id for cell in affected})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
+
+SCRATCH = ".scratch"
 
 
 class Files:
@@ -61,8 +64,20 @@ class Files:
 
     def size(self, *parts: str) -> int | None:
         """Bytes of a file, None where there is none."""
+        return self.size_and_time(*parts)[0]
+
+    def size_and_time(self, *parts: str) -> tuple[int | None, int]:
+        """As `size`, and when the file was last written, in nanoseconds of its own clock."""
         info = self.filesystem.get_file_info(self.join(*parts))
-        return info.size if info.type == fs.FileType.File else None
+        return (info.size if info.type == fs.FileType.File else None), info.mtime_ns or 0
+
+    def digest(self, *parts: str) -> str | None:
+        """SHA-256 of a file, None where there is none."""
+        try:
+            with self.filesystem.open_input_stream(self.join(*parts)) as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()  # pyright: ignore
+        except FileNotFoundError:
+            return None
 
     def read_bytes(self, *parts: str) -> bytes:
         """A whole file."""
@@ -112,9 +127,16 @@ class Files:
         """A new directory on the store's own disk, or on this machine's for a remote store."""
         if not self.is_local:
             return Path(tempfile.mkdtemp(prefix="stage-"))
-        directory = Path(self.join(".scratch", uuid.uuid4().hex))
+        directory = Path(self.join(SCRATCH, owned_name()))
         directory.mkdir(parents=True)
         return directory
+
+    def tidy(self) -> None:
+        """Removes what processes of this machine that were killed left half written."""
+        if self.is_local:
+            for name in self.names(SCRATCH):
+                if is_orphan(name):
+                    shutil.rmtree(self.join(SCRATCH, name), ignore_errors=True)
 
     @contextmanager
     def opened(self, folder: str, name: str) -> Iterator[Path]:
@@ -126,6 +148,25 @@ class Files:
             source = self.join(folder, name)
             fs.copy_files(source, directory, self.filesystem, fs.LocalFileSystem())
             yield Path(directory)
+
+
+def owned_name() -> str:
+    """A new name that says which process of which machine it belongs to."""
+    return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
+
+
+def is_orphan(name: str) -> bool:
+    """Whether a name was made on this machine by a process that is no longer there."""
+    host, _, rest = name.rpartition(".")[0].rpartition(".")
+    if host != socket.gethostname() or not rest.isdigit():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def describe_files(directory: Path) -> dict[str, Any]:

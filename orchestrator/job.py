@@ -36,6 +36,10 @@ class Job:
     threads: int
     micro_batch_tokens: int
     checkpoint_seconds: float
+    timeout_seconds: float
+    """Longest wait for a place, for other ranks, for a report and for a sign of life."""
+    stop_perplexity: float | None
+    """Above this, nothing goes on from the weights."""
     memory_bytes: float
     """Estimated peak of a worker."""
     row_constants: dict[str, Any]

@@ -54,6 +54,9 @@ def collect(sweep: Sweep) -> int:
     bad = [row for row in mine if row["status"] in ("failed", "not_run")]
     missing = len(sweep.plan.row_keys()) - len(mine)
     print(failures(bad), end="")
+    stopped = sum(row["status"] == "stopped" for row in mine)
+    if stopped:
+        print(f"{stopped} rows given up on by --stop-perplexity")
     if bad or missing:
         print(f"{len(bad) + missing} rows failed or missing; run the same command again")
         print("(--retry-failed also runs cells again that failed by themselves)")
@@ -92,7 +95,8 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
         target = cell.target.mask_structure or f"{cell.target.sparsity:g}"
         seed = "" if cell.seed is None else f" seed {cell.seed}"
         name = f"{cell.model} {cell.method} {cell.regime} {target}{seed}"
-        lines.append(f"  {name:<52} {why(sweep, cell) if cell.id in to_run else 'done'}")
+        state = why(sweep, cell) if cell.id in to_run else found(sweep, cell)
+        lines.append(f"  {name:<52} {state}")
     lines.append(f"{len(trials)} trials")
     if sweep.config.eval.tasks:
         lines.append(f"{len(missing_runs(sweep))} task evaluations")
@@ -128,11 +132,19 @@ def describe_model(sweep: Sweep, model: ResolvedModel) -> list[str]:
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
 
 
+def found(sweep: Sweep, cell: Any) -> str:
+    """What came of a cell that is not to run again."""
+    row = sweep.rows[row_key(cell.id, cell.evaluations[0])]
+    return row["status"].replace("_", " ")
+
+
 def why(sweep: Sweep, cell: Any) -> str:
     """Why a cell is not done yet, in a few words."""
     rows = [sweep.rows.get(row_key(cell.id, evaluation)) for evaluation in cell.evaluations]
     present = [row for row in rows if row is not None]
-    if present and present[0]["status"] != "done":
+    if present and present[0]["status"] == "done":
+        return "a stage of it is gone; to run again"
+    if present:
         return f"{present[0]['status']} before; to run again"
     missing = [stage for stage in cell.all_stages()[1:] if stage in sweep.needed]
     dropped = [stage for stage in missing if stage in sweep.manifests]

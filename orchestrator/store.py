@@ -16,7 +16,7 @@ manifest finds everything it names.
 from __future__ import annotations
 
 import datetime
-import hashlib
+import errno
 import json
 import logging
 import os
@@ -25,7 +25,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import Files, describe_files
+from orchestrator.files import SCRATCH, Files, describe_files, owned_name
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,9 @@ class Store(Files):
             self.upload_all(folder, name, directory)
             self.write_bytes(data, folder, name, MANIFEST)
             return
-        aside = Path(self.join(folder, f".aside-{name}-{uuid.uuid4().hex}"))
+        aside = Path(self.join(SCRATCH, owned_name()))
         aside.parent.mkdir(parents=True, exist_ok=True)
+        Path(self.join(folder)).mkdir(parents=True, exist_ok=True)
         try:
             shutil.move(directory, aside)
             (aside / MANIFEST).write_bytes(data)
@@ -72,22 +73,41 @@ class Store(Files):
     def manifest(self, folder: str, name: str) -> dict[str, Any] | None:
         """A manifest, or None where there is none that can be read."""
         try:
-            return json.loads(self.read_bytes(folder, name, MANIFEST))
+            manifest = json.loads(self.read_bytes(folder, name, MANIFEST))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
             return None
+        return manifest if isinstance(manifest, dict) and "files" in manifest else None
+
+    def check(self, folder: str, name: str, deep: bool) -> tuple[dict[str, Any] | None, str | None]:
+        """The manifest, and what is wrong with it or its files.
+
+        Another sweep may drop or replace the files meanwhile: then its manifest counts.
+        """
+        manifest = self.manifest(folder, name)
+        while True:
+            if manifest is None:
+                return None, "no readable manifest"
+            why = self.damage(folder, name, manifest, deep)
+            again = manifest if why is None else self.manifest(folder, name)
+            if again == manifest:
+                return manifest, why
+            manifest = again
 
     def damage(self, folder: str, name: str, manifest: dict[str, Any], deep: bool) -> str | None:
-        """What is wrong with the files a manifest names; `deep` reads and hashes them."""
+        """What is wrong with the files a manifest names.
+
+        `deep` reads and hashes all of them; else those that are younger than the manifest, which is
+        written last, so that a file changed since is found at once.
+        """
+        _, written = self.size_and_time(folder, name, MANIFEST)
         for relative, expected in manifest["files"].items():
-            size = self.size(folder, name, relative)
+            size, time = self.size_and_time(folder, name, relative)
             if size is None:
                 return f"{relative} is missing"
             if size != expected["size"]:
                 return f"{relative} has {size} bytes instead of {expected['size']}"
-            if deep:
-                with self.filesystem.open_input_stream(self.join(folder, name, relative)) as stream:
-                    found = hashlib.file_digest(stream, "sha256").hexdigest()  # pyright: ignore
-                if found != expected["sha256"]:
+            if deep or time > written:
+                if self.digest(folder, name, relative) != expected["sha256"]:
                     return f"{relative} has changed since it was written"
         return None
 
@@ -96,10 +116,13 @@ class Store(Files):
         target = self.join("set-aside", f"{name}-{uuid.uuid4().hex[:8]}")
         logger.warning("%s/%s is damaged (%s); set aside and computed again", folder, name, why)
         self.filesystem.create_dir(self.join("set-aside"), recursive=True)
-        if self.is_local:
-            os.replace(self.join(folder, name), target)
-        else:
-            self.filesystem.delete_dir(self.join(folder, name))
+        try:
+            if self.is_local:
+                os.replace(self.join(folder, name), target)
+            else:
+                self.filesystem.delete_dir(self.join(folder, name))
+        except FileNotFoundError:
+            pass  # Another sweep on this store was quicker.
 
     # Stages -------------------------------------------------------------------------------------
 
@@ -109,17 +132,16 @@ class Store(Files):
         for name in sorted(self.names("stages")):
             if name.startswith("."):
                 continue
-            manifest = self.manifest("stages", name)
-            if manifest is None and not self.is_local:
-                continue  # Another writer may be half way: without a manifest it is not there.
-            if manifest is None or manifest.get("id") != name:
-                self.set_aside("stages", name, "no readable manifest")
+            manifest, why = self.check("stages", name, deep=False)
+            if manifest is None and not os.path.isdir(self.join("stages", name)):
+                # Remote: another writer may be half way. Local: it took the old directory away.
                 continue
-            why = self.damage("stages", name, manifest, deep=False)
+            if manifest is not None and manifest.get("id") != name:
+                why = "the manifest of another stage"
             if why is not None:
                 self.set_aside("stages", name, why)
-                continue
-            found[name] = manifest
+            elif manifest is not None:
+                found[name] = manifest
         return found
 
     def drop_weights(self, stage_id: str) -> None:
@@ -142,10 +164,9 @@ class Store(Files):
         """Folder name of the newest whole checkpoint of a training stage."""
         folder = f"checkpoints/{stage_id}"
         for name in sorted((n for n in self.names(folder) if n.isdigit()), key=int, reverse=True):
-            manifest = self.manifest(folder, name)
+            manifest, why = self.check(folder, name, deep=True)
             if manifest is None:
                 continue
-            why = self.damage(folder, name, manifest, deep=True)
             if why is None:
                 return name
             self.set_aside(folder, name, why)
@@ -154,11 +175,14 @@ class Store(Files):
     def delete_checkpoints(self, stage_id: str, but: str | None = None) -> None:
         """Removes a stage's checkpoints, all but one if named."""
         folder = f"checkpoints/{stage_id}"
-        for name in self.names(folder):
-            if name != but:
-                self.filesystem.delete_dir(self.join(folder, name))
+        unwanted = [f"{folder}/{name}" for name in self.names(folder) if name != but]
         if but is None and self.names("checkpoints") & {stage_id}:
-            self.filesystem.delete_dir(self.join(folder))
+            unwanted.append(folder)
+        for path in unwanted:
+            try:
+                self.filesystem.delete_dir(self.join(path))
+            except OSError:
+                pass  # Another sweep is at it too; what is left is only not needed.
 
     # Rows ---------------------------------------------------------------------------------------
 
@@ -185,13 +209,22 @@ class Store(Files):
 
 def place(aside: Path, final: Path) -> None:
     """Renames a finished directory into place; an equal one that came first stays."""
-    try:
-        os.rename(aside, final)
-    except OSError:
-        if (final / MANIFEST).exists() and json.loads((final / MANIFEST).read_bytes())["files"]:
+    while True:
+        try:
+            os.rename(aside, final)
             return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        try:
+            if json.loads((final / MANIFEST).read_bytes())["files"]:
+                return
+        except (OSError, ValueError):
+            pass
         # Weights dropped earlier and computed again, or leftovers without a manifest.
-        old = final.with_name(f".aside-old-{uuid.uuid4().hex}")
-        os.rename(final, old)
-        os.rename(aside, final)
+        old = aside.with_name(owned_name())
+        try:
+            os.rename(final, old)
+        except FileNotFoundError:
+            continue  # Another writer took them away first.
         shutil.rmtree(old, ignore_errors=True)

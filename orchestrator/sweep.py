@@ -35,6 +35,7 @@ from orchestrator.trials import (
     needed_stages,
     pack_trials,
     shared_stages,
+    to_run,
     tune_view,
 )
 
@@ -124,7 +125,9 @@ def prepare(config: SweepConfig) -> Sweep:
     models = resolve_inputs(config)
     plan = Planner(config.grid, config.prune, config.finetune).build(m.inputs for m in models)
     manifests, rows = store.stages(), store.rows()
-    cells = [cell for cell in plan.cells.values() if to_run(cell, rows, config.output.retry_failed)]
+    retry, limit = config.output.retry_failed, config.resources.stop_perplexity
+    stored = set(manifests)
+    cells = [cell for cell in plan.cells.values() if to_run(cell, rows, stored, retry, limit)]
     with_weights = {s for s, m in manifests.items() if not m.get("dropped")}
     lost = dropped_cells(plan, manifests) if config.output.keep in ("final", "all") else []
     lacking = wanted_weights(plan, config.eval, manifests) - with_weights
@@ -148,24 +151,14 @@ def read_texts(sweep: Sweep) -> dict[str, Tensor]:
     return tokens
 
 
-def to_run(cell: Cell, rows: dict[str, dict], retry_failed: bool) -> bool:
-    """Whether a cell lacks a row, was interrupted, or failed and is to be tried again."""
-    for evaluation in cell.evaluations:
-        row = rows.get(row_key(cell.id, evaluation))
-        if row is None or row.get("_interrupted"):
-            return True
-        if row["status"] in ("failed", "not_run") and retry_failed:
-            return True
-    return False
-
-
 def require_own_directory(store: Store) -> None:
     """Refuses an out-dir that holds something that is no sweep's."""
     if store.is_local and os.path.exists(store.path):
         require(os.path.isdir(store.path), "out-dir", store.root, "is a file; name a directory")
-        foreign = os.listdir(store.path) and not store.exists(MARKER)
+        # A sweep killed in its first moment leaves a half-written marker.
+        others = [name for name in os.listdir(store.path) if not name.startswith(MARKER)]
         require(
-            not foreign,
+            not others or store.exists(MARKER),
             "out-dir",
             store.root,
             "holds something else; name a new directory or one of an earlier sweep",
@@ -177,6 +170,7 @@ def require_writable(store: Store) -> None:
     try:
         if not store.exists(MARKER):
             store.write_bytes(b'{"format": 1}\n', MARKER)
+        store.tidy()
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(f"--out-dir {store.root}: cannot be written ({reason})") from None
@@ -200,7 +194,9 @@ def run_missing(sweep: Sweep) -> None:
         trials = trials_of(sweep, slots)
         for cell in sweep.cells:
             for evaluation in cell.evaluations:
-                sweep.store.delete_row(row_key(cell.id, evaluation))
+                # Not one that another sweep on this store has written meanwhile.
+                if row_key(cell.id, evaluation) in sweep.rows:
+                    sweep.store.delete_row(row_key(cell.id, evaluation))
         models = {m.inputs.name: m for m in sweep.models}
         shared = shared_stages(trials)
         jobs = {t.id: make_job(sweep, models[t.model], t, shared).to_dict() for t in trials}
@@ -263,6 +259,8 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str])
     micro_batch = sweep.micro_batch_tokens
     known = {stage.id for stage in trial.stages}
     known |= {stage for cell in trial.cells for stage in cell.all_stages()}
+    # What earlier sweeps evaluated on these branches counts for --stop-perplexity.
+    known |= {s.id for s in plan.stages.values() if s.kind == "evaluate" and s.parent in known}
     cost = sweep.costs[model.inputs.name]
     environment = versions.environment()
     root = next(s for s in plan.roots() if s.model == trial.model)
@@ -283,6 +281,8 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str])
         threads=cluster.cpus_per_worker(resources),
         micro_batch_tokens=micro_batch,
         checkpoint_seconds=config.output.checkpoint_seconds,
+        timeout_seconds=resources.timeout_seconds,
+        stop_perplexity=resources.stop_perplexity,
         memory_bytes=cost.memory(config.grid.trains, resources.num_workers, micro_batch),
         row_constants={
             "protocol": config.grid.protocol,

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.branches import Branch, cut_branches
 from orchestrator.cell import Cell, Stage, identity
 from orchestrator.plan import Plan
+from orchestrator.results import row_key
 
 TRIALS_A_SLOT = 4
 """Trials for each slot, so that slots that are done early take over what is left: by
@@ -32,6 +33,37 @@ class Trial:
     method: str
     stages: tuple[Stage, ...]
     cells: tuple[Cell, ...]
+
+
+def to_run(
+    cell: Cell,
+    rows: Mapping[str, dict[str, Any]],
+    stored: set[str],
+    retry_failed: bool,
+    stop_perplexity: float | None,
+) -> bool:
+    """Whether a cell lacks a row or a stage, was interrupted, or is to be tried again.
+
+    Args:
+        cell: the cell.
+        rows: all rows of the store by key.
+        stored: stages whose metrics are in the store.
+        retry_failed: whether failed cells run again.
+        stop_perplexity: the limit that cells are given up at; a higher one than theirs frees them.
+    """
+    for evaluation in cell.evaluations:
+        row = rows.get(row_key(cell.id, evaluation))
+        if row is None or row.get("_interrupted"):
+            return True
+        if row["status"] in ("failed", "not_run") and retry_failed:
+            return True
+        if row["status"] == "stopped":
+            if stop_perplexity is None or row["_stopped_at"] <= stop_perplexity:
+                return True
+        # Set aside as damaged: what a row says of its model has to be true.
+        if row["status"] == "done" and not stored.issuperset(cell.all_stages()[1:]):
+            return True
+    return False
 
 
 def needed_stages(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import ray.train
@@ -9,6 +12,7 @@ import ray.train.torch
 import torch
 
 from core.parallel import Ranks
+from orchestrator.failure import StuckError
 from orchestrator.job import Job
 from orchestrator.store import Store
 from orchestrator.walk import Walk
@@ -19,4 +23,35 @@ def train_worker(config: dict[str, Any]) -> None:
     job = Job.from_dict(config)
     torch.set_num_threads(job.threads)
     ranks = Ranks.current(ray.train.torch.get_device())
-    Walk(job, Store(job.store_root), ranks, ray.train.report).run()
+    report = within(ray.train.report, job.timeout_seconds)
+    Walk(job, Store(job.store_root), ranks, report).run()
+
+
+def within(
+    report: Callable[[dict[str, Any]], None], seconds: float
+) -> Callable[[dict[str, Any]], None]:
+    """`report` that raises StuckError where nobody takes the report in time.
+
+    Ray waits for ever for a controller that no longer asks.
+    """
+
+    def call(metrics: dict[str, Any]) -> None:
+        outcome: queue.Queue[BaseException | None] = queue.Queue()
+
+        def work() -> None:
+            try:
+                report(metrics)
+            except BaseException as error:
+                outcome.put(error)
+            else:
+                outcome.put(None)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            error = outcome.get(timeout=seconds)
+        except queue.Empty:
+            raise StuckError(f"a report timed out: not taken within {seconds:g} s") from None
+        if error is not None:
+            raise error
+
+    return call

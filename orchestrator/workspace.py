@@ -20,6 +20,7 @@ from core.pruners.quantise import Grid, save_grids
 from core.sparsity import Masks, measure
 from orchestrator import versions
 from orchestrator.cell import Stage
+from orchestrator.failure import DamagedStageError
 from orchestrator.job import Job
 from orchestrator.nodes import leader_first, opened_once
 from orchestrator.store import Store
@@ -63,7 +64,7 @@ class Workspace:
         """
         assert stage_id is not None
         root = stage_id == self.job.root
-        stored = self.job.dtype if root else self.need_manifest(stage_id)["metrics"]["dtype"]
+        stored = self.job.dtype if root else self.stored_dtype(stage_id)
         dtype = DTYPES["float32" if training else stored]
         held = self.held
         if held.stage == stage_id and held.model is not None:
@@ -86,14 +87,30 @@ class Workspace:
         shard_(model, self.ranks, self.job.cpu_offload)
         return model.requires_grad_(False)
 
+    def stored_dtype(self, stage_id: str) -> str:
+        """Dtype of a stage's weights; the first rank's answer on all ranks."""
+        manifest = self.ranks.gather(self.manifest(stage_id))[0]
+        if manifest is None:
+            raise DamagedStageError(stage_id, "it is not in the store")
+        return manifest["metrics"]["dtype"]
+
     def load_stage(self, stage_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Masks]:
-        """Reads a published stage after checking its files."""
-        manifest = self.need_manifest(stage_id)
+        """Reads a published stage after checking its files.
+
+        Raises:
+            DamagedStageError: on all ranks, after setting the stage aside.
+        """
+        why = None
         if self.ranks.rank == 0:
-            why = self.store.damage("stages", stage_id, manifest, deep=True)
+            manifest, why = self.store.check("stages", stage_id, deep=True)
             if why is not None:
                 self.store.set_aside("stages", stage_id, why)
-                raise RuntimeError(f"stage {stage_id} is damaged ({why}); run the command again")
+            elif manifest is not None and manifest.get("dropped"):
+                why = "its weights were dropped"
+        why = self.ranks.agree(why)
+        if why is not None:
+            self.manifests.pop(stage_id, None)
+            raise DamagedStageError(stage_id, why)
         with opened_once(self.store, self.ranks, "stages", stage_id) as directory:
             masks_file = directory / MASKS_FILE
             masks = load_masks(masks_file) if masks_file.exists() else {}
@@ -165,6 +182,14 @@ class Workspace:
                 return None
             self.manifests[stage_id] = found
         return self.manifests[stage_id]
+
+    def has_weights(self, stage_id: str) -> bool:
+        """Whether a stage can be started from, as far as the store says now."""
+        if stage_id == self.job.root:
+            return True
+        self.manifests.pop(stage_id, None)
+        manifest = self.ranks.gather(self.manifest(stage_id))[0]
+        return manifest is not None and not manifest.get("dropped")
 
     def need_manifest(self, stage_id: str) -> dict[str, Any]:
         """A manifest that must be there."""

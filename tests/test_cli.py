@@ -63,6 +63,9 @@ CASES = [
     (["--methods", "magnitude", "--calibration.num-samples", "4"], "reads calibration"),
     (["--methods", "wanda", "--prune.block-size", "64"], "no chosen method reads it"),
     (["--regimes", "oneshot", "--schedule", "linear"], "iterative"),
+    (["--regimes", "oneshot", "--stop-perplexity", "99"], "goes on from a pruned model"),
+    (["--stop-perplexity", "0.5"], "use a number above 1"),
+    (["--timeout-seconds", "0"], "--timeout-seconds"),
     (["--nosuch", "1"], "--nosuch"),
 ]
 

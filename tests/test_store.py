@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
+from orchestrator.files import SCRATCH, owned_name
 from orchestrator.store import Store
 
 
@@ -48,10 +51,35 @@ def test_a_truncated_file_is_found_and_set_aside(store):
 
 def test_changed_content_of_equal_size_is_found_by_its_hash(store):
     publish(store)
-    Path(store.join("stages", "abc", "model.bin")).write_bytes(b"wEights")
+    file = Path(store.join("stages", "abc", "model.bin"))
+    before = file.stat()
+    file.write_bytes(b"wEights")
     manifest = store.manifest("stages", "abc")
+    assert "changed" in store.damage("stages", "abc", manifest, deep=False), "younger than it"
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert store.damage("stages", "abc", manifest, deep=False) is None
     assert "changed" in store.damage("stages", "abc", manifest, deep=True)
+
+
+def test_what_another_sweep_drops_meanwhile_is_not_taken_for_damage(store, monkeypatch):
+    publish(store, metrics={"perplexity": 3.0})
+    real = store.manifest
+
+    def stale_once(folder, name):
+        monkeypatch.setattr(store, "manifest", real)
+        found = real(folder, name)
+        store.drop_weights(name)
+        return found
+
+    monkeypatch.setattr(store, "manifest", stale_once)
+    assert store.stages()["abc"]["dropped"]
+    assert store.names("set-aside") == set()
+
+
+def test_a_manifest_that_is_something_else_is_no_manifest(store):
+    publish(store)
+    Path(store.join("stages", "abc", "manifest.json")).write_text("[]")
+    assert store.stages() == {}
 
 
 def test_leftovers_of_a_killed_writer_are_not_stages(store):
@@ -60,6 +88,21 @@ def test_leftovers_of_a_killed_writer_are_not_stages(store):
     aside.mkdir()
     (aside / "model.bin").write_bytes(b"half")
     assert set(store.stages()) == {"abc"}
+
+
+def test_only_leftovers_of_processes_that_are_gone_are_removed(store):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    name = owned_name().split(".")
+    names = {
+        "mine": ".".join(name),
+        "gone": ".".join([*name[:-2], str(ended.pid), name[-1]]),
+        "elsewhere": f"another-machine.{ended.pid}.abc",
+    }
+    for each in names.values():
+        Path(store.join(SCRATCH, each)).mkdir(parents=True)
+    store.tidy()
+    assert store.names(SCRATCH) == {names["mine"], names["elsewhere"]}
 
 
 def test_the_first_of_two_equal_stages_stays(store):

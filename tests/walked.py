@@ -1,0 +1,35 @@
+"""A sweep without Ray, for tests of what goes wrong: its trials one after another, and its rows."""
+
+from core.parallel import Ranks
+from orchestrator.job import Job
+from orchestrator.store import Store
+from orchestrator.sweep import make_job, prepare, require_writable, trials_of
+from orchestrator.tokens import missing_tokens, save_tokens
+from orchestrator.trials import shared_stages
+from orchestrator.walk import Walk
+
+MEASURED = ("seconds", "finished_at", "peak_memory", "config", "code_version", "sweep_id")
+"""Parts of names of columns that two equal runs may differ in."""
+
+
+def walk(config):
+    """What a sweep does, in this process."""
+    sweep = prepare(config)
+    require_writable(sweep.store)
+    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
+    save_tokens(sweep.store, missing_tokens(sweep.models, stages, sweep.store))
+    models = {m.inputs.name: m for m in sweep.models}
+    trials = trials_of(sweep, 1)
+    for trial in trials:
+        made = make_job(sweep, models[trial.model], trial, shared_stages(trials))
+        job = Job.from_dict(made.to_dict())
+        Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
+    return sweep
+
+
+def rows_of(out_dir):
+    """All rows of a store without what is measured anew each time."""
+    return {
+        key: {n: v for n, v in row.items() if not any(part in n for part in MEASURED)}
+        for key, row in Store(str(out_dir)).rows().items()
+    }
