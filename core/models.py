@@ -9,7 +9,7 @@ and one tiny config in `tests/test_models.py`. Which model a name means is told 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,7 +297,7 @@ def block_inputs(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, lis
     return hidden, kwargs
 
 
-def run_block(block: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+def run_block(block: Callable[..., Any], hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """A block's output hidden states; blocks of some releases return a tuple that begins so."""
     output = block(hidden, **kwargs)
     return output[0] if isinstance(output, tuple) else output

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from core.config import Target
@@ -91,8 +90,9 @@ class Activations:
                 with self.autocast():
                     self.hidden[i] = run_block(block, hidden, self.kwargs[len(hidden)][index])
             else:
+                # Not by FSDP's hooks, which count forwards that began and ended: this one does not.
                 with self.autocast(), contextlib.suppress(EverySeen):
-                    run_block(block, hidden, self.kwargs[len(hidden)][index])
+                    run_block(block.forward, hidden, self.kwargs[len(hidden)][index])
             after()
 
 
@@ -175,13 +175,10 @@ def gather_statistics(
     seen: dict[str, Tensor] = {}
     groups: dict[tuple[str, ...], Statistic] = {}
 
-    # FSDP counts forwards that began and ended, so a sharded block runs to its end.
-    leaves = not store and not isinstance(block, FSDPModule)
-
     def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             seen[name] = inputs[0].detach()
-            if leaves and len(seen) == len(named):
+            if not store and len(seen) == len(named):
                 raise EverySeen
 
         return hook

@@ -1,7 +1,7 @@
 """Measures the solvers against the original SparseGPT class, in one run on one machine.
 
     python experiments/bench_solvers.py --reference ~/sparsegpt
-        [--llmcompressor venv/bin/python] [--model DIR --text FILE]
+        [--llmcompressor venv/bin/python] [--model DIR --text FILE --held-out FILE]
 
 Each figure is the median of interleaved runs, so that other load meets both sides alike. On a CUDA
 device the table of OPT block shapes follows. Nothing here needs Ray.
@@ -10,12 +10,9 @@ device the table of OPT block shapes follows. Nothing here needs Ray.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,27 +20,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bench_model
+import original_sparsegpt as original
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.config import PruneConfig, Target  # noqa: E402
-from core.models import (  # noqa: E402
-    block_inputs,
-    decoder_blocks,
-    load_model,
-    load_tokenizer,
-    prunable_linears,
-    run_block,
-)
-from core.parallel import Ranks  # noqa: E402
-from core.precision import DTYPES, inference_dtype  # noqa: E402
-from core.pruners import PRUNERS  # noqa: E402
+from core.config import Target  # noqa: E402
 from core.pruners.hessian import Hessian, factorise  # noqa: E402
 from core.pruners.sparsegpt import solve  # noqa: E402
-from core.sequential import prune_  # noqa: E402
 
 RUNS, SPARSITY = 5, 0.5
 CPU = torch.device("cpu")
@@ -53,21 +39,6 @@ BLOCKS = {
     "opt-1.3b": [([2048] * 3, 2048), ([2048], 2048), ([8192], 2048), ([2048], 8192)],
     "opt-6.7b": [([4096] * 3, 4096), ([4096], 4096), ([16384], 4096), ([4096], 16384)],
 }
-LLMCOMPRESSOR = """
-import sys, time, torch
-from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import sparsify_weight
-rows, cols = map(int, sys.argv[1:])
-times = []
-for _ in range(5):
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(cols, rows, bias=False)
-    x = torch.randn(2 * cols, cols)
-    hessians = {layer: x.T @ x}
-    start = time.perf_counter()
-    sparsify_weight(layer, hessians, 0.5, 0, 0, 128, 0.01, False)
-    times.append(time.perf_counter() - start)
-print(sorted(times)[2])
-"""
 
 
 def seconds(device: torch.device, *actions: Callable[[], Any], runs: int = RUNS) -> list[float]:
@@ -88,22 +59,6 @@ def synchronize(device: torch.device) -> None:
     """Waits for the device, where there is something to wait for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def load_reference(path: Path) -> type:
-    """The original class; it synchronises CUDA without asking whether there is any."""
-    sys.path.insert(0, str(path))
-    if not torch.cuda.is_available():
-        torch.cuda.synchronize = lambda *_: None
-    from sparsegpt import SparseGPT  # pyright: ignore[reportMissingImports]
-
-    return SparseGPT
-
-
-def quiet(action: Callable[..., Any], *args: Any) -> None:
-    """Runs what prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        action(*args)
 
 
 def layer(rows: list[int], cols: int, device: torch.device) -> tuple[list[Tensor], Hessian]:
@@ -130,20 +85,6 @@ def run_ours(weights: list[Tensor], hessian: Tensor, into: list[Tensor]) -> None
     into[:] = [matrix.weight for matrix in solved]
 
 
-def run_original(
-    reference: type, weights: list[Tensor], hessian: Tensor, into: list[Tensor]
-) -> None:
-    """The original class, matrix by matrix."""
-    into.clear()
-    for weight in weights:
-        linear = nn.Linear(weight.shape[1], len(weight), bias=False, device=weight.device)
-        linear.weight.data = weight.clone()
-        solver = reference(linear)
-        solver.H = hessian.clone()
-        quiet(solver.fasterprune, SPARSITY)
-        into.append(linear.weight.data)
-
-
 def bench_block(name: str, reference: type, device: torch.device) -> dict[str, float]:
     """Factor and solve of one decoder block, against the original class matrix by matrix."""
     rate, ours, theirs, floor, worst = matmul_rate(device), 0.0, 0.0, 0.0, 0.0
@@ -154,7 +95,7 @@ def bench_block(name: str, reference: type, device: torch.device) -> dict[str, f
         a, b = seconds(
             device,
             partial(run_ours, weights, hessian, mine),
-            partial(run_original, reference, weights, hessian, others),
+            partial(original.prune_matrices, reference, weights, hessian, SPARSITY, others),
         )
         ours, theirs = ours + a, theirs + b
         floor += (cols**3 / 3 + sum(rows) * cols**2) / rate
@@ -198,77 +139,6 @@ def bench_sparsities(device: torch.device) -> dict[str, float]:
     return {"seconds": one, "separate_seconds": nine, "share": one / nine}
 
 
-def windows_of(model_dir: Path, text: Path, count: int = 32, length: int = 512) -> Tensor:
-    """The first `length` tokens of the first long enough documents, one a line."""
-    tokenizer, found = load_tokenizer(model_dir), []
-    for line in text.read_text(encoding="utf-8").splitlines():
-        ids = tokenizer(line).input_ids
-        if len(ids) > length:
-            found.append(ids[:length])
-    found = (found * (count // max(len(found), 1) + 1))[:count]
-    return torch.tensor(found)
-
-
-@torch.no_grad()
-def original_loop(reference: type, model: Any, windows: Tensor) -> None:
-    """The original's sequential loop: window by window, one statistic for each linear."""
-    batches = [block_inputs(model, window) for window in windows.split(1)]
-    hidden, arguments = [h for h, _ in batches], [kwargs for _, kwargs in batches]
-    for index, (block, named) in enumerate(
-        zip(decoder_blocks(model), prunable_linears(model), strict=True)
-    ):
-        solvers = {name: reference(linear) for name, linear in named.items()}
-        hooks = [
-            linear.register_forward_hook(
-                lambda _, inputs, output, solver=solvers[name]: solver.add_batch(inputs[0], output)
-            )
-            for name, linear in named.items()
-        ]
-        for h, kwargs in zip(hidden, arguments):
-            run_block(block, h, kwargs[index])
-        for hook in hooks:
-            hook.remove()
-        for solver in solvers.values():
-            quiet(solver.fasterprune, SPARSITY)
-        hidden = [run_block(block, h, kwargs[index]) for h, kwargs in zip(hidden, arguments)]
-
-
-def bench_model(reference: type, model_dir: Path, text: Path, runs: int) -> dict[str, float]:
-    """A whole model at 0.5, everything but loading included."""
-    windows = windows_of(model_dir, text)
-    # As a sweep loads it: in the dtype it was published in, where the processor has that.
-    stored = AutoConfig.from_pretrained(model_dir).dtype or torch.float32
-    dtype = DTYPES[inference_dtype("auto", str(stored).removeprefix("torch."), CPU)]
-    times: dict[str, list[float]] = {"original": [], "sparsegpt": [], "alps": []}
-    for _ in range(runs):
-        for name, taken in times.items():
-            model = load_model(model_dir, dtype)
-            start = time.perf_counter()
-            if name == "original":
-                original_loop(reference, model, windows)
-            else:
-                pruner = PRUNERS[name](PruneConfig())
-                target, ranks = Target(SPARSITY), Ranks.current()
-                prune_(model, pruner, target, ranks, windows=windows, micro_batch=4)
-            taken.append(time.perf_counter() - start)
-    found = {f"{name}_seconds": statistics.median(taken) for name, taken in times.items()}
-    found["speedup"] = found["original_seconds"] / found["sparsegpt_seconds"]
-    found["alps_ratio"] = found["alps_seconds"] / found["sparsegpt_seconds"]
-    return found
-
-
-def bench_llmcompressor(python: str) -> dict[str, float]:
-    """Its solver on each shape of an OPT-125M block, one at a time."""
-    shapes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
-    command = [python, "-c", LLMCOMPRESSOR]
-    return {
-        "seconds": sum(
-            float(subprocess.check_output([*command, str(rows), str(cols)]).split()[-1])
-            for rows, cols in shapes
-        )
-    }
-
-
 def main() -> None:
     """Runs everything that was asked for, prints a table, writes `bench.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -276,24 +146,28 @@ def main() -> None:
     parser.add_argument("--llmcompressor", help="interpreter that has llm-compressor")
     parser.add_argument("--model", type=Path, help="model directory for the end-to-end run")
     parser.add_argument("--text", type=Path, help="calibration text, one document a line")
+    parser.add_argument("--held-out", type=Path, help="text that end-to-end perplexities are of")
     parser.add_argument("--blocks", nargs="+", default=["opt-125m", "opt-1.3b"], choices=BLOCKS)
     parser.add_argument("--model-runs", type=int, default=RUNS, help="end-to-end repetitions")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     options = parser.parse_args()
-    reference = load_reference(options.reference)
+    reference = original.load_reference(options.reference)
     benches: dict[str, Callable[[], dict[str, float]]] = {}
     for name in options.blocks:
         benches[f"cpu {name}"] = partial(bench_block, name, reference, CPU)
     benches["cpu accumulate"] = partial(bench_accumulation, CPU)
     benches["cpu nine sparsities"] = partial(bench_sparsities, CPU)
     if options.llmcompressor:
-        benches["cpu llm-compressor"] = partial(bench_llmcompressor, options.llmcompressor)
+        benches["cpu llm-compressor"] = partial(original.bench_llmcompressor, options.llmcompressor)
     if torch.cuda.is_available():
         cuda = torch.device("cuda")
         benches |= {f"cuda {name}": partial(bench_block, name, reference, cuda) for name in BLOCKS}
     if options.model and options.text:
-        args = (options.model, options.text, options.model_runs)
-        benches["cpu model"] = partial(bench_model, reference, *args)
+        files = ("--model", str(options.model), "--text", str(options.text))
+        benches["cpu ranks"] = partial(bench_model.in_process, "ranks", *files)
+        benches["cpu opt-1.3b memory"] = partial(bench_model.in_process, "memory")
+        args = (options.model, options.text, options.held_out, options.model_runs)
+        benches["cpu model"] = partial(bench_model.bench_model, reference, *args)
     machine = {"processor": platform.processor(), "threads": torch.get_num_threads()}
     found: dict[str, Any] = {"machine": machine | {"torch": torch.__version__}, "rows": {}}
     # Line by line and file by file, so that what was measured outlives a run that is stopped.

@@ -181,6 +181,21 @@ def test_layers_with_one_input_share_one_statistic(model, monkeypatch):
     assert sizes == per_block * 3
 
 
+def test_the_statistics_pass_ends_before_the_last_linear(model):
+    # Of three micro-batches: the last linear runs to give the next block's inputs, and only then.
+    calls = dict.fromkeys(linears_by_name(model), 0)
+
+    def count(name):
+        return lambda *_: calls.__setitem__(name, calls[name] + 1)
+
+    for name, linear in linears_by_name(model).items():
+        linear.register_forward_hook(count(name))
+    prune(model, "sparsegpt")
+    *before, last = [list(block) for block in prunable_linears(model)]
+    assert [calls[names[-1]] for names in (*before, last)] == [3, 3, 0]
+    assert all(calls[name] == 6 for names in before for name in names[:-1])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_progress_is_reported_for_each_block(model, method):
     seen = []

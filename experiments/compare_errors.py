@@ -1,0 +1,93 @@
+"""Reconstruction error of one method divided by another's, matrix by matrix, on dense inputs.
+
+    python experiments/compare_errors.py MODEL_DIR TEXT [--methods alps sparsegpt]
+        [--targets 0.5 0.6 0.7 0.8 0.9 2:4] [--num-samples 32] [--seq-len 512]
+
+Both methods get the same weights and the same statistic of the dense model's activations, so that
+a ratio says something of the method alone. Geometric mean and worst of all matrices, one line for
+each target; the last column is the share of matrices on which the first method is no worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench_model import MICRO_BATCH_TOKENS, load  # noqa: E402
+
+from core.config import PruneConfig, Target  # noqa: E402
+from core.data import calibration_windows, resolve_text  # noqa: E402
+from core.models import decoder_blocks, load_tokenizer, prunable_linears  # noqa: E402
+from core.parallel import Ranks  # noqa: E402
+from core.pruners import PRUNERS  # noqa: E402
+from core.pruners.hessian import Hessian  # noqa: E402
+from core.pruners.layer_error import quadratic  # noqa: E402
+from core.sequential import Activations, gather_statistics  # noqa: E402
+
+
+def parse_target(text: str) -> Target:
+    """`0.5` or `2:4`."""
+    if ":" not in text:
+        return Target(float(text))
+    kept, group = map(int, text.split(":"))
+    return Target(1 - kept / group, text)
+
+
+@torch.no_grad()
+def main() -> None:
+    """Solves every matrix by both methods, block by block, and prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("text")
+    parser.add_argument("--methods", nargs=2, default=["alps", "sparsegpt"], choices=PRUNERS)
+    parser.add_argument("--targets", nargs="+", default="0.5 0.6 0.7 0.8 0.9 2:4".split())
+    parser.add_argument("--num-samples", type=int, default=32)
+    parser.add_argument("--seq-len", type=int, default=512)
+    flags = parser.parse_args()
+    ranks, ratios = Ranks.current(), {name: [] for name in flags.targets}
+    seconds = dict.fromkeys(flags.methods, 0.0)
+    text, tokenizer = resolve_text(flags.text, "calibration"), load_tokenizer(flags.model)
+    windows = calibration_windows(text, tokenizer, flags.num_samples, flags.seq_len, None, seed=0)
+    model, pruners = load(flags.model), [PRUNERS[name](PruneConfig()) for name in flags.methods]
+    micro_batch = max(1, MICRO_BATCH_TOKENS // flags.seq_len)
+    activations = Activations(model, windows, micro_batch, None, ranks)
+    pairs = zip(decoder_blocks(model), prunable_linears(model), strict=True)
+    for index, (block, named) in enumerate(pairs):
+        groups = gather_statistics(pruners[0], block, index, named, activations, ranks, store=True)
+        for group in groups:
+            assert isinstance(group.statistic, Hessian)
+            weights = [named[name].weight for name in group.names]
+            for target, found in ratios.items():
+                errors: list[list[torch.Tensor]] = []
+                for pruner in pruners:
+                    start = time.perf_counter()
+                    solved = pruner.prune(weights, group.statistic, parse_target(target), None)
+                    seconds[pruner.name] += time.perf_counter() - start
+                    errors.append(
+                        [
+                            quadratic(group.statistic.products, weight.float() - new.weight)
+                            for weight, new in zip(weights, solved.matrices, strict=True)
+                        ]
+                    )
+                found += [
+                    float(ours / theirs) for ours, theirs in zip(*errors, strict=True) if theirs
+                ]
+        print(f"block {index}", file=sys.stderr, flush=True)
+    first, second = flags.methods
+    print(f"{first} / {second}: {seconds[first]:.0f} s / {seconds[second]:.0f} s")
+    print("target  matrices    mean   worst  no worse")
+    for target, found in ratios.items():
+        mean = math.exp(sum(map(math.log, found)) / len(found))
+        share = sum(ratio <= 1 for ratio in found) / len(found)
+        print(f"{target:<7} {len(found):>8} {mean:7.3f} {max(found):7.3f} {share:9.1%}")
+
+
+if __name__ == "__main__":
+    main()
