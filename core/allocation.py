@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from core.activations import Activations, gather_statistics
 from core.config import PruneConfig, Target, require
 from core.models import decoder_blocks, prunable_linears
 from core.parallel import Ranks, gathered
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import num_pruned
 from core.pruners.wanda import Wanda
-from core.sequential import Activations, gather_statistics
 
 ALLOCATION_VERSION = 1
 """Raised whenever targets would change; part of a stage's identity where allocation is on."""
@@ -76,7 +76,9 @@ def outlier_ratios(
     pairs = zip(decoder_blocks(model), prunable_linears(model), strict=True)
     for index, (block, named) in enumerate(pairs):
         with gathered(block):
-            groups = gather_statistics(wanda, block, index, named, activations, ranks, store=True)
+            groups = gather_statistics(
+                wanda.statistic, block, index, named, activations, ranks, store=True
+            )
             scores = []
             for group in groups:
                 assert isinstance(group.statistic, InputNorms)

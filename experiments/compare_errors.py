@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench_model import MICRO_BATCH_TOKENS, load  # noqa: E402
 
+from core.activations import Activations, gather_statistics  # noqa: E402
 from core.config import PruneConfig, Target  # noqa: E402
 from core.data import calibration_windows, resolve_text  # noqa: E402
 from core.models import decoder_blocks, load_tokenizer, prunable_linears  # noqa: E402
@@ -29,7 +30,6 @@ from core.parallel import Ranks  # noqa: E402
 from core.pruners import PRUNERS  # noqa: E402
 from core.pruners.hessian import Hessian  # noqa: E402
 from core.pruners.layer_error import quadratic  # noqa: E402
-from core.sequential import Activations, gather_statistics  # noqa: E402
 
 
 def parse_target(text: str) -> Target:
@@ -60,7 +60,7 @@ def main() -> None:
     activations = Activations(model, windows, micro_batch, None, ranks)
     pairs = zip(decoder_blocks(model), prunable_linears(model), strict=True)
     for index, (block, named) in enumerate(pairs):
-        groups = gather_statistics(pruners[0], block, index, named, activations, ranks, store=True)
+        groups = gather_statistics(Hessian, block, index, named, activations, ranks, store=True)
         for group in groups:
             assert isinstance(group.statistic, Hessian)
             weights = [named[name].weight for name in group.names]

@@ -226,5 +226,6 @@ def run_trials(
         ),
     )
     results = [result for result in tuner.fit()]
-    halted = [str(r.metrics[HALTED]) for r in results if HALTED in (r.metrics or {})]
+    reports = [result.metrics or {} for result in results]
+    halted = [str(metrics[HALTED]) for metrics in reports if HALTED in metrics]
     return halted[:1] + [str(result.error) for result in results if result.error is not None]
