@@ -9,7 +9,8 @@ sweep: $(VENV)/.installed
 	$(BIN)/python experiments/sweep_opt.py
 
 test: $(VENV)/.installed-test check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -q -m "not sweeps" -n 2 --dist loadfile --durations=5
+	$(BIN)/python -m pytest -q -m sweeps --durations=10
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

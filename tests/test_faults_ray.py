@@ -24,6 +24,8 @@ from orchestrator.failure import StuckError
 from orchestrator.processes import below, title_of
 from orchestrator.worker import within
 
+pytestmark = pytest.mark.sweeps
+
 _walked = runpy.run_path(str(Path(__file__).with_name("walked.py")))
 walk, rows_of = _walked["walk"], _walked["rows_of"]
 SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "sweep_opt.py"

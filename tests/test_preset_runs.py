@@ -19,6 +19,8 @@ from core.checkpoint import load_masks
 from core.named_texts import NAMED
 from orchestrator.results import read_rows
 
+pytestmark = pytest.mark.sweeps
+
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 _cache = runpy.run_path(str(Path(__file__).with_name("hub_cache.py")))
 _stand_ins = runpy.run_path(str(Path(__file__).with_name("conftest.py")))

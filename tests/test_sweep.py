@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM
 from core.checkpoint import load_masks
 from orchestrator.results import SCHEMA, read_rows
 
+pytestmark = pytest.mark.sweeps
+
 SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "sweep_opt.py"
 
 
