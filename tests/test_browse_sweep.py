@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orchestrator.results import read_rows
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.sweeps, pytest.mark.timeout(900)]
 
 _here = Path(__file__).resolve()
 Browser = runpy.run_path(str(_here.with_name("chromium.py")))["Browser"]
