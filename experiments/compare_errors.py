@@ -32,14 +32,6 @@ from core.pruners.hessian import Hessian  # noqa: E402
 from core.pruners.layer_error import quadratic  # noqa: E402
 
 
-def parse_target(text: str) -> Target:
-    """`0.5` or `2:4`."""
-    if ":" not in text:
-        return Target(float(text))
-    kept, group = map(int, text.split(":"))
-    return Target(1 - kept / group, text)
-
-
 @torch.no_grad()
 def main() -> None:
     """Solves every matrix by both methods, block by block, and prints the ratios."""
@@ -51,7 +43,8 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=512)
     flags = parser.parse_args()
-    ranks, ratios = Ranks.current(), {name: [] for name in flags.targets}
+    targets = [Target.structured(t) if ":" in t else Target(float(t)) for t in flags.targets]
+    ranks, ratios = Ranks.current(), {target: [] for target in targets}
     seconds = dict.fromkeys(flags.methods, 0.0)
     text, tokenizer = resolve_text(flags.text, "calibration"), load_tokenizer(flags.model)
     windows = calibration_windows(text, tokenizer, flags.num_samples, flags.seq_len, None, seed=0)
@@ -68,7 +61,7 @@ def main() -> None:
                 errors: list[list[torch.Tensor]] = []
                 for pruner in pruners:
                     start = time.perf_counter()
-                    solved = pruner.prune(weights, group.statistic, parse_target(target), None)
+                    solved = pruner.prune(weights, group.statistic, target, None)
                     seconds[pruner.name] += time.perf_counter() - start
                     errors.append(
                         [
@@ -83,10 +76,10 @@ def main() -> None:
     first, second = flags.methods
     print(f"{first} / {second}: {seconds[first]:.0f} s / {seconds[second]:.0f} s")
     print("target  matrices    mean   worst  no worse")
-    for target, found in ratios.items():
+    for name, found in zip(flags.targets, ratios.values(), strict=True):
         mean = math.exp(sum(map(math.log, found)) / len(found))
         share = sum(ratio <= 1 for ratio in found) / len(found)
-        print(f"{target:<7} {len(found):>8} {mean:7.3f} {max(found):7.3f} {share:9.1%}")
+        print(f"{name:<7} {len(found):>8} {mean:7.3f} {max(found):7.3f} {share:9.1%}")
 
 
 if __name__ == "__main__":
