@@ -12,14 +12,19 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
+T = TypeVar("T")
+
 SCRATCH = ".scratch"
+REQUESTS = 32
+"""At a time to a remote place, where each takes long to answer and costs nothing meanwhile."""
 
 
 class Files:
@@ -57,6 +62,14 @@ class Files:
         """Names directly below a folder; none where it does not exist."""
         selector = fs.FileSelector(self.join(folder), allow_not_found=True)
         return {info.base_name for info in self.filesystem.get_file_info(selector)}
+
+    def for_each(self, names: Iterable[str], function: Callable[[str], T]) -> Iterator[T]:
+        """A function of each name in turn, many ahead at a time where the files are remote."""
+        if self.is_local:
+            yield from map(function, names)
+            return
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            yield from pool.map(function, names)
 
     def exists(self, *parts: str) -> bool:
         """Whether a file exists."""

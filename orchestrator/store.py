@@ -129,10 +129,9 @@ class Store(Files):
     def stages(self) -> dict[str, dict[str, Any]]:
         """Manifests of all published stages by id; damaged ones are set aside, and said."""
         found = {}
-        for name in sorted(self.names("stages")):
-            if name.startswith("."):
-                continue
-            manifest, why = self.check("stages", name, deep=False)
+        names = sorted(name for name in self.names("stages") if not name.startswith("."))
+        checks = self.for_each(names, lambda name: self.check("stages", name, deep=False))
+        for name, (manifest, why) in zip(names, checks, strict=True):
             if manifest is None and not os.path.isdir(self.join("stages", name)):
                 # Remote: another writer may be half way. Local: it took the old directory away.
                 continue
@@ -198,12 +197,13 @@ class Store(Files):
     def rows(self) -> dict[str, dict[str, Any]]:
         """All rows by key."""
         found = {}
-        for name in sorted(self.names("rows")):
-            if name.endswith(".json"):
-                try:
-                    found[name.removesuffix(".json")] = json.loads(self.read_bytes("rows", name))
-                except json.JSONDecodeError:
-                    logger.warning("rows/%s cannot be read and is left out", name)
+        names = sorted(name for name in self.names("rows") if name.endswith(".json"))
+        texts = self.for_each(names, lambda name: self.read_bytes("rows", name))
+        for name, text in zip(names, texts, strict=True):
+            try:
+                found[name.removesuffix(".json")] = json.loads(text)
+            except json.JSONDecodeError:
+                logger.warning("rows/%s cannot be read and is left out", name)
         return found
 
 
