@@ -152,13 +152,13 @@ class Files:
                     shutil.rmtree(self.join(SCRATCH, name), ignore_errors=True)
 
     @contextmanager
-    def opened(self, folder: str, name: str) -> Iterator[Path]:
-        """The files of a stage or checkpoint as a local directory, fetched if they are remote."""
+    def fetched(self, *parts: str) -> Iterator[Path]:
+        """A directory as a local one, copied for as long as it is looked at if it is remote."""
         if self.is_local:
-            yield Path(self.join(folder, name))
+            yield Path(self.join(*parts))
             return
         with tempfile.TemporaryDirectory() as directory:
-            source = self.join(folder, name)
+            source = self.join(*parts)
             fs.copy_files(source, directory, self.filesystem, fs.LocalFileSystem())
             yield Path(directory)
 

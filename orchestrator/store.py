@@ -3,7 +3,8 @@
 Below the root, a local directory or a URI:
 
     stages/ID/manifest.json   what the stage is, its metrics, its files with their hashes
-    stages/ID/...             a Hugging Face directory where the stage has weights
+    stages/ID/...             a Hugging Face directory where the stage has weights; below a URI in
+                              a folder for each upload, of which the manifest names one
     rows/KEY.json             one row per cell and evaluation
     tokens/ID.safetensors     tokenised texts, once per sweep
     checkpoints/ID/STEP/...   half-done training, with a manifest of the same kind
@@ -22,6 +23,8 @@ import logging
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +52,7 @@ class Store(Files):
         manifest = {**record, "files": files, "published_at": now}
         data = json.dumps(manifest, indent=1).encode()
         if not self.is_local:
-            self.upload_all(folder, name, directory)
-            self.write_bytes(data, folder, name, MANIFEST)
+            self.publish_upload(folder, name, directory, manifest)
             return
         aside = Path(self.join(SCRATCH, owned_name()))
         aside.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +63,18 @@ class Store(Files):
             place(aside, Path(self.join(folder, name)))
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+    def publish_upload(
+        self, folder: str, name: str, directory: Path, manifest: dict[str, Any]
+    ) -> None:
+        """As `publish` where nothing can be renamed: two who do so at a time never mix files."""
+        upload = uuid.uuid4().hex
+        data = json.dumps({**manifest, "upload": upload}, indent=1).encode()
+        self.upload_all(folder, f"{name}/{upload}", directory)
+        if (self.manifest(folder, name) or {}).get("files"):
+            self.filesystem.delete_dir(self.join(folder, name, upload))
+            return
+        self.write_bytes(data, folder, name, MANIFEST)
 
     def publish_parts(
         self, folder: str, name: str, parts: list[dict[str, Any]], record: dict[str, Any]
@@ -101,13 +115,14 @@ class Store(Files):
         """
         _, written = self.size_and_time(folder, name, MANIFEST)
         for relative, expected in manifest["files"].items():
-            size, time = self.size_and_time(folder, name, relative)
+            parts = (*content(folder, name, manifest), relative)
+            size, time = self.size_and_time(*parts)
             if size is None:
                 return f"{relative} is missing"
             if size != expected["size"]:
                 return f"{relative} has {size} bytes instead of {expected['size']}"
             if deep or time > written:
-                if self.digest(folder, name, relative) != expected["sha256"]:
+                if self.digest(*parts) != expected["sha256"]:
                     return f"{relative} has changed since it was written"
         return None
 
@@ -123,6 +138,13 @@ class Store(Files):
                 self.filesystem.delete_dir(self.join(folder, name))
         except FileNotFoundError:
             pass  # Another sweep on this store was quicker.
+
+    @contextmanager
+    def opened(self, folder: str, name: str) -> Iterator[Path]:
+        """The files of a stage or checkpoint as a local directory, fetched if they are remote."""
+        manifest = {} if self.is_local else self.manifest(folder, name) or {}
+        with self.fetched(*content(folder, name, manifest)) as directory:
+            yield directory
 
     # Stages -------------------------------------------------------------------------------------
 
@@ -153,7 +175,9 @@ class Store(Files):
         self.write_bytes(data, "stages", stage_id, MANIFEST)
         for relative in files:
             try:
-                self.filesystem.delete_file(self.join("stages", stage_id, relative))
+                self.filesystem.delete_file(
+                    self.join(*content("stages", stage_id, manifest), relative)
+                )
             except FileNotFoundError:
                 pass
 
@@ -205,6 +229,11 @@ class Store(Files):
             except json.JSONDecodeError:
                 logger.warning("rows/%s cannot be read and is left out", name)
         return found
+
+
+def content(folder: str, name: str, manifest: dict[str, Any]) -> tuple[str, ...]:
+    """Where the files are that a manifest names."""
+    return (folder, name, manifest["upload"]) if "upload" in manifest else (folder, name)
 
 
 def place(aside: Path, final: Path) -> None:

@@ -8,7 +8,7 @@ from pyarrow import fs
 
 from orchestrator.browse import BrowseConfig, export_all
 from orchestrator.pruned_model import write_model
-from orchestrator.store import MANIFEST, Store
+from orchestrator.store import MANIFEST, Store, content
 from orchestrator.watched import Watched
 
 StoredSweep = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))["StoredSweep"]
@@ -43,7 +43,7 @@ def store(server, monkeypatch):
 
 
 def make_stage(folder, text="weights"):
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_text(text)
     (folder / "config.json").write_text("{}")
     return folder
@@ -52,6 +52,10 @@ def make_stage(folder, text="weights"):
 def publish(store, tmp_path, name="a", text="weights"):
     directory = make_stage(tmp_path / f"stage-{name}", text)
     store.publish("stages", name, directory, {**RECORD, "id": name})
+
+
+def weights_of(store, name="a"):
+    return (*content("stages", name, store.manifest("stages", name)), "model.safetensors")
 
 
 def test_a_published_stage_is_found_whole_by_another_process(store, tmp_path):
@@ -90,7 +94,7 @@ def test_looking_while_a_stage_is_being_uploaded_leaves_it_alone(store, tmp_path
 
 def test_a_truncated_file_is_set_aside_and_computed_again(store, tmp_path):
     publish(store, tmp_path)
-    store.write_bytes(b"we", "stages", "a", "model.safetensors")
+    store.write_bytes(b"we", *weights_of(store))
     assert store.stages() == {}
     assert store.names("stages") == set()
     publish(store, tmp_path, "b")
@@ -99,7 +103,7 @@ def test_a_truncated_file_is_set_aside_and_computed_again(store, tmp_path):
 
 def test_rewritten_contents_of_equal_size_are_found_by_hash(store, tmp_path):
     publish(store, tmp_path)
-    store.write_bytes(b"WEIGHTS", "stages", "a", "model.safetensors")
+    store.write_bytes(b"WEIGHTS", *weights_of(store))
     manifest = store.stages()["a"]
     assert store.damage("stages", "a", manifest, deep=False) is None
     why = store.damage("stages", "a", manifest, deep=True)
@@ -108,9 +112,44 @@ def test_rewritten_contents_of_equal_size_are_found_by_hash(store, tmp_path):
 
 def test_dropped_weights_leave_the_metrics(store, tmp_path):
     publish(store, tmp_path)
+    weights = weights_of(store)
+    assert store.exists(*weights)
     store.drop_weights("a")
     assert store.stages()["a"]["dropped"] is True
-    assert not store.exists("stages", "a", "model.safetensors")
+    assert not store.exists(*weights)
+    publish(store, tmp_path, text="again")
+    assert store.read_bytes(*weights_of(store)) == b"again"
+
+
+def test_two_uploads_of_one_stage_never_mix(store, tmp_path):
+    # The second begins before the first has its manifest, and ends after it: its bits differ, as
+    # on a node with another number of threads.
+    first, second = Store(store.root), Store(store.root)
+    upload_all, ours = second.upload_all, make_stage(tmp_path / "ours", "ours")
+
+    def slow(folder, name, directory):
+        files = upload_all(folder, name, directory)
+        first.publish("stages", "a", ours, RECORD)
+        return files
+
+    second.upload_all = slow
+    second.publish("stages", "a", make_stage(tmp_path / "theirs", "theirs"), RECORD)
+    manifest = store.stages()["a"]
+    assert store.damage("stages", "a", manifest, deep=True) is None
+    with store.opened("stages", "a") as directory:
+        assert (directory / "model.safetensors").read_text() == "ours"
+    assert store.names("stages/a") == {MANIFEST, manifest["upload"]}
+
+
+def test_what_a_replaced_manifest_names_can_still_be_read(store, tmp_path, monkeypatch):
+    publish(store, tmp_path)
+    seen, weights = store.manifest("stages", "a"), weights_of(store)
+    with monkeypatch.context() as both_end_at_once:
+        both_end_at_once.setattr(Store, "manifest", lambda *_: None)
+        publish(store, tmp_path, text="later")
+    assert store.read_bytes(*weights_of(store)) == b"later"
+    assert store.read_bytes(*weights) == b"weights"
+    assert store.damage("stages", "a", seen, deep=True) is None
 
 
 def test_rows_keep_nan_and_are_replaced_and_removed(store):
