@@ -30,6 +30,9 @@ FIRST_WORKER_SECONDS = 900
 """Installing torch on a new machine takes minutes."""
 DASHBOARD = "RAY_API_SERVER_ADDRESS"
 """What Ray's processes, which inherit it, take for the address of their dashboard."""
+STARTING_WORKERS = "RAY_worker_maximum_startup_concurrency"
+"""Once Ray runs four times as many processes, cores by default, it warns on the terminal; two
+trials on two cores take eight, most of which only wait."""
 
 
 def cpus_per_worker(config: ResourceConfig) -> int:
@@ -52,6 +55,7 @@ def connect() -> None:
         # sees to that looks for the only Ray of this machine, unless it is told where its own is.
         port = free_port()
         os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
+        os.environ.setdefault(STARTING_WORKERS, str(max(8, os.cpu_count() or 1)))
         try:
             ray.init(**options, include_dashboard=True, dashboard_port=port)
         finally:

@@ -46,7 +46,9 @@ class Progress(Callback):
         spec = trial.config["trial"]
         if len(trials) * 5 <= MAX_LINES:
             what = f"{spec['model']} {spec['method']}"
-            self.say(f"started  {fitted(what, WIDTH - 30)}: {spec['num_cells']} cells")
+            count = spec["num_cells"]
+            cells = "1 cell" if count == 1 else f"{count} cells"
+            self.say(f"started  {fitted(what, WIDTH - 30)}: {cells}")
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any

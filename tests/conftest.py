@@ -143,6 +143,19 @@ def tiny_text_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def write_texts(tiny_text_file) -> Callable[[Path], None]:
+    """`write_texts(directory)`: calibration.txt, train.txt and test.txt, disjoint."""
+    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
+    parts = {"calibration": lines[:12], "train": lines[12:28], "test": lines[28:]}
+
+    def write(directory: Path) -> None:
+        for name, part in parts.items():
+            (directory / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def hub_text_files(tmp_path_factory) -> Path:
     """Small WikiText-2, PTB and C4 in the files and columns that the hub has them in."""
     # Documents of 10 to 300 tokens, so that some are shorter than a window of 128.

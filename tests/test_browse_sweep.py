@@ -28,12 +28,9 @@ NUM_ROWS = 1 + 1 + 2 * 2 * 2
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_opt_dir, tiny_text_file):
+def place(tmp_path_factory, tiny_opt_dir, write_texts):
     directory = tmp_path_factory.mktemp("browsed")
-    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
-    parts = {"calibration": lines[:12], "train": lines[12:28], "test": lines[28:]}
-    for name, part in parts.items():
-        (directory / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
+    write_texts(directory)
     (directory / "model").symlink_to(tiny_opt_dir)
     (directory / "home").mkdir()
     return directory

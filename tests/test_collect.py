@@ -18,13 +18,10 @@ TOKENS, STEPS = 256, 4
 
 
 @pytest.fixture(scope="module")
-def collected(tiny_opt_dir, tiny_text_file, tmp_path_factory, one_thread):
+def collected(tiny_opt_dir, write_texts, tmp_path_factory, one_thread):
     """The rows and what the page holds of magnitude and SparseGPT, in two rounds."""
     place = tmp_path_factory.mktemp("collect")
-    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
-    texts = {"calibration": lines[:12], "train": lines[12:28], "test": lines[28:]}
-    for name, part in texts.items():
-        (place / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
+    write_texts(place)
     config = SweepConfig(
         grid=GridConfig(
             models=(str(tiny_opt_dir),), methods=("magnitude", "sparsegpt"), sparsities=(0.5, 0.7)

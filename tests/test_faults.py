@@ -32,16 +32,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def make_config(tmp_path_factory, tiny_llama_dir, tiny_text_file):
+def make_config(tmp_path_factory, tiny_llama_dir, write_texts):
     """`make_config(out_dir, **grid)`: a small sweep that saves a checkpoint after every step."""
     directory = tmp_path_factory.mktemp("texts")
-    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
-    for name, part in {
-        "calibration": lines[:12],
-        "train": lines[12:28],
-        "test": lines[28:],
-    }.items():
-        (directory / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
+    write_texts(directory)
 
     def make(out_dir, stop_perplexity=None, keep=None, **grid):
         cells = {"methods": ("sparsegpt",), "sparsities": (0.5, 0.7), **grid}

@@ -78,12 +78,9 @@ def test_an_error_of_a_report_is_passed_on():
 
 
 @pytest.fixture
-def place(tmp_path, tiny_opt_dir, tiny_text_file):
+def place(tmp_path, tiny_opt_dir, write_texts):
     """A directory with texts, and the flags of a sweep of five cells on a tiny model."""
-    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
-    parts = {"calibration": lines[:12], "train": lines[12:28], "test": lines[28:]}
-    for name, part in parts.items():
-        (tmp_path / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
+    write_texts(tmp_path)
     (tmp_path / "home").mkdir()
     return tmp_path, [
         *("--models", str(tiny_opt_dir), "--methods", "sparsegpt", "--regimes", "finetune"),

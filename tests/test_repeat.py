@@ -134,11 +134,9 @@ def test_resources_of_the_command_line_win_over_recorded_ones():
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path, tiny_opt_dir, tiny_text_file):
+def command(monkeypatch, capsys, tmp_path, tiny_opt_dir, write_texts):
     """Runs `sweep_opt.py` with the given flags; returns exit code, output and error text."""
-    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
-    for name, part in {"a": lines[:12], "b": lines[12:28], "c": lines[28:]}.items():
-        (tmp_path / f"{name}.txt").write_text("\n".join(part), encoding="utf-8")
+    write_texts(tmp_path)
 
     def walk_here(sweep):
         (model,) = sweep.models
@@ -155,7 +153,8 @@ def command(monkeypatch, capsys, tmp_path, tiny_opt_dir, tiny_text_file):
         return code, *capsys.readouterr()
 
     grid = ["--methods", "wanda", "--regimes", "iterative", "--sparsities", "0.5", "0.75"]
-    texts = ["--calibration.text", "a.txt", "--finetune.text", "b.txt", "--eval.texts", "c.txt"]
+    texts = ["--calibration.text", "calibration.txt", "--finetune.text", "train.txt"]
+    texts += ["--eval.texts", "test.txt"]
     sizes = [
         "--calibration.num-samples",
         "4",
@@ -200,7 +199,7 @@ def test_a_row_that_says_something_else_is_found_out(command, one_thread):
 
 def test_settings_that_lead_elsewhere_now_are_refused(command, tmp_path, one_thread):
     row = next(r for r in Store("out").rows().values() if r["regime"] == "iterative")
-    (tmp_path / "a.txt").write_text("another text " * 400, encoding="utf-8")
+    (tmp_path / "calibration.txt").write_text("another text " * 400, encoding="utf-8")
     code, said, error = command("--from-row", row["cell_id"])
     assert (code, said) == (2, "") and error.count("\n") == 1
     assert "lead to another cell now" in error

@@ -20,13 +20,10 @@ SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "sweep_opt.py"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_opt_dir, tiny_text_file):
+def place(tmp_path_factory, tiny_opt_dir, write_texts):
     """Where the module's sweeps happen: a model, three texts, a home of their own."""
     directory = tmp_path_factory.mktemp("sweep")
-    lines = tiny_text_file.read_text(encoding="utf-8").splitlines()
-    parts = {"calibration": lines[:12], "train": lines[12:28], "test": lines[28:]}
-    for name, part in parts.items():
-        (directory / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
+    write_texts(directory)
     (directory / "model").symlink_to(tiny_opt_dir)
     return directory
 
