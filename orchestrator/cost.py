@@ -8,7 +8,7 @@ ratios between stages.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core.config import FinetuneConfig, PruneConfig
@@ -18,7 +18,7 @@ from core.pruners import Statistic, make_pruner
 from core.pruners.hessian import Hessian
 from orchestrator.cell import ModelInputs, Stage
 from orchestrator.plan import Plan
-from orchestrator.recovery_cost import training_operations, training_parts
+from orchestrator.recovery_cost import offloaded_parts, training_operations, training_parts
 
 GIB = 2.0**30
 # Operations a second where nothing was measured: 2 CPU cores; for a GPU an A10G.
@@ -89,6 +89,8 @@ class ModelCost:
     """Objective and choice of what trains."""
     recompute: bool = False
     """Whether blocks run again in the backward pass."""
+    cpu_offload: bool = False
+    """Whether shards of weights, gradients and moments stay in host memory."""
 
     @property
     def block_parameters(self) -> int:
@@ -242,7 +244,14 @@ class ModelCost:
             found["finetune"] = training_parts(
                 self, found["finetune"], n, micro_batch_tokens, per_token
             )
+        if self.cpu_offload:
+            return {phase: offloaded_parts(self, found[phase], width)[0] for phase in found}
         return found
+
+    def host_memory(self, num_workers: int, micro_batch_tokens: int) -> float:
+        """Bytes of host memory that a training worker's shards take with offloading."""
+        plain = replace(self, cpu_offload=False).phases(True, num_workers, micro_batch_tokens)
+        return offloaded_parts(self, plain["finetune"], 4)[1]
 
     def memory(self, trains: bool, num_workers: int, micro_batch_tokens: int) -> float:
         """Estimated peak bytes of a worker: the largest of all phases."""

@@ -74,6 +74,9 @@ def memory_lines(cost: ModelCost, trains: bool, num_workers: int, micro_batch: i
             for part, width in widths.items()
         )
         lines.append(f"  {phase:<12}{row}{sum(found.values()) / GIB:>8.2f}")
+    if cost.cpu_offload and trains:
+        host = cost.host_memory(num_workers, micro_batch) / GIB
+        lines.append(f"  of host memory beside it, for shards that stay there: {host:.2f}")
     return lines
 
 

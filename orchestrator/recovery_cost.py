@@ -63,6 +63,34 @@ def training_parts(
     return parts
 
 
+def offloaded_parts(
+    cost: ModelCost, parts: dict[str, float], width: int
+) -> tuple[dict[str, float], float]:
+    """Bytes on the device and on the host where shards stay in host memory (`--cpu-offload`).
+
+    On the device are two blocks, one of them ahead of its turn, and what lies outside of blocks;
+    gradients of one block before they leave. Never measured on a GPU.
+
+    Args:
+        cost: the model, objective and choice of what trains.
+        parts: bytes of a worker by part without offloading, of one phase.
+        width: bytes of a weight.
+    """
+    block = cost.block_parameters / cost.facts.num_blocks
+    outside = cost.facts.num_parameters - cost.block_parameters
+    models = 2 if cost.finetune.distill and "adam" in parts else 1
+    copy = WIDTHS[cost.inputs.training_dtype] if "adam" in parts else 0
+    most = {
+        "weights": models * (width + copy) * (2 * block + outside),
+        "gradients": 4 * (block + outside),
+        "adam": 0.0,
+        "masks": 0.0,
+    }
+    kept = {part: min(size, most.get(part, size)) for part, size in parts.items()}
+    host = sum(parts[part] for part in ("weights", "gradients", "adam") if part in parts)
+    return kept, host
+
+
 def training_operations(fields: dict[str, Any], whole: float, blocks: float) -> float:
     """Operations of a training stage.
 

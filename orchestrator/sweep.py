@@ -136,8 +136,9 @@ def prepare(config: SweepConfig) -> Sweep:
     stored = set(manifests) - {cell.stages[-1] for cell in lost}
     needed = needed_stages(plan, cells, stored, with_weights)
     device = "cuda" if config.resources.use_gpu else "cpu"
-    recompute = config.resources.activation_checkpointing
-    options = {"finetune": config.finetune, "recompute": recompute}
+    resources = config.resources
+    options = {"finetune": config.finetune, "recompute": resources.activation_checkpointing}
+    options["cpu_offload"] = resources.cpu_offload
     costs = {m.inputs.name: ModelCost(m.facts, m.inputs, device, **options) for m in models}
     return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs)
 

@@ -122,6 +122,19 @@ def test_more_workers_share_weights_but_not_hessians(opt_1b):
     assert opt_1b.memory(True, 8, 2048) < opt_1b.memory(True, 1, 2048)
 
 
+def test_offloaded_shards_leave_two_blocks_on_the_card(opt_1b):
+    offloaded = dataclasses.replace(opt_1b, cpu_offload=True)
+    plain, parts = (c.phases(True, 4, 2048)["finetune"] for c in (opt_1b, offloaded))
+    parameters, block = opt_1b.facts.num_parameters, opt_1b.block_parameters / 24
+    outside = parameters - opt_1b.block_parameters
+    assert parts["adam"] == 0 and parts["activations"] == plain["activations"]
+    assert parts["weights"] == (4 + 2) * (2 * block + outside)
+    assert parts["gradients"] == min(plain["gradients"], 4 * (block + outside))
+    host = offloaded.host_memory(4, 2048)
+    assert host == plain["weights"] + plain["gradients"] + plain["adam"] > 16 * parameters / 4
+    assert offloaded.memory(True, 4, 2048) < opt_1b.memory(True, 4, 2048)
+
+
 def test_memory_is_the_largest_phase(opt_1b):
     phases = opt_1b.phases(True, 2, 2048)
     assert opt_1b.memory(True, 2, 2048) == max(sum(parts.values()) for parts in phases.values())
