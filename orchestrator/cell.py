@@ -83,6 +83,11 @@ class Stage:
     text: str | None = None
     """Name of the text it reads, for rows."""
 
+    def head(self) -> dict[str, Any]:
+        """What a manifest says of the stage itself."""
+        names = ("id", "kind", "parent", "model", "method", "fields")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -161,12 +161,7 @@ def work(run: TaskRun, job: dict[str, Any]) -> None:
             job["max_length"],
         )
     record = {
-        "id": stage.id,
-        "kind": stage.kind,
-        "parent": stage.parent,
-        "model": stage.model,
-        "method": stage.method,
-        "fields": stage.fields,
+        **stage.head(),
         "label": stage.text,
         "results": metrics,
         "metrics": clock,

@@ -159,12 +159,7 @@ class Workspace:
     def record(self, stage: Stage, metrics: dict[str, Any]) -> dict[str, Any]:
         """What a manifest says of a stage."""
         return {
-            "id": stage.id,
-            "kind": stage.kind,
-            "parent": stage.parent,
-            "model": stage.model,
-            "method": stage.method,
-            "fields": stage.fields,
+            **stage.head(),
             "metrics": metrics,
             "environment": {
                 **self.job.environment,

@@ -1,21 +1,19 @@
 """Two gloo processes equal one: statistics, masks, weights, training, files, perplexity.
 
-`scenario` runs once in this process, as a single rank, and once in two processes, which run this
-file as a script and leave what they found in a folder; the tests compare the two.
+`scenario` runs as `two_ranks.py` says; the tests compare what one rank and two found.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -34,7 +32,7 @@ from core.sparsity import linears_by_name, measure
 
 METHODS = ["magnitude", "wanda", "sparsegpt"]
 TARGETS = {"half": Target(0.5), "2:4": Target.structured("2:4")}
-WORLD = 2
+two_ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("two_ranks.py"))))
 # Odd sizes: 321 and 61 rows do not split evenly over two ranks, nor do 13 windows.
 SHAPE = {"vocab_size": 321, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS = {
@@ -226,14 +224,6 @@ def scenario(folder: Path, resume_from: int) -> None:
     torch.save(found, out / f"rank-{ranks.rank}.pt")
 
 
-def main(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    address = f"file://{folder / 'rendezvous'}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD)
-    scenario(folder, resume_from=1)
-    dist.destroy_process_group()
-
-
 # What comes out ----------------------------------------------------------------------------------
 
 
@@ -242,40 +232,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folder(one_thread, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("parallel")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for family, config in CONFIGS.items():
-            AutoModelForCausalLM.from_config(config).save_pretrained(folder / family)
-    scenario(folder, resume_from=0)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    return folder
+    return two_ranks.compare(__file__, tmp_path_factory.mktemp("parallel"), CONFIGS, scenario)
 
 
 @pytest.fixture(scope="module")
-def alone(folder) -> dict[str, Any]:
-    return torch.load(folder / "ranks-1" / "rank-0.pt", weights_only=False)
+def alone(folder) -> dict[Any, Any]:
+    return two_ranks.found(folder, 1)[0]
 
 
 @pytest.fixture(scope="module")
-def both(folder) -> list[dict[str, Any]]:
-    return [torch.load(folder / "ranks-2" / f"rank-{r}.pt", weights_only=False) for r in (0, 1)]
+def both(folder) -> list[dict[Any, Any]]:
+    return two_ranks.found(folder, two_ranks.WORLD)
 
 
 cases = pytest.mark.parametrize(
@@ -394,7 +361,7 @@ def checkpoint_pieces(directory: Path, kind: str, name: str) -> list[tuple[int, 
 
 
 @families
-@pytest.mark.parametrize("world", [1, WORLD])
+@pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("step", [1, 4])
 def test_moments_and_weights_are_zero_after_a_step(folder, alone, family, world, step):
     directory = folder / f"ranks-{world}" / f"{family}-step-{step}"
@@ -518,4 +485,4 @@ def test_a_single_rank_owns_everything():
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    two_ranks.join(int(sys.argv[1]), Path(sys.argv[2]), scenario)

@@ -1,20 +1,18 @@
 """Two gloo processes train as one does, for every objective and every choice of what trains.
 
-As in `test_parallel.py`: `scenario` runs once here, as a single rank, and once in two processes
-that run this file as a script; the tests compare what both found.
+`scenario` runs as `two_ranks.py` says; the tests compare what one rank and two found.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
@@ -29,7 +27,8 @@ from core.sequential import prune_
 from core.sparsity import linears_by_name, measure
 from core.training import MaskedAdamW
 
-WORLD, STEPS = 2, 20
+two_ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("two_ranks.py"))))
+STEPS = 20
 # Odd sizes: neither 321 and 61 rows nor the windows of a batch split evenly over two ranks.
 SHAPE = {"vocab_size": 321, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS = {
@@ -173,14 +172,6 @@ def scenario(folder: Path, resume_from: int) -> None:
     torch.save(found, out / f"rank-{ranks.rank}.pt")
 
 
-def main(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    address = f"file://{folder / 'rendezvous'}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD)
-    scenario(folder, resume_from=1)
-    dist.destroy_process_group()
-
-
 # What comes out ----------------------------------------------------------------------------------
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -188,40 +179,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folder(one_thread, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("recovery")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for family, config in CONFIGS.items():
-            AutoModelForCausalLM.from_config(config).save_pretrained(folder / family)
-    scenario(folder, resume_from=0)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    return folder
+    return two_ranks.compare(__file__, tmp_path_factory.mktemp("recovery"), CONFIGS, scenario)
 
 
 @pytest.fixture(scope="module")
 def alone(folder) -> dict[Any, Any]:
-    return torch.load(folder / "ranks-1" / "rank-0.pt", weights_only=False)
+    return two_ranks.found(folder, 1)[0]
 
 
 @pytest.fixture(scope="module")
 def both(folder) -> list[dict[Any, Any]]:
-    return [torch.load(folder / "ranks-2" / f"rank-{r}.pt", weights_only=False) for r in (0, 1)]
+    return two_ranks.found(folder, two_ranks.WORLD)
 
 
 cases = pytest.mark.parametrize("case", CASES, ids=["-".join(case) for case in CASES])
@@ -275,4 +243,4 @@ def test_saved_by_two_ranks_zeros_and_ties_are_kept(folder, both, case):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    two_ranks.join(int(sys.argv[1]), Path(sys.argv[2]), scenario)
