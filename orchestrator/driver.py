@@ -22,6 +22,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from orchestrator.cell import Cell
 from orchestrator.failure import is_no_space, is_out_of_memory, no_space, out_of_memory
 from orchestrator.job import Job
+from orchestrator.placement import PlaceRelease
 from orchestrator.results import row_key
 from orchestrator.rows import build_row
 from orchestrator.store import Store
@@ -138,7 +139,7 @@ def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
             failure_config=FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback(), PlaceRelease()],
         ),
     )
 

@@ -9,18 +9,29 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 from ray.exceptions import ActorDiedError
-from ray.train import ControllerError, WorkerGroupError
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
 )
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
 from orchestrator.driver import describe
 from orchestrator.failure import StuckError
+from orchestrator.placement import PlaceRelease
 from orchestrator.processes import below, title_of
 from orchestrator.worker import within
 
@@ -75,6 +86,47 @@ def test_an_error_of_a_report_is_passed_on():
 
     with pytest.raises(KeyError):
         within(report, 5.0)({})
+
+
+class LosesItsWorker(WorkerGroupCallback):
+    """A worker that dies between the start of its group and the start of its work."""
+
+    def after_worker_group_start(self, worker_group):
+        for worker in worker_group.get_workers():
+            ray.kill(worker.actor)
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_a_group_that_is_lost_while_it_starts_gives_its_place_back(tmp_path):
+    for _ in range(2):  # The second would wait for the first one's core.
+        trainer = TorchTrainer(
+            lambda: None,
+            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(
+                storage_path=str(tmp_path),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                callbacks=[PlaceRelease(), LosesItsWorker()],
+            ),
+        )
+        with pytest.raises(TrainingFailedError) as failed:
+            trainer.fit()
+        assert describe(Trial(), failed.value).line.startswith("killed")
+
+
+@pytest.fixture
+def small_ray(tmp_path, monkeypatch):
+    """Ray with one core in this process, which gives up waiting for it after half a minute."""
+    for name, value in {
+        "HOME": str(tmp_path),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray.init(num_cpus=1, log_to_driver=False, object_store_memory=2**27)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -176,6 +176,17 @@ def test_table_sorts_filters_and_turns_pages(browser, sweep_page):
     assert {row[6] for row in browser.table()} == {"not_run"}
 
 
+def test_columns_that_no_row_has_anything_in_leave_the_room_to_others(browser, tmp_path):
+    titles = "return [...document.querySelectorAll('#rows th')].map(t => t.textContent)"
+    rows = [make_row(), make_row(seed=1)]
+    write_html(rows, tmp_path / "plain.html")
+    write_html([*rows, make_row(mask_structure="2:4")], tmp_path / "structured.html")
+    browser.open(tmp_path / "plain.html")
+    assert "mask structure" not in browser.run(titles) and "perplexity" in browser.run(titles)
+    browser.open(tmp_path / "structured.html")
+    assert "mask structure" in browser.run(titles)
+
+
 def test_keyboard_walks_and_chooses_rows(browser, sweep_page):
     browser.open(sweep_page)
     press = (
