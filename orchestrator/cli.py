@@ -45,13 +45,14 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
     0: every cell of the grid has its rows. 1: a cell failed or was not run, or `verdict` gave 1.
     2: bad input, said in one line, nothing written. 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
-    from orchestrator.sweep import run_sweep
-
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     quiet_libraries()
     config = preset
     with interruption.handled():
         try:
+            # Ray and transformers take seconds to import, in which somebody may press Ctrl-C.
+            from orchestrator.sweep import run_sweep
+
             config = parse(preset, sys.argv[1:], description)
             if config.output.from_row is not None:
                 return repeat_row(config, explicit_flags(sys.argv[1:]))

@@ -122,6 +122,8 @@ def lost_node(error: BaseException) -> bool:
 
 def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
     """A worker group for a job, placed on one node where it fits."""
+    # Ray takes others than its public kind for "custom workarounds".
+    callbacks: list[Any] = [TuneReportCallback(), PlaceRelease()]
     return TorchTrainer(
         train_worker,
         train_loop_config=job.to_dict(),
@@ -139,7 +141,7 @@ def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
             failure_config=FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
-            callbacks=[TuneReportCallback(), PlaceRelease()],
+            callbacks=callbacks,
         ),
     )
 
