@@ -69,7 +69,7 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
             print(f"error: {no_space(config.output.out_dir, error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            return interruption.say_goodbye()
+            interruption.leave()
 
 
 def quiet_libraries() -> None:

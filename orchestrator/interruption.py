@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from orchestrator.processes import below
 
@@ -21,6 +23,10 @@ GRACE_SECONDS = 4.0
 received: list[int] = []
 """Signals so far."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+leaving = threading.Event()
+"""Set once the end is under way."""
+ending = threading.Lock()
+"""Taken for good by the thread that ends the process."""
 
 
 @contextmanager
@@ -28,9 +34,15 @@ def handled() -> Iterator[None]:
     """Within, SIGTERM raises KeyboardInterrupt as Ctrl-C does."""
     before = [signal.getsignal(number) for number in SIGNALS]
     install()
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    threading.Thread(target=watch, args=(told,), daemon=True).start()
+    others = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
+        signal.set_wakeup_fd(others)
+        tell.close()
         for number, handler in zip(SIGNALS, before):
             signal.signal(number, handler)
 
@@ -42,27 +54,41 @@ def install() -> None:
             signal.signal(number, interrupt)
 
 
+def watch(told: socket.socket) -> None:
+    """Sees to it that the process ends soon after a signal.
+
+    A handler runs in the main thread, and not before that has come back from a library's call.
+    """
+    with told:
+        while number := told.recv(1):
+            if number[0] in SIGNALS and not leaving.is_set():
+                leaving.set()
+                # Now, since what loses its parent on the way can no longer be told from others'.
+                timer = threading.Timer(GRACE_SECONDS, leave, [below(os.getpid()), number[0]])
+                timer.daemon = True
+                timer.start()
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Raises KeyboardInterrupt once, and sees to it that the process then really ends."""
+    """Raises KeyboardInterrupt once: another one would only interrupt what is ending already."""
     received.append(number)
-    if len(received) > 1:
-        return  # It is ending already; another exception would only interrupt that.
-    # Now, because what loses its parent on the way can no longer be told from others' processes.
-    timer = threading.Timer(GRACE_SECONDS, leave, [below(os.getpid())])
-    timer.daemon = True
-    timer.start()
-    raise KeyboardInterrupt
+    if len(received) == 1:
+        raise KeyboardInterrupt
 
 
-def leave(family: list[int]) -> None:
-    """Ends this process, and those it started, where they could not be ended in order."""
-    for pid in family:
+def leave(family: Iterable[int] | None = None, number: int = signal.SIGINT) -> NoReturn:
+    """Says how to go on, ends whatever this process has started, and the process.
+
+    At once, because the libraries' own end can take a quarter of a minute.
+
+    Args:
+        family: processes below this one, or below what has ended meanwhile.
+        number: the signal, where no handler has run yet.
+    """
+    ending.acquire()
+    sys.stdout.flush()
+    print("stopped; run the same command again to go on", file=sys.stderr, flush=True)
+    for pid in below(os.getpid()) if family is None else family:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    os._exit(say_goodbye())
-
-
-def say_goodbye() -> int:
-    """Says how to go on; returns the exit code."""
-    print("stopped; run the same command again to go on", file=sys.stderr, flush=True)
-    return 128 + (received[0] if received else signal.SIGINT)
+    os._exit(128 + (received[0] if received else number))
