@@ -236,8 +236,7 @@ def out_of_memory(out: Path, source: random.Random, kills: int) -> int:
     pages = int(Path(f"/proc/{worker}/statm").read_text().split()[0])
     most = 2**25 + resource.getpagesize() * pages
     resource.prlimit(worker, resource.RLIMIT_AS, (most, most))
-    # Where the worker dies of it later on, the next one has its memory and does the cell after all.
-    said = sweep.end(0, 1)
+    said = sweep.end(1)
     assert "GiB a worker" in said, said
     Sweep(out, "--retry-failed").end()
     return 0
