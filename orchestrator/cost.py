@@ -245,13 +245,13 @@ class ModelCost:
                 self, found["finetune"], n, micro_batch_tokens, per_token
             )
         if self.cpu_offload:
-            return {phase: offloaded_parts(self, found[phase], width)[0] for phase in found}
+            return {phase: offloaded_parts(self, found[phase], width) for phase in found}
         return found
 
     def host_memory(self, num_workers: int, micro_batch_tokens: int) -> float:
         """Bytes of host memory that a training worker's shards take with offloading."""
         plain = replace(self, cpu_offload=False).phases(True, num_workers, micro_batch_tokens)
-        return offloaded_parts(self, plain["finetune"], 4)[1]
+        return sum(plain["finetune"][part] for part in ("weights", "gradients", "adam"))
 
     def memory(self, trains: bool, num_workers: int, micro_batch_tokens: int) -> float:
         """Estimated peak bytes of a worker: the largest of all phases."""

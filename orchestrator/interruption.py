@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -23,8 +24,6 @@ GRACE_SECONDS = 4.0
 received: list[int] = []
 """Signals so far."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-leaving = threading.Event()
-"""Set once the end is under way."""
 ending = threading.Lock()
 """Taken for good by the thread that ends the process."""
 
@@ -61,12 +60,11 @@ def watch(told: socket.socket) -> None:
     """
     with told:
         while number := told.recv(1):
-            if number[0] in SIGNALS and not leaving.is_set():
-                leaving.set()
+            if number[0] in SIGNALS:
                 # Now, since what loses its parent on the way can no longer be told from others'.
-                timer = threading.Timer(GRACE_SECONDS, leave, [below(os.getpid()), number[0]])
-                timer.daemon = True
-                timer.start()
+                family = below(os.getpid())
+                time.sleep(GRACE_SECONDS)
+                leave(family, number[0])
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

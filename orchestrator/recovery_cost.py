@@ -63,10 +63,8 @@ def training_parts(
     return parts
 
 
-def offloaded_parts(
-    cost: ModelCost, parts: dict[str, float], width: int
-) -> tuple[dict[str, float], float]:
-    """Bytes on the device and on the host where shards stay in host memory (`--cpu-offload`).
+def offloaded_parts(cost: ModelCost, parts: dict[str, float], width: int) -> dict[str, float]:
+    """Bytes on the device where shards stay in host memory (`--cpu-offload`).
 
     On the device are two blocks, one of them ahead of its turn, and what lies outside of blocks;
     gradients of one block before they leave. Never measured on a GPU.
@@ -86,9 +84,7 @@ def offloaded_parts(
         "adam": 0.0,
         "masks": 0.0,
     }
-    kept = {part: min(size, most.get(part, size)) for part, size in parts.items()}
-    host = sum(parts[part] for part in ("weights", "gradients", "adam") if part in parts)
-    return kept, host
+    return {part: min(size, most.get(part, size)) for part, size in parts.items()}
 
 
 def training_operations(fields: dict[str, Any], whole: float, blocks: float) -> float:

@@ -47,13 +47,10 @@ class Store(Files):
 
         The files are moved away. If an equal stage was published meanwhile, that one stays.
         """
-        files = describe_files(directory)
-        now = datetime.datetime.now(datetime.UTC).isoformat()
-        manifest = {**record, "files": files, "published_at": now}
-        data = json.dumps(manifest, indent=1).encode()
         if not self.is_local:
-            self.publish_upload(folder, name, directory, manifest)
+            self.publish_upload(folder, name, directory, record)
             return
+        data = manifest_bytes({**record, "files": describe_files(directory)})
         aside = Path(self.join(SCRATCH, owned_name()))
         aside.parent.mkdir(parents=True, exist_ok=True)
         Path(self.join(folder)).mkdir(parents=True, exist_ok=True)
@@ -65,15 +62,15 @@ class Store(Files):
             shutil.rmtree(aside, ignore_errors=True)
 
     def publish_upload(
-        self, folder: str, name: str, directory: Path, manifest: dict[str, Any]
+        self, folder: str, name: str, directory: Path, record: dict[str, Any]
     ) -> None:
         """As `publish` where nothing can be renamed: two who do so at a time never mix files."""
         upload = uuid.uuid4().hex
-        data = json.dumps({**manifest, "upload": upload}, indent=1).encode()
-        self.upload_all(folder, f"{name}/{upload}", directory)
+        files = self.upload_all(folder, f"{name}/{upload}", directory)
         if (self.manifest(folder, name) or {}).get("files"):
             self.filesystem.delete_dir(self.join(folder, name, upload))
             return
+        data = manifest_bytes({**record, "files": files, "upload": upload})
         self.write_bytes(data, folder, name, MANIFEST)
 
     def publish_parts(
@@ -114,15 +111,15 @@ class Store(Files):
         written last, so that a file changed since is found at once.
         """
         _, written = self.size_and_time(folder, name, MANIFEST)
+        at = content(folder, name, manifest)
         for relative, expected in manifest["files"].items():
-            parts = (*content(folder, name, manifest), relative)
-            size, time = self.size_and_time(*parts)
+            size, time = self.size_and_time(*at, relative)
             if size is None:
                 return f"{relative} is missing"
             if size != expected["size"]:
                 return f"{relative} has {size} bytes instead of {expected['size']}"
             if deep or time > written:
-                if self.digest(*parts) != expected["sha256"]:
+                if self.digest(*at, relative) != expected["sha256"]:
                     return f"{relative} has changed since it was written"
         return None
 
@@ -170,14 +167,12 @@ class Store(Files):
         manifest = self.manifest("stages", stage_id)
         if manifest is None or not manifest["files"]:
             return
-        files = manifest["files"]
+        files, at = manifest["files"], content("stages", stage_id, manifest)
         data = json.dumps({**manifest, "files": {}, "dropped": True}, indent=1).encode()
         self.write_bytes(data, "stages", stage_id, MANIFEST)
         for relative in files:
             try:
-                self.filesystem.delete_file(
-                    self.join(*content("stages", stage_id, manifest), relative)
-                )
+                self.filesystem.delete_file(self.join(*at, relative))
             except FileNotFoundError:
                 pass
 
@@ -229,6 +224,12 @@ class Store(Files):
             except json.JSONDecodeError:
                 logger.warning("rows/%s cannot be read and is left out", name)
         return found
+
+
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """The file of a manifest that is published now."""
+    now = datetime.datetime.now(datetime.UTC).isoformat()
+    return json.dumps({**manifest, "published_at": now}, indent=1).encode()
 
 
 def content(folder: str, name: str, manifest: dict[str, Any]) -> tuple[str, ...]:

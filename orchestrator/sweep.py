@@ -137,8 +137,11 @@ def prepare(config: SweepConfig) -> Sweep:
     needed = needed_stages(plan, cells, stored, with_weights)
     device = "cuda" if config.resources.use_gpu else "cpu"
     resources = config.resources
-    options = {"finetune": config.finetune, "recompute": resources.activation_checkpointing}
-    options["cpu_offload"] = resources.cpu_offload
+    options = {
+        "finetune": config.finetune,
+        "recompute": resources.activation_checkpointing,
+        "cpu_offload": resources.cpu_offload,
+    }
     costs = {m.inputs.name: ModelCost(m.facts, m.inputs, device, **options) for m in models}
     return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs)
 
