@@ -84,9 +84,10 @@ def run_trial(config: dict[str, Any], jobs: dict[str, dict[str, Any]]) -> None:
         config: Tune's config; `trial.id` names the job, the rest is for Tune's table.
         jobs: all jobs of the sweep by id.
     """
-    job: Job | None = Job.from_dict(jobs[config["trial"]["id"]])
-    store = Store(job.store_root)
-    os.environ.update(dict.fromkeys(TIMEOUTS, f"{job.timeout_seconds:g}"))
+    whole = Job.from_dict(jobs[config["trial"]["id"]])
+    store = Store(whole.store_root)
+    job = without_failed(whole, store)
+    os.environ.update(dict.fromkeys(TIMEOUTS, f"{whole.timeout_seconds:g}"))
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
     failures, reached = 0, None
     while job is not None:
@@ -105,6 +106,7 @@ def run_trial(config: dict[str, Any], jobs: dict[str, dict[str, Any]]) -> None:
         failures = (failures if here == reached else 0) + failure.counts
         reached = here
         if failure.retry and failures <= MAX_FAILURES:
+            job = without_failed(job, store)
             continue
         failures, reached = 0, None
         job = give_up_on_next(job, store, failure)
@@ -240,6 +242,22 @@ def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
     logger.error("gave up on %d cells: %s", len(affected), failure.line)
     done = {cell.id for cell in job.cells} - {cell.id for cell in open_cells}
     return without(job, done | {cell.id for cell in affected})
+
+
+def without_failed(job: Job, store: Store) -> Job | None:
+    """The job without the cells that have failed in this sweep; None if none is left.
+
+    Cells to be tried again have lost their rows when the sweep began, so a failed row is new.
+    """
+    rows = store.rows()
+
+    def has_failed(cell: Cell) -> bool:
+        found = [rows.get(row_key(cell.id, evaluation), {}) for evaluation in cell.evaluations]
+        return all(
+            row.get("status") in ("failed", "not_run") and not row["_interrupted"] for row in found
+        )
+
+    return without(job, {cell.id for cell in job.cells if has_failed(cell)})
 
 
 def without(job: Job, cell_ids: set[str]) -> Job | None:

@@ -18,15 +18,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray.train import TrainingFailedError
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
+from core.parallel import Ranks
+from orchestrator import driver
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.failure import is_no_space
 from orchestrator.stages import RUNNERS
 from orchestrator.store import Store
+from orchestrator.sweep import prepare, require_writable
+from orchestrator.walk import Walk
 
 _walked = runpy.run_path(str(Path(__file__).with_name("walked.py")))
-walk, rows_of = _walked["walk"], _walked["rows_of"]
+walk, jobs_of, rows_of = (_walked[name] for name in ("walk", "jobs_of", "rows_of"))
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -234,17 +239,51 @@ def test_a_branch_that_passed_the_limit_is_given_up_and_taken_up_again(
     assert rows_of(low.output.out_dir) == expected
 
 
-def test_memory_that_cannot_be_had_is_a_failed_row_with_the_memory_needed(
-    make_config, tmp_path, monkeypatch
-):
-    def greedy(space, stage):
+@pytest.fixture
+def greedy(monkeypatch):
+    """Training that asks for more memory than there is; the stages that it was tried for."""
+    tries = []
+
+    def ask(space, stage):
+        tries.append(stage.id)
         torch.empty(2**50)
 
-    monkeypatch.setitem(RUNNERS, "finetune", greedy)
-    config = make_config(tmp_path / "out")
-    walk(config)
+    monkeypatch.setitem(RUNNERS, "finetune", ask)
+    return tries
+
+
+@pytest.mark.usefixtures("greedy")
+def test_memory_that_cannot_be_had_is_a_failed_row_with_the_memory_needed(make_config, tmp_path):
+    walk(make_config(tmp_path / "out"))
     trained = ("finetune", "iterative")
     rows = [r for r in rows_of(tmp_path / "out").values() if r["regime"] in trained]
     assert {r["status"] for r in rows} == {"failed", "not_run"}
     assert all("out of memory; estimated 0." in r["error"] for r in rows)
     assert all("GiB a worker" in r["error"] for r in rows)
+
+
+def test_a_group_that_starts_again_leaves_alone_what_has_failed(
+    greedy, make_config, tmp_path, monkeypatch
+):
+    sweep, groups = prepare(make_config(tmp_path / "out")), []
+    require_writable(sweep.store)
+
+    class DyingGroup:
+        """A worker group that walks to the end and then dies."""
+
+        def __init__(self, job, config):
+            self.job = job
+            groups.append(job)
+
+        def fit(self):
+            Walk(self.job, sweep.store, Ranks.current(), lambda metrics: None).run()
+            raise TrainingFailedError("a panic in a library")
+
+    monkeypatch.setattr(driver, "make_trainer", DyingGroup)
+    jobs = {job.id: job.to_dict() for job in jobs_of(sweep)}
+    (trial,) = [name for name, job in jobs.items() if job["method"] == "sparsegpt"]
+    driver.run_trial({"trial": {"id": trial}}, jobs)
+    regimes = [{cell.regime for cell in job.cells} for job in groups]
+    assert regimes[0] == {"oneshot", "finetune", "iterative"}
+    assert len(regimes) > 1 and all(again == {"oneshot"} for again in regimes[1:])
+    assert len(greedy) == len(set(greedy)) > 0, "tried twice"

@@ -16,15 +16,19 @@ def walk(config):
     """What a sweep does, in this process."""
     sweep = prepare(config)
     require_writable(sweep.store)
+    for job in jobs_of(sweep):
+        Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
+    return sweep
+
+
+def jobs_of(sweep):
+    """The sweep's trials as their workers get them, one for each model and method."""
     stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
     save_tokens(sweep.store, missing_tokens(sweep.models, stages, sweep.store))
     models = {m.inputs.name: m for m in sweep.models}
     trials = trials_of(sweep, 1)
-    for trial in trials:
-        made = make_job(sweep, models[trial.model], trial, shared_stages(trials))
-        job = Job.from_dict(made.to_dict())
-        Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
-    return sweep
+    made = [make_job(sweep, models[t.model], t, shared_stages(trials)) for t in trials]
+    return [Job.from_dict(job.to_dict()) for job in made]
 
 
 def rows_of(out_dir):
