@@ -228,17 +228,21 @@ def not_finite(out: Path, source: random.Random, kills: int) -> int:
 
 
 def out_of_memory(out: Path, source: random.Random, kills: int) -> int:
-    """A worker that may take no more memory: a cell fails and says what it needs."""
-    sweep = Sweep(out)
+    """A worker that may take little more memory: a cell fails, says what it needs, then gets it.
+
+    All of a round at once takes 200 MB in one piece, which no memory freed before can serve.
+    """
+    flags = ("--finetune.batch-tokens", "16384", "--micro-batch-tokens", "16384")
+    sweep = Sweep(out, *flags, "--max-concurrent-trials", "1")
     while not Store(str(out)).names("stages"):
         time.sleep(0.05)
     worker = sweep.wait_for(WORKER) or 0
     pages = int(Path(f"/proc/{worker}/statm").read_text().split()[0])
-    most = 2**25 + resource.getpagesize() * pages
+    most = 2**27 + resource.getpagesize() * pages
     resource.prlimit(worker, resource.RLIMIT_AS, (most, most))
     said = sweep.end(1)
     assert "GiB a worker" in said, said
-    Sweep(out, "--retry-failed").end()
+    Sweep(out, *flags, "--retry-failed").end()
     return 0
 
 

@@ -20,7 +20,7 @@ from core.models import block_inputs, decoder_blocks, prunable_linears, run_bloc
 
 LLMCOMPRESSOR = """
 import sys, time, torch
-from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import sparsify_weight
+from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_weight
 rows, cols = map(int, sys.argv[1:])
 times = []
 for _ in range(5):

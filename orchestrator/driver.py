@@ -22,7 +22,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from orchestrator.cell import Cell
 from orchestrator.failure import is_no_space, is_out_of_memory, no_space, out_of_memory
 from orchestrator.job import Job
-from orchestrator.placement import PlaceRelease
+from orchestrator.placement import PlaceRelease, StartLimit
 from orchestrator.results import row_key
 from orchestrator.rows import build_row
 from orchestrator.store import Store
@@ -46,9 +46,10 @@ TIMEOUTS = (
 STUCK = ("WorkerHealthCheckTimeoutError", "StuckError", "CollectiveTimeout", "Timed out waiting")
 NODE_LOST = "its node has died"
 """How Ray says that a worker went with its node."""
+NOT_STARTED = "WorkerGroupStartupFailedError"
+"""How Ray says that a worker was lost, or killed for not answering, before it had its function."""
 LOST = (
     "WorkerHealthCheckFailedError",
-    "WorkerGroupStartupFailedError",
     "PreemptionError",
     "ActorDiedError",
     "ActorUnavailableError",
@@ -125,7 +126,8 @@ def lost_node(error: BaseException) -> bool:
 def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
     """A worker group for a job, placed on one node where it fits."""
     # Ray takes others than its public kind for "custom workarounds".
-    callbacks: list[Any] = [TuneReportCallback(), PlaceRelease()]
+    limit = StartLimit(2 * job.timeout_seconds)  # Half of it may go by waiting for a place.
+    callbacks: list[Any] = [TuneReportCallback(), PlaceRelease(), limit]
     return TorchTrainer(
         train_worker,
         train_loop_config=job.to_dict(),
@@ -181,6 +183,12 @@ def describe(job: Job, error: BaseException) -> Failure:
         line = (
             f"a worker was stuck for {job.timeout_seconds:g} s (--timeout-seconds); where it only "
             "was slow, allow more; run the same command again"
+        )
+        return Failure(line, interrupted=True)
+    if any(says(cause, (NOT_STARTED,)) for cause in causes):
+        line = (
+            "a worker was lost or did not answer while its group started "
+            f"(--timeout-seconds {job.timeout_seconds:g}); run the same command again"
         )
         return Failure(line, interrupted=True)
     if any(says(cause, LOST) for cause in causes):

@@ -31,7 +31,7 @@ from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
 from orchestrator.driver import describe
 from orchestrator.failure import StuckError
-from orchestrator.placement import PlaceRelease
+from orchestrator.placement import PlaceRelease, StartLimit
 from orchestrator.processes import below, title_of
 from orchestrator.worker import within
 
@@ -96,8 +96,22 @@ class LosesItsWorker(WorkerGroupCallback):
             ray.kill(worker.actor)
 
 
+class StopsItsWorker(WorkerGroupCallback):
+    """A worker that hangs before it has its context."""
+
+    def before_init_train_context(self, workers):
+        for worker in workers:
+            os.kill(worker.metadata.pid, signal.SIGSTOP)
+        return {}
+
+
 @pytest.mark.usefixtures("small_ray")
-def test_a_group_that_is_lost_while_it_starts_gives_its_place_back(tmp_path):
+@pytest.mark.parametrize(
+    ("harm", "line"),
+    [(LosesItsWorker(), "killed"), (StopsItsWorker(), "a worker was lost or did not answer")],
+    ids=["lost", "stopped"],
+)
+def test_a_group_that_does_not_start_ends_and_gives_its_place_back(harm, line, tmp_path):
     for _ in range(2):  # The second would wait for the first one's core.
         trainer = TorchTrainer(
             lambda: None,
@@ -105,12 +119,12 @@ def test_a_group_that_is_lost_while_it_starts_gives_its_place_back(tmp_path):
             run_config=RunConfig(
                 storage_path=str(tmp_path),
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-                callbacks=[PlaceRelease(), LosesItsWorker()],
+                callbacks=[PlaceRelease(), StartLimit(12.0), harm],
             ),
         )
         with pytest.raises(TrainingFailedError) as failed:
             trainer.fit()
-        assert describe(Trial(), failed.value).line.startswith("killed")
+        assert describe(Trial(), failed.value).line.startswith(line)
 
 
 @pytest.fixture
