@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from core.config import Sampling, require
 from core.texts import NAMED, Role, Text, documents, joined, resolve_text, same_text
+from core.tokenization import tokenize
 
 __all__ = [
     "NAMED",
@@ -33,20 +34,10 @@ __all__ = [
 ]
 
 
-def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids with the tokenizer's default special tokens, of a string of any length."""
-    # `verbose=False` leaves out the warning that a text is longer than the model's window.
-    return tokenizer(text, verbose=False, return_attention_mask=False)["input_ids"]  # pyright: ignore
-
-
 @functools.lru_cache(maxsize=8)
 def token_stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """All tokens of the joined text [num_tokens], kept for the next call with the same objects.
-
-    The text is one string to the tokenizer, since splitting it could change tokens at the cuts:
-    about 1 MB a second on one core.
-    """
-    return torch.tensor(tokenize(joined(text), tokenizer), dtype=torch.long)
+    """All tokens of the joined text [num_tokens], kept for the next call with the same objects."""
+    return tokenize(joined(text), tokenizer)
 
 
 def default_sampling(text: Text) -> Sampling:
@@ -85,7 +76,7 @@ def calibration_windows(
             tokenize(rows[index], tokenizer)[start : start + seq_len]
             for index, start in document_draws(text, tokenizer, num_samples, seq_len, seed)
         ]
-        return torch.tensor(windows, dtype=torch.long)
+        return torch.stack(windows)
     draw = random.Random(seed)
     stream = token_stream(text, tokenizer)
     available = len(stream) // seq_len

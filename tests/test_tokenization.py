@@ -1,0 +1,72 @@
+"""Texts tokenised in pieces give the tokens of the whole text, or are not cut at all."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from core import tokenization
+from core.data import joined, resolve_text
+from core.models import load_tokenizer
+from core.named_texts import EMBEDDED_DIR
+from core.tokenization import cut, cuts_at_lines, tokenize
+
+HOSTILE = (
+    "a\nb a\n\nb a \nb a\n b a\r\nb a's\ns 1\n1 .\n2 é\nb a\né \u2028a\n\n\n  b\ta\n\tb </s>\nb "
+    "a\n</s>b's\n't !\nthe \x1ca\nb <s>\na\u00a0\nb it's\nre. . .\nA ...\n\n" * 80
+)
+MODEL = str(EMBEDDED_DIR.parent / "model")
+
+
+@pytest.fixture(scope="module")
+def opt_tokenizer(shared_dir):
+    return load_tokenizer(shared_dir / "models" / "opt-tokenizer")
+
+
+@pytest.fixture(params=["embedded", "tiny", "opt"])
+def tokenizer(request, tiny_opt_dir):
+    if request.param == "opt":
+        return request.getfixturevalue("opt_tokenizer")
+    return load_tokenizer(MODEL if request.param == "embedded" else tiny_opt_dir)
+
+
+def changed(tokenizer, old, new):
+    """The same tokenizer with a part of its description replaced."""
+    text = tokenizer.backend_tokenizer.to_str()
+    assert old in text
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text.replace(old, new)))
+
+
+@pytest.mark.parametrize("content", [HOSTILE, joined(resolve_text("embedded", "calibration"))])
+@pytest.mark.parametrize("size", [1, 37, 5000])
+def test_pieces_give_the_tokens_of_the_whole(content, size, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenization, "PIECE_CHARS", size)
+    expected = tokenizer(content, verbose=False)["input_ids"]
+    found = tokenize(content, tokenizer)
+    assert found.dtype == torch.long and found.tolist() == expected
+    assert len(cut(content)) > 1 and "".join(cut(content)) == content
+
+
+def test_special_tokens_behind_the_text_come_once_too(monkeypatch):
+    tokenizer = load_tokenizer(MODEL)
+    both = changed(
+        tokenizer,
+        '{"Sequence":{"id":"A","type_id":0}}],"pair"',
+        '{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"</s>","type_id":0}}],"pair"',
+    )
+    monkeypatch.setattr(tokenization, "PIECE_CHARS", 20)
+    found = tokenize("one line\n" * 50, both)
+    assert found.tolist() == both("one line\n" * 50)["input_ids"]
+    assert (found == 2).nonzero().flatten().tolist() == [0, len(found) - 1]
+
+
+def test_tokenizers_that_might_look_across_a_line_break_get_the_whole_text():
+    tokenizer = load_tokenizer(MODEL)
+    assert cuts_at_lines(tokenizer)
+    for old, new in (
+        ('"add_prefix_space":false', '"add_prefix_space":true'),
+        ('"use_regex":true', '"use_regex":false'),
+        ('"normalizer":null', '"normalizer":{"type":"Strip","strip_left":true,"strip_right":true}'),
+        ('"lstrip":false', '"lstrip":true'),
+    ):
+        assert not cuts_at_lines(changed(tokenizer, old, new))
