@@ -49,7 +49,8 @@ def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 def bare_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """The same without special tokens, for several threads at a time."""
-    return np.asarray(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+    backend: Any = tokenizer.backend_tokenizer
+    return np.asarray(backend.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
 
 def cut(text: str) -> list[str]:
@@ -65,7 +66,8 @@ def cuts_at_lines(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer is known to treat what is before and behind a `CUT` apart."""
     if not tokenizer.is_fast:
         return False
-    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend: Any = tokenizer.backend_tokenizer
+    parts = json.loads(backend.to_str())
     before = parts["pre_tokenizer"] or {}
     *digits, last = before.get("pretokenizers", [before])
     return (
