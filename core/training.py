@@ -20,6 +20,8 @@ from core.parallel import Ranks, compute_device, local, whole
 from core.trainable import Trained
 
 BETAS = (0.9, 0.95)
+NO_LABEL = -100
+"""In place of a token that is not to be predicted."""
 
 SaveCheckpoint = Callable[[int, Callable[[Path], None]], None]
 """Called with (steps done, write) when it is time to save; calls write(directory) on each rank."""
@@ -61,7 +63,12 @@ class MaskedAdamW:
         # A group each: torch's fused loops do not mix sharded and whole tensors.
         groups = [{"params": params} for params in (trained.sharded, trained.whole) if params]
         self.optimizer = torch.optim.AdamW(
-            groups, lr=config.lrs[0], betas=BETAS, weight_decay=config.weight_decay
+            groups,
+            lr=config.lrs[0],
+            betas=BETAS,
+            weight_decay=config.weight_decay,
+            # On CPUs the roots of the other loops are six times slower at zero moments, half of all.
+            fused=True,
         )
 
     def step(self, index: int, num_steps: int, loss: float) -> None:
@@ -115,7 +122,9 @@ def time_to_save(ranks: Ranks, since: float, every: float) -> bool:
 
 def token_losses(logits: Tensor, ids: Tensor) -> Tensor:
     """Next-token losses in nats, [batch, seq_len - 1]."""
+    # The last position predicts nothing. A label says so, since slicing would copy all logits.
+    labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=NO_LABEL)
     nll = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NO_LABEL, reduction="none"
     )
-    return nll.view(len(ids), -1)
+    return nll.view(len(ids), -1)[:, :-1]

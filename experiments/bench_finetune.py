@@ -173,7 +173,7 @@ def trainer(
         weight_decay=0.0,
         max_grad_norm=1.0,
         warmup_steps=1,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         lr_scheduler_type="linear",
         save_strategy="no",
         logging_strategy="no",
