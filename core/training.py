@@ -67,7 +67,7 @@ class MaskedAdamW:
             lr=config.lrs[0],
             betas=BETAS,
             weight_decay=config.weight_decay,
-            # On CPUs the roots of the other loops are six times slower at zero moments, half of all.
+            # On CPUs the roots of the other loops are six times slower at zero, as half of all are.
             fused=True,
         )
 

@@ -8,7 +8,6 @@ Each phase runs in a process of its own on random tokens, so that peaks are its 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from core.precision import DTYPES, inference_dtype, training_dtype
 from core.pruners import PRUNERS
 from core.sequential import prune_
 from orchestrator.cell import ModelInputs, Stage, TextInput
+from orchestrator.clock import peak_memory
 from orchestrator.cost import ModelCost
 from orchestrator.rates import measured_rates
 
@@ -157,8 +157,7 @@ def run_phase(flags: argparse.Namespace) -> tuple[float, float]:
         )
     if ranks.device.type == "cuda":
         torch.cuda.synchronize()
-        return time.monotonic() - start, torch.cuda.max_memory_allocated() + 0.0
-    return time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return time.monotonic() - start, peak_memory(ranks.device)
 
 
 if __name__ == "__main__":

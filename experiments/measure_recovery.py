@@ -8,7 +8,6 @@ Each kind runs in a process of its own on random tokens, a few steps on one work
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from core.precision import DTYPES, inference_dtype, training_dtype
 from core.pruners import PRUNERS
 from core.sequential import prune_
 from orchestrator.cell import ModelInputs, TextInput
+from orchestrator.clock import peak_memory
 from orchestrator.cost import ModelCost
 
 KINDS = {
@@ -116,9 +116,7 @@ def peak_of(flags: argparse.Namespace) -> float:
         compute_dtype=DTYPES[training_dtype(flags.dtype, device)],
         recompute=flags.kind.endswith("recomputed"),
     )
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return peak_memory(device)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -33,5 +34,10 @@ def peak_memory(device: torch.device) -> float:
     """Bytes at the highest point of this process so far: GPU memory, else resident memory."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # What getrusage says includes the process that started this one, where that was larger.
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return float(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
