@@ -218,12 +218,17 @@ def progress(job: Job, store: Store) -> tuple[int, int]:
     return len(missing), max((int(name) for name in steps if name.isdigit()), default=0)
 
 
+def rows_of(job: Job, store: Store) -> dict[str, dict[str, Any]]:
+    """Rows of a job's cells by key; a store may hold thousands of others."""
+    return store.rows({row_key(cell.id, each) for cell in job.cells for each in cell.evaluations})
+
+
 def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
     """Marks the cells at the first missing stage as failed, or not run, and leaves them out.
 
     Returns the job without them, or None where no cell is open, so that nothing is left to give up.
     """
-    rows = store.rows()
+    rows = rows_of(job, store)
     open_cells = [
         cell
         for cell in job.cells
@@ -257,7 +262,7 @@ def without_failed(job: Job, store: Store) -> Job | None:
 
     Cells to be tried again have lost their rows when the sweep began, so a failed row is new.
     """
-    rows = store.rows()
+    rows = rows_of(job, store)
 
     def has_failed(cell: Cell) -> bool:
         found = [rows.get(row_key(cell.id, evaluation), {}) for evaluation in cell.evaluations]

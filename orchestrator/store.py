@@ -23,7 +23,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -213,10 +213,12 @@ class Store(Files):
         if self.exists("rows", f"{key}.json"):
             self.filesystem.delete_file(self.join("rows", f"{key}.json"))
 
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """All rows by key."""
+    def rows(self, keys: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Rows by key: all, or of some keys those that are there."""
         found = {}
         names = sorted(name for name in self.names("rows") if name.endswith(".json"))
+        if keys is not None:
+            names = [name for name in names if name.removesuffix(".json") in keys]
         texts = self.for_each(names, lambda name: self.read_bytes("rows", name))
         for name, text in zip(names, texts, strict=True):
             try:
