@@ -22,7 +22,7 @@ from core.models import ModelFacts, describe_model, load_model
 from core.parallel import Ranks, shard_
 from core.perplexity import evaluate, evaluation_windows
 from core.precision import DTYPES, inference_dtype, training_dtype
-from core.pruners import PRUNERS
+from core.pruners import PRUNERS, make_pruner
 from core.sequential import prune_
 from orchestrator.cell import ModelInputs, Stage, TextInput
 from orchestrator.clock import peak_memory
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--phase", choices=PHASES)
     parser.add_argument("--method", default="sparsegpt", choices=list(PRUNERS))
+    parser.add_argument("--refine", choices=["swaps"])
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=8192, help="trained and evaluated on")
@@ -112,7 +113,10 @@ def stage_of(phase: str, flags: argparse.Namespace, inputs: ModelInputs) -> Stag
     assert inputs.calibration is not None
     fields = {
         "evaluate": {"text": {"seq_len": flags.seq_len}},
-        "prune": {"calibration": inputs.calibration.fields},
+        "prune": {
+            "calibration": inputs.calibration.fields,
+            "settings": {"refine": flags.refine},
+        },
         "finetune": {
             "tokens": flags.tokens,
             "dtype": inputs.training_dtype,
@@ -140,7 +144,7 @@ def run_phase(flags: argparse.Namespace) -> tuple[float, float]:
         parts = evaluation_windows(len(stream), flags.seq_len, flags.seq_len, None)
         evaluate(model, stream, parts, ranks, micro_batch=micro, compute_dtype=compute)
     elif flags.phase == "prune":
-        pruner = PRUNERS[flags.method](PruneConfig())
+        pruner = make_pruner(flags.method, PruneConfig(refine=flags.refine))
         prune_(model, pruner, Target(0.5), ranks, windows=windows, micro_batch=micro)
     else:
         masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.5), ranks).masks

@@ -177,8 +177,12 @@ def follow(work: Path) -> int:
     finally:
         fetched.unlink(missing_ok=True)
     print(f"the chapter took {time.monotonic() - start:.0f} s, exit code {done.returncode}")
-    left = wait_for_no_ray(90)
-    print(f"processes of Ray left after `ray down`: {len(left)} {left[:3]}")
+    # `ray down` stops the head alone here. A worker node gives it up after a minute and leaves, and
+    # its two agents, which then try to tell the head, a minute later: 125 s were measured.
+    start = time.monotonic()
+    left = wait_for_no_ray(180)
+    waited = time.monotonic() - start
+    print(f"processes of Ray left {waited:.0f} s after `ray down`: {len(left)} {left[:3]}")
     rows = pq.read_table(out / "results.parquet").to_pylist()
     for row in rows:
         print(

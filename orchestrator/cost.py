@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from core.config import FinetuneConfig, PruneConfig
+from core.config import FinetuneConfig
 from core.models import Linear, ModelFacts
 from core.precision import DTYPES
-from core.pruners import Statistic, make_pruner
-from core.pruners.hessian import Hessian
 from orchestrator.cell import ModelInputs, Stage
 from orchestrator.plan import Plan
 from orchestrator.recovery_cost import offloaded_parts, training_operations, training_parts
+from orchestrator.solve_cost import pruner_of, solve_operations, solve_seconds
 
 GIB = 2.0**30
 # Operations a second where nothing was measured: 2 CPU cores; for a GPU an A10G.
@@ -34,8 +33,6 @@ STAGE_SECONDS = 0.3
 """Around a stage of a small model, measured: hashing, manifest, row."""
 DISK_BYTES_A_SECOND = 400e6
 """Weights written, hashed and read back."""
-COLUMN_SECONDS = 60e-6
-"""Calls of one column of a SparseGPT solve, which cost this however small the matrix."""
 STEP_BYTES = 60
 """Moved for each parameter in a step of the optimizer: clipping, moments, weights, masks."""
 MEMORY_BYTES_A_SECOND = {"cpu": 5e9, "cuda": 500e9}
@@ -69,11 +66,6 @@ GPUS = {
     "A100": gpu(80, 19.5, 312),
     "H100": gpu(80, 66.9, 989),
 }
-
-
-def statistic_of(stage: Stage) -> type[Statistic] | None:
-    """What a prune stage gathers of layer inputs; refinement needs the Hessian."""
-    return make_pruner(stage.method, PruneConfig(**stage.fields.get("settings", {}))).statistic
 
 
 @dataclass(frozen=True)
@@ -149,17 +141,9 @@ class ModelCost:
         tokens = fields["calibration"]["num_samples"] * seq_len
         twice = 2 * self.forward_operations(tokens, seq_len, head=False)
         done = {("forward", self.inputs.dtype): twice}
-        if statistic_of(stage) is Hessian:
-            done["solve", "float32"] = self.solve_operations(tokens)
+        if solving := solve_operations(self, pruner_of(stage), tokens):
+            done["solve", "float32"] = solving
         return done
-
-    def solve_operations(self, tokens: int) -> float:
-        """Half of X XT and one Cholesky for each input, and rows n^2 twice for each matrix."""
-        return self.facts.num_blocks * sum(
-            group[0].cols ** 2 * (tokens + group[0].cols / 3)
-            + sum(2.0 * one.rows * one.cols**2 for one in group)
-            for group in self.groups()
-        )
 
     def compute_seconds(self, stage: Stage, eval_tokens: int) -> float:
         """Seconds of a stage's own work, without loading and storing."""
@@ -172,9 +156,7 @@ class ModelCost:
             moved = STEP_BYTES * self.facts.num_parameters * steps
             seconds += moved / MEMORY_BYTES_A_SECOND[self.device]
         if stage.kind == "prune" and "calibration" in stage.fields:
-            if statistic_of(stage) is Hessian:
-                columns = sum(group[0].cols for group in self.groups())
-                seconds += self.facts.num_blocks * columns * COLUMN_SECONDS
+            seconds += solve_seconds(self, pruner_of(stage))
         return seconds
 
     def seconds(self, stage: Stage, eval_tokens: int) -> float:

@@ -179,6 +179,34 @@ def test_statistics_run_in_float32_and_only_where_the_method_has_them(opt_1b):
     assert sparsegpt["solve", "float32"] > 0
 
 
+# SmolLM2-135M's shape, as LLAMA's above, and what `bench_solvers.py` measured on two cores.
+SMALL_LLAMA = (576, 30, 9, 1536, 3, 49152)
+MEASURED_SECONDS = {"sparsegpt": 48.0, "alps": 188.6}
+
+
+@pytest.fixture
+def small_llama(tmp_path, monkeypatch):
+    monkeypatch.setitem(LLAMA, "small", (SMALL_LLAMA, 0))
+    return cost_of(llama_config("small"), tmp_path, device="cpu", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("method", MEASURED_SECONDS)
+def test_a_solver_takes_what_was_measured_within_half_as_much_again(small_llama, method):
+    windows = {"num_samples": 32, "seq_len": 512}
+    expected = small_llama.compute_seconds(stage("prune", method=method, calibration=windows), 0)
+    assert 1 / 1.5 < expected / MEASURED_SECONDS[method] < 1.5
+
+
+def test_swaps_search_most_where_no_update_went_before_them(small_llama):
+    def seconds(method, **settings):
+        one = stage("prune", method=method, calibration=WINDOWS, settings=settings)
+        return small_llama.seconds(one, 0)
+
+    searched = {m: seconds(m, refine="swaps") - seconds(m) for m in ("wanda", "sparsegpt", "alps")}
+    assert searched["wanda"] > searched["sparsegpt"] > 0
+    assert searched["alps"] == pytest.approx(searched["sparsegpt"])
+
+
 @pytest.mark.parametrize("name", ["A10G", "L4", "A100", "H100"])
 def test_a_faster_card_takes_fewer_seconds(opt_1b, name):
     card = dataclasses.replace(opt_1b, rates=GPUS[name].rates)

@@ -36,7 +36,7 @@ from core.pruners.base import (
 )
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import choose
-from core.pruners.sparsegpt import solve
+from core.pruners.sparsegpt import solve, solve_operations
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,13 @@ class Alps(Pruner):
                 f"try --prune.dampening-frac {factor.dampening_frac * DAMPENING_STEP:g}"
             )
         return Solution(pruned, factor.dampening_frac)
+
+    def solve_operations(self, rows: Sequence[int], cols: int) -> float:
+        """SparseGPT's, an inverse for each penalty, a product for each step of either search."""
+        # Beside the steps: the pull, the first dual, the first residual, two errors.
+        products = NUM_PENALTIES * STEPS + CG_STEPS + 5
+        searches = NUM_PENALTIES * cols**3 + products * 2.0 * sum(rows) * cols**2
+        return solve_operations(rows, cols) + searches
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,15 @@ class Pruner(ABC):
             statistic.require_finite()
         return self.prune_checked(weights, statistic, target, masks)
 
+    def solve_operations(self, rows: Sequence[int], cols: int) -> float:
+        """Operations of the products that solve matrices of one input, for estimates.
+
+        Args:
+            rows: of each matrix.
+            cols: of all of them, the width of the input; its statistic is not counted.
+        """
+        return 0.0
+
     @abstractmethod
     def prune_checked(
         self,

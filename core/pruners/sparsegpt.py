@@ -97,6 +97,15 @@ class SparseGPT(Pruner):
             )
         return Solution(matrices, factor.dampening_frac)
 
+    def solve_operations(self, rows: Sequence[int], cols: int) -> float:
+        """One Cholesky factor, and two products of rows cols^2 with finished columns."""
+        return solve_operations(rows, cols)
+
+
+def solve_operations(rows: Sequence[int], cols: int) -> float:
+    """Operations of a factor and a pass over all columns of matrices [rows_i, cols]."""
+    return cols**3 / 3 + 2.0 * sum(rows) * cols**2
+
 
 def solve(
     weights: Sequence[Tensor],
