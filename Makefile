@@ -10,7 +10,7 @@ sweep: $(VENV)/.installed
 
 test: $(VENV)/.installed-test check
 	$(BIN)/python -m pytest -q -m "not sweeps" -n 2 --dist loadfile --durations=5
-	nice -n 15 $(BIN)/python -m pytest -q -m sweeps -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -q -m sweeps --durations=10
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -107,11 +107,14 @@ class StopsItsWorker(WorkerGroupCallback):
 
 @pytest.mark.usefixtures("small_ray")
 @pytest.mark.parametrize(
-    ("harm", "line"),
-    [(LosesItsWorker(), "killed"), (StopsItsWorker(), "a worker was lost or did not answer")],
+    ("harm", "limit", "line"),
+    [
+        (LosesItsWorker(), 120.0, "killed"),
+        (StopsItsWorker(), 12.0, "a worker was lost or did not answer"),
+    ],
     ids=["lost", "stopped"],
 )
-def test_a_group_that_does_not_start_ends_and_gives_its_place_back(harm, line, tmp_path):
+def test_a_group_that_does_not_start_ends_and_gives_its_place_back(harm, limit, line, tmp_path):
     for _ in range(2):  # The second would wait for the first one's core.
         trainer = TorchTrainer(
             lambda: None,
@@ -119,7 +122,7 @@ def test_a_group_that_does_not_start_ends_and_gives_its_place_back(harm, line, t
             run_config=RunConfig(
                 storage_path=str(tmp_path),
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-                callbacks=[PlaceRelease(), StartLimit(12.0), harm],
+                callbacks=[PlaceRelease(), StartLimit(limit), harm],
             ),
         )
         with pytest.raises(TrainingFailedError) as failed:
