@@ -17,7 +17,7 @@ import yaml
 from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
 
 from core.config import require
-from orchestrator import interruption
+from orchestrator import interruption, ray_messages
 from orchestrator.config import ResourceConfig
 from orchestrator.driver import HALTED, run_trial
 
@@ -60,6 +60,7 @@ def connect() -> None:
             ray.init(**options, include_dashboard=True, dashboard_port=port)
         finally:
             del os.environ[DASHBOARD]
+    ray_messages.tell_in_lines()
     interruption.install()  # Ray has just put its own handler of SIGTERM in place.
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

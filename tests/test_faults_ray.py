@@ -27,6 +27,7 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
+from orchestrator import ray_messages
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
 from orchestrator.driver import describe
@@ -128,6 +129,23 @@ def test_a_group_that_does_not_start_ends_and_gives_its_place_back(harm, limit, 
         with pytest.raises(TrainingFailedError) as failed:
             trainer.fit()
         assert describe(Trial(), failed.value).line.startswith(line)
+
+
+def test_what_ray_says_of_a_lost_node_is_one_line(small_ray, capsys):
+    from ray._private.utils import publish_error_to_driver
+    from ray._private.worker import global_worker
+
+    ray_messages.tell_in_lines()
+    lost = "The node with node id: 07 has been marked dead.\n" + "    state\n" * 40
+    shown, end = "", time.monotonic() + 30
+    for message in (lost, lost, "last"):
+        publish_error_to_driver("node", message, global_worker.gcs_client)
+    while "last" not in shown and time.monotonic() < end:
+        time.sleep(0.1)
+        shown += capsys.readouterr().err
+    first, second = shown.splitlines()
+    assert first.startswith("Ray: The node with node id: 07 has been marked dead. state")
+    assert len(first) < 80 and first.endswith(" ...") and second == "Ray: last"
 
 
 @pytest.fixture

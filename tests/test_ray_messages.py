@@ -1,0 +1,26 @@
+from orchestrator.ray_messages import Teller, line_of
+
+LOST = "Raylet is terminated. Termination is unexpected.\n" + "    [state-dump] numbers\n" * 40
+
+
+def test_a_page_becomes_a_line():
+    line = line_of(LOST)
+    assert line is not None and line.startswith("Ray: Raylet is terminated.")
+    assert len(line) < 80 and "\n" not in line
+
+
+def test_what_is_short_stays_whole():
+    assert line_of("  no room\n for it ") == "Ray: no room for it"
+
+
+def test_processes_that_only_wait_are_no_news():
+    started = "WARNING: 4 PYTHON worker processes have been started on node: ff with address: 1."
+    assert line_of(started) is None
+    assert line_of("\n") is None
+
+
+def test_nothing_is_told_twice(capsys):
+    tell = Teller()
+    for message in (LOST, LOST, "another"):
+        tell({"lines": [message], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert len(capsys.readouterr().err.splitlines()) == 2
