@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from core.data import document_draws, documents, joined
-from core.perplexity import Window, exponential
+from core.perplexity import Window
 from core.texts import Text
 
 
@@ -74,10 +74,3 @@ def scored_units(windows: list[Window], counts: Tensor) -> tuple[int, int]:
         torch.zeros(2, dtype=torch.int64),
     )
     return int(total[0]), int(total[1])
-
-
-def perplexity_per(units: int | None, nll: float | None, num_tokens: int | None) -> float | None:
-    """Perplexity per word or byte from the mean nll per token; None where anything is unknown."""
-    if not units or nll is None or num_tokens is None:
-        return None
-    return exponential(nll * num_tokens / units)

@@ -7,7 +7,6 @@ not scored before count (the Hugging Face guide to fixed-length models).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from core.likelihood import exponential
 from core.parallel import Ranks
 from core.precision import autocast
 
@@ -100,11 +100,6 @@ def evaluate(
     nll_sum, num_tokens = ranks.sum_(total).tolist()
     nll = nll_sum / num_tokens
     return Perplexity(exponential(nll), nll, int(num_tokens), len(windows))
-
-
-def exponential(nll: float) -> float:
-    """exp, infinite where a float64 overflows; NaN stays NaN."""
-    return math.exp(nll) if nll < 709 else nll if math.isnan(nll) else math.inf
 
 
 def weighted_nll(window: Window, logits: Tensor, ids: Tensor) -> Tensor:

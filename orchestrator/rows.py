@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from core.counts import perplexity_per
+from core.likelihood import perplexity_per
 from orchestrator.cell import Cell
 from orchestrator.job import Job
 

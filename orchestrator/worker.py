@@ -11,15 +11,18 @@ import ray.train
 import ray.train.torch
 import torch
 
-from core.parallel import Ranks
 from orchestrator.failure import StuckError
 from orchestrator.job import Job
 from orchestrator.store import Store
-from orchestrator.walk import Walk
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """Walks one trial on this rank; reports once per finished cell."""
+    # Three seconds of imports that only ranks need: the command, the trial and Ray's controller
+    # hold this function as well.
+    from core.parallel import Ranks
+    from orchestrator.walk import Walk
+
     job = Job.from_dict(config)
     torch.set_num_threads(job.threads)
     ranks = Ranks.current(ray.train.torch.get_device())

@@ -10,13 +10,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, TokenizersBackend
 
 from core.counts import (
-    perplexity_per,
     sampled_counts,
     scored_units,
     stream_counts,
     token_counts,
 )
 from core.data import calibration_windows, token_stream
+from core.likelihood import perplexity_per
 from core.perplexity import Window, evaluation_windows
 from core.texts import documents, joined, resolve_text
 
