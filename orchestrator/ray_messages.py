@@ -16,6 +16,8 @@ from ray._private import worker
 WIDTH = 79
 EXPECTED = re.compile(r"WARNING: \d+ PYTHON worker processes have been started on node")
 """Drivers of trials and what Ray starts for them; they wait, and take no core."""
+NODE = re.compile(r"with node id: \S+ and address: (\S+) and node name: \S+")
+"""How Ray names a node, in more than a line."""
 
 
 class Teller:
@@ -37,7 +39,7 @@ def line_of(message: str) -> str | None:
     """A message in one line of a terminal; None for one that says nothing of use."""
     if not message.strip() or EXPECTED.match(message):
         return None
-    return shorten(f"Ray: {message}", WIDTH, placeholder=" ...")
+    return shorten(f"Ray: {NODE.sub(r'at \1', message)}", WIDTH, placeholder=" ...")
 
 
 def tell_in_lines() -> None:

@@ -9,6 +9,13 @@ def test_a_page_becomes_a_line():
     assert len(line) < 80 and "\n" not in line
 
 
+def test_a_lost_node_is_told_by_its_address():
+    named = f"with node id: {'f' * 56} and address: 10.0.0.7 and node name: 10.0.0.7"
+    line = line_of(f"The node {named} has been marked dead because the detector missed it.\n (1)")
+    assert line is not None and line.startswith("Ray: The node at 10.0.0.7 has been marked dead")
+    assert len(line) < 80
+
+
 def test_what_is_short_stays_whole():
     assert line_of("  no room\n for it ") == "Ray: no room for it"
 
