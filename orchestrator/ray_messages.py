@@ -39,7 +39,8 @@ def line_of(message: str) -> str | None:
     """A message in one line of a terminal; None for one that says nothing of use."""
     if not message.strip() or EXPECTED.match(message):
         return None
-    return shorten(f"Ray: {NODE.sub(r'at \1', message)}", WIDTH, placeholder=" ...")
+    named = NODE.sub(r"at \1", message)
+    return shorten(f"Ray: {named}", WIDTH, placeholder=" ...")
 
 
 def tell_in_lines() -> None:
