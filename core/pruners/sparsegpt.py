@@ -98,7 +98,7 @@ class SparseGPT(Pruner):
         return Solution(matrices, factor.dampening_frac)
 
     def solve_operations(self, rows: Sequence[int], cols: int) -> float:
-        """One Cholesky factor, and two products of rows cols^2 with finished columns."""
+        """One Cholesky factor, and rows cols^2 multiply-adds with finished columns."""
         return solve_operations(rows, cols)
 
 
