@@ -36,6 +36,8 @@ class PruneReport:
     """Where each matrix's survivors were rounded to; empty where they were not."""
     errors: dict[str, float | None]
     """`layer_error.relative_error` of every matrix: the same on every rank."""
+    fell_back: list[str]
+    """Matrices whose method did not do better than what it started from (`Pruned.fell_back`)."""
 
 
 @torch.no_grad()
@@ -73,6 +75,7 @@ def prune_(
         target = {name: target for named in linears for name in named}
     activations, kept, dampening, grids = None, dict(masks or {}), [], {}
     errors: dict[str, float | None] = {}
+    fell_back: set[str] = set()
     if pruner.statistic is not None:
         assert windows is not None and len(windows) >= ranks.size
         activations = Activations(model, windows, micro_batch, compute_dtype, ranks)
@@ -87,16 +90,20 @@ def prune_(
             kept[name] = matrix.mask.cpu()
             if matrix.grid is not None:
                 grids[name] = matrix.grid
+            if matrix.fell_back:
+                fell_back.add(name)
         dampening.extend([] if frac is None else [frac])
         if activations is not None and index + 1 < len(blocks):
             with gathered(block):
                 activations.run(block, index, store=True, after=lambda: None)
         if report is not None:
             report(index + 1, len(blocks))
-    for part in ranks.gather(errors):
+    for part, names in ranks.gather((errors, fell_back)):
         errors |= part
+        fell_back |= names
     in_order = {name: errors[name] for named in linears for name in named}
-    return PruneReport(kept, max(dampening, default=None), grids, in_order)
+    told = [name for name in in_order if name in fell_back]
+    return PruneReport(kept, max(dampening, default=None), grids, in_order, told)
 
 
 def prune_block(

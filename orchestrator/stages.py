@@ -56,14 +56,17 @@ def run_prune(space: Workspace, stage: Stage) -> None:
     space.hold(stage.id, model, done.masks)
     metrics["dampening_frac"] = done.dampening_frac
     statistic = None if pruner.statistic is None else pruner.statistic.__name__
-    metrics["matrices"] = matrix_record(done.errors, statistic)
+    metrics["matrices"] = matrix_record(done.errors, statistic, done.fell_back)
     space.publish(stage, clock, metrics, fields["sparsity"], done.grids)
 
 
-def matrix_record(errors: dict[str, float | None], statistic: str | None) -> dict[str, Any]:
+def matrix_record(
+    errors: dict[str, float | None], statistic: str | None, fell_back: list[str]
+) -> dict[str, Any]:
     """What is recorded of every matrix; publishing adds `sparsity`, which it measures."""
     rounded = [None if error is None else float(f"{error:.4g}") for error in errors.values()]
-    return {"names": [*errors], "errors": rounded, "statistic": statistic}
+    record = {"names": [*errors], "errors": rounded, "statistic": statistic}
+    return {**record, "fell_back": fell_back} if fell_back else record
 
 
 def dense_outlier_ratios(

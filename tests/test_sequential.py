@@ -211,6 +211,23 @@ def test_the_damping_of_the_worst_layer_is_reported(model):
     assert prune(model, "sparsegpt").dampening_frac == 0.01
 
 
+def test_matrices_on_which_alps_gained_nothing_are_named(model, monkeypatch):
+    search = PRUNERS["alps"].prune_checked.__globals__["Search"]
+    usual, wide = search.step, model.config.hidden_size + 1
+    assert prune(model, "alps").fell_back == []
+
+    def lost(self, inverse, rho):
+        usual(self, inverse, rho)
+        if self.goal.shape[1] > wide:
+            self.mask = self.start.mask.roll(1, 0)
+            self.state = rho * self.goal * self.mask
+
+    monkeypatch.setattr(search, "step", lost)
+    fell_back = prune(model, "alps", Target(0.7)).fell_back
+    narrow = {n for n, linear in linears_by_name(model).items() if linear.in_features < wide}
+    assert fell_back and not narrow.intersection(fell_back)
+
+
 def test_windows_and_earlier_masks_are_not_changed(model):
     windows, masks = WINDOWS.clone(), prune(model, "sparsegpt", Target(0.3)).masks
     copies = {name: mask.clone() for name, mask in masks.items()}

@@ -11,15 +11,14 @@ surviving weights (algorithm 2), many rows at a time. Differences from the paper
 - One Cholesky inverse per penalty instead of an eigendecomposition of H: each step is then one
   product of rows n^2 instead of two, and the penalty changes only every few steps.
 - Where the found support ends above SparseGPT's undamped error, that matrix takes SparseGPT's
-  support, refined by conjugate gradients on the undamped H; the log says so. The error is thus at
-  most SparseGPT's on every matrix.
+  support, refined by conjugate gradients on the undamped H, and is named among `fell_back` in the
+  stage's record. The error is thus at most SparseGPT's on every matrix.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
@@ -37,8 +36,6 @@ from core.pruners.base import (
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import choose
 from core.pruners.sparsegpt import solve, solve_operations
-
-logger = logging.getLogger(__name__)
 
 # Penalties in units of the scaled H, whose diagonal is 1, and steps taken with each. Their number
 # is fixed: a stop that looks at the support would couple matrices that are solved together.
@@ -79,7 +76,7 @@ class Alps(Pruner):
         layer = scale(hessian, factor)
         matrices = layer.prune(dense, start, target, masks)
         pruned = [
-            Pruned(m.weight.to(weight.dtype), m.mask)
+            replace(m, weight=m.weight.to(weight.dtype))
             for m, weight in zip(matrices, weights, strict=True)
         ]
         if not all(torch.isfinite(matrix.weight).all() for matrix in pruned):
@@ -133,11 +130,7 @@ class Layer:
                     search.step(inverse, rho)
                 search.grow()
             rho *= GROWTH
-        found = [search.result(rho) for search in searches]
-        lost = sum(search.lost for search in searches)
-        if lost:
-            logger.info("ALPS keeps SparseGPT's support in %d of %d matrices", lost, len(found))
-        return found
+        return [search.result(rho) for search in searches]
 
     def moved(self, mask: Tensor) -> Tensor:
         """Survivors that compensate: of living inputs, in rows that lost a living input."""
@@ -189,7 +182,6 @@ class Search:
         self.state = torch.where(
             self.mask, self.begin * PENALTY, self.pull - self.begin @ layer.hessian
         )
-        self.lost = False
 
     def step(self, inverse: Tensor, rho: float) -> None:
         """New weights, then the support of the largest and the dual of the others.
@@ -212,12 +204,12 @@ class Search:
         """Least squares on the support found, or on the first one where that is better."""
         layer, goal, mask = self.layer, self.goal, self.mask
         weight = layer.refine(goal, self.state / rho, mask, damped=True)
-        self.lost = layer.error(goal - weight) > layer.error(goal - self.begin)
-        if self.lost:
+        lost = layer.error(goal - weight) > layer.error(goal - self.begin)
+        if lost:
             mask = self.start.mask
             weight = layer.refine(goal, self.begin, mask, damped=False)
         new = torch.where(layer.moved(mask), weight / layer.units, self.original)
-        return Pruned(new.masked_fill_(~mask, 0), mask)
+        return Pruned(new.masked_fill_(~mask, 0), mask, fell_back=lost)
 
 
 def descend_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None:

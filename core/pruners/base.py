@@ -70,6 +70,8 @@ class Pruned:
     """[rows, cols] bool, True = the weight survives."""
     grid: Grid | None = None
     """Where the survivors were rounded to, None where they were not."""
+    fell_back: bool = False
+    """Whether ALPS ended above SparseGPT's error here, so that its support is SparseGPT's."""
 
 
 @dataclass(frozen=True)

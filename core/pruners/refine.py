@@ -149,7 +149,9 @@ def better_rows(
     errors = [row_errors(hessian, original - w.to(original.dtype)) for w in (weight, before.weight)]
     better = (errors[0] < errors[1])[:, None]
     return Pruned(
-        torch.where(better, weight, before.weight), torch.where(better, mask, before.mask)
+        torch.where(better, weight, before.weight),
+        torch.where(better, mask, before.mask),
+        fell_back=before.fell_back,
     )
 
 
