@@ -33,7 +33,13 @@ CIRCUMSTANCES = (
     "num_workers",
     "machine",
     "threads",
+    "micro_batch_tokens",
 )
+ALIKE = ("model", "method", "method_settings", "regime", "sparsity", "mask_structure", "round")
+ALIKE += ("schedule", "budget", "path", "num_finetune_tokens", "finetune_settings", "dtype")
+ALIKE += ("calibration_text", "calibration_tokens", "calibration_seq_len", "protocol")
+ALIKE += ("eval_text", "eval_seq_len", "eval_stride", "num_eval_tokens")
+"""What rows have in common whose perplexities differ by their seeds alone."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,11 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
 
     store = Store(config.output.out_dir)
     rows = find_rows(store, config.output.from_row or "")
-    cell_id = rows[0]["cell_id"]
+    # A later run may have added texts, which settings of an earlier one do not know.
+    newest = max(rows, key=lambda row: row["finished_at"])
+    cell_id = newest["cell_id"]
     place = f"repeats/{cell_id[:12]}-{uuid.uuid4().hex[:6]}"
-    settings = recorded_settings(config, rows[0], explicit, store.display(place))
+    settings = recorded_settings(config, newest, explicit, store.display(place))
     sweep = sweeps.prepare(settings)
     cell = sweep.plan.cells.get(cell_id)
     remedy = (
@@ -98,6 +106,10 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     sweeps.write_record(sweep)
     save_tokens(sweep.store, tokens)
     sweeps.run_missing(sweep)
+    again = {row_key(cell.id, evaluation) for evaluation in cell.evaluations}
+    for row in rows:
+        if row_key(cell.id, row["_evaluation"]) not in again:
+            print(f"{row['eval_text']}: not repeated; another run's settings evaluated on it")
     return compare_cell(cell, store, sweep.store)
 
 
@@ -148,7 +160,9 @@ def require_alone(explicit: set[str]) -> None:
 
 def compare_cell(cell: Cell, store: Store, again: Store) -> int:
     """Prints recorded and repeated numbers and what they were computed with."""
-    changed = changed_circumstances(store, again, cell.evaluations[0])
+    stages = [*cell.stages[1:], *cell.evaluations]
+    changes = (changed_circumstances(store, again, stage) for stage in stages)
+    changed = list(dict.fromkeys(change for stage in changes for change in stage))
     print(f"\ncell {cell.id} again, {'; '.join(changed) or 'under the same circumstances'}")
     code = 0
     for evaluation in cell.evaluations:
@@ -183,15 +197,13 @@ def changed_circumstances(store: Store, again: Store, stage: str) -> list[str]:
 
 
 def allowed_difference(store: Store, row: Row) -> float | None:
-    """What may differ under other circumstances: DESIGN's bound, or the spread over our seeds."""
+    """What may differ under other circumstances: README's bound, or the spread over our seeds."""
     if row["regime"] in ("oneshot", "dense"):
         return OTHER_LOW if row["sparsity"] <= LOW_UP_TO else OTHER_HIGH
-    like = ("model", "method", "regime", "sparsity", "mask_structure", "round", "config")
-    like += ("eval_text", "eval_seq_len", "eval_stride")
     values = [
         other["perplexity"]
         for other in store.rows().values()
-        if other["status"] == "done" and all(other[name] == row[name] for name in like)
+        if other["status"] == "done" and all(other.get(name) == row.get(name) for name in ALIKE)
     ]
     if len(values) < 2:
         return None

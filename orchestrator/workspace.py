@@ -166,6 +166,7 @@ class Workspace:
                 "num_workers": self.ranks.size,
                 "machine": versions.machine(self.ranks.device.type),
                 "threads": torch.get_num_threads(),
+                "micro_batch_tokens": self.job.micro_batch_tokens,
             },
         }
 

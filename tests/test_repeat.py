@@ -34,7 +34,7 @@ def write(root, perplexity, regime="oneshot", sparsity=0.5, seeds=(0,), digest="
         "sparsity": sparsity,
         "mask_structure": None,
         "round": 1,
-        "config": "{}",
+        "num_finetune_tokens": 64,
         "eval_text": "wikitext2",
         "eval_seq_len": 32,
         "eval_stride": 32,
@@ -42,7 +42,9 @@ def write(root, perplexity, regime="oneshot", sparsity=0.5, seeds=(0,), digest="
     }
     for seed in seeds:
         cell = CELL.id if seed == 0 else f"other{seed}"
-        store.put_row(row_key(cell, "e1"), row | {"perplexity": perplexity + seed, "seed": seed})
+        # Seeds of other runs count too: what else their settings asked for does not matter.
+        mine = {"perplexity": perplexity + seed, "seed": seed, "config": json.dumps([seed])}
+        store.put_row(row_key(cell, "e1"), row | mine)
     around = {"torch_version": "2", "num_workers": 1, "machine": "x", "threads": 2} | environment
     files = {"model.safetensors": {"sha256": digest, "size": 1}}
     for stage, held in (("e1", {}), ("s1", files)):
@@ -88,6 +90,24 @@ def test_trained_cells_may_differ_as_much_as_seeds_do(tmp_path, capsys):
     alone = write(tmp_path / "d", 30.0, regime="iterative")
     code, text = said(capsys, alone, write(tmp_path / "e", 40.0, machine="y"))
     assert code == 0 and "not judged" in text, "one seed has no spread"
+
+
+def test_seeds_that_trained_on_more_say_nothing(tmp_path, capsys):
+    store = write(tmp_path / "a", 30.0, regime="iterative", seeds=(0, 1))
+    key = row_key("other1", "e1")
+    store.put_row(key, store.rows()[key] | {"num_finetune_tokens": 128})
+    code, text = said(capsys, store, write(tmp_path / "b", 40.0, machine="y"))
+    assert code == 0 and "not judged" in text
+
+
+@pytest.mark.parametrize("changed", [{"micro_batch_tokens": 64}, {"ray_version": "3"}])
+def test_the_circumstances_of_every_stage_count(tmp_path, capsys, changed):
+    store, again = write(tmp_path / "a", 30.0), write(tmp_path / "b", 30.0001)
+    manifest = store.manifest("stages", "s1")
+    manifest["environment"] |= changed
+    store.write_bytes(json.dumps(manifest).encode(), "stages", "s1", "manifest.json")
+    code, text = said(capsys, store, again)
+    assert code == 0 and f"{next(iter(changed)).replace('_', ' ')} " in text
 
 
 def test_what_failed_now_or_has_no_weights_is_said(tmp_path, capsys):
@@ -187,6 +207,16 @@ def test_a_cell_computed_anew_has_equal_bits(command, tmp_path, one_thread):
     ]
     # Two rounds, and evaluations before and after the last: nothing was taken from the store.
     assert sorted(kinds) == ["evaluate"] * 2 + ["finetune"] * 2 + ["prune"] * 2
+
+
+def test_a_text_that_the_settings_do_not_know_is_said_not_to_be_repeated(command, one_thread):
+    store = Store("out")
+    row = next(r for r in store.rows().values() if r["regime"] == "dense")
+    other = {"eval_text": "other.txt", "_evaluation": "e2", "finished_at": "2000"}
+    store.put_row(row_key(row["cell_id"], "e2"), row | other)
+    code, said, _ = command("--from-row", row["cell_id"])
+    assert code == 0 and said.count("equal bits") == 1
+    assert "other.txt: not repeated" in said
 
 
 def test_a_row_that_says_something_else_is_found_out(command, one_thread):
