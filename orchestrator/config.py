@@ -25,7 +25,7 @@ from core.config import (
 )
 from core.protocols import PROTOCOLS, ProtocolName
 from core.pruners import PRUNERS, needs_calibration
-from core.schedule import Schedule
+from core.schedule import Schedule, scheduled_path, structured_path, unstructured_path
 
 T = TypeVar("T")
 Unprefixed = Annotated[T, tyro.conf.arg(name="")]
@@ -34,6 +34,8 @@ Unprefixed = Annotated[T, tyro.conf.arg(name="")]
 Keep = Literal["none", "final", "all"]
 Tracker = Literal["wandb", "mlflow"]
 REGIMES = ("oneshot", "finetune", "iterative")
+DEFAULT_ROUNDS = 5
+"""Of a linear or cubic schedule."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,22 @@ class GridConfig:
         """Sparsities in rising order, then mask structures; no product of the two."""
         unstructured = [Target(round(s, 6)) for s in sorted(self.sparsities)]
         return unstructured + [Target.structured(text) for text in self.mask_structures]
+
+    def path(self, regime: str, target: Target) -> list[Target]:
+        """The targets that a branch passes through on the way to its last."""
+        if regime != "iterative":
+            return [target]
+        if target.mask_structure is not None:
+            return structured_path(target.mask_structure)
+        if self.schedule == "grid":
+            return unstructured_path(target.sparsity, [round(s, 6) for s in self.sparsities])
+        return scheduled_path(target.sparsity, self.num_rounds or DEFAULT_ROUNDS, self.schedule)
+
+    def most_rounds(self) -> int:
+        """Rounds of training on the longest branch; 0 where no regime trains."""
+        trained = [regime for regime in self.regimes if regime != "oneshot"]
+        paths = [self.path(regime, target) for regime in trained for target in self.targets()]
+        return max(map(len, paths), default=0)
 
     @property
     def trains(self) -> bool:

@@ -204,8 +204,8 @@ def require_disjoint(texts: dict[str, data.Text]) -> None:
 def check_training_tokens(config: SweepConfig, inputs: ModelInputs, seq_len: int) -> None:
     """Every round needs at least one window."""
     smallest = inputs.finetune_tokens
-    if config.finetune.budget == "total" and "iterative" in config.grid.regimes:
-        smallest //= max(len(config.grid.sparsities), 1)
+    if config.finetune.budget == "total":
+        smallest //= config.grid.most_rounds()
     require(
         smallest >= seq_len,
         "finetune.tokens",

@@ -13,7 +13,7 @@ from core.config import FinetuneConfig, PruneConfig, Target
 from core.pruners import PRUNERS, needs_calibration
 from core.pruners.quantise import QUANTISE_VERSION
 from core.pruners.refine import REFINE_VERSION
-from core.schedule import round_tokens, scheduled_path, structured_path, unstructured_path
+from core.schedule import round_tokens
 from orchestrator.cell import ModelInputs
 from orchestrator.config import GridConfig
 from orchestrator.plan import Plan
@@ -28,7 +28,6 @@ OPTION_VERSIONS = {
 RECOVERY_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1}
 """Raised with the numbers of training that has one of these on."""
 DENSE = "dense"
-DEFAULT_ROUNDS = 5
 
 
 def recovery_fields(config: FinetuneConfig) -> dict[str, Any]:
@@ -61,27 +60,10 @@ class Planner:
                             self.add_branch(plan, model, method, regime, target, seed, root)
         return plan
 
-    def path(self, regime: str, target: Target) -> list[Target]:
-        """The targets that a branch passes through on the way to its last."""
-        if regime != "iterative":
-            return [target]
-        if target.mask_structure is not None:
-            return structured_path(target.mask_structure)
-        if self.grid.schedule == "grid":
-            return unstructured_path(target.sparsity, [round(s, 6) for s in self.grid.sparsities])
-        rounds = self.grid.num_rounds or DEFAULT_ROUNDS
-        return scheduled_path(target.sparsity, rounds, self.grid.schedule)
-
     def add_control(self, plan: Plan, model: ModelInputs, root: str, seed: int) -> None:
         """The dense model trained round by round with the same tokens, a second reference."""
         budget = self.finetune.budget
-        longest = max(
-            len(self.path(regime, target))
-            for regime in self.grid.regimes
-            if regime != "oneshot"
-            for target in self.grid.targets()
-        )
-        rounds = longest if budget == "round" else 1
+        rounds = self.grid.most_rounds() if budget == "round" else 1
         stages = [root]
         for i, tokens in enumerate(round_tokens(model.finetune_tokens, rounds, budget), start=1):
             stages.append(self.add_finetune(plan, model, DENSE, stages[-1], tokens, seed, i))
@@ -98,7 +80,7 @@ class Planner:
         root: str,
     ) -> None:
         """One cell with all stages on the way to it."""
-        path = self.path(regime, target)
+        path = self.grid.path(regime, target)
         tokens = round_tokens(model.finetune_tokens, len(path), self.finetune.budget)
         stages, before = [root], ()
         for i, (step, step_tokens) in enumerate(zip(path, tokens), start=1):

@@ -27,6 +27,7 @@ def run(monkeypatch, capsys, tmp_path):
     return call
 
 
+TOTAL = ["--finetune.budget", "total", "--finetune.tokens", "1024"]
 CASES = [
     (["--models", "no/such/dir/at/all"], "--models"),
     (["--models", "./nothing-here"], "--models"),
@@ -52,6 +53,11 @@ CASES = [
     (["--calibration.num-samples", "0"], "--calibration.num-samples"),
     (["--finetune.tokens", "-5"], "--finetune.tokens"),
     (["--finetune.tokens", "10"], "less than one window"),
+    (
+        [*TOTAL, "--schedule", "linear", "--num-rounds", "20", "--sparsities", "0.5"],
+        "a round would have 51 tokens",
+    ),
+    ([*TOTAL, "--mask-structures", "2:16", "--sparsities", "0.5"], "would have 73 tokens"),
     (["--finetune.lr", "0"], "--finetune.lr"),
     (["--num-workers", "0"], "--num-workers"),
     (["--num-workers", "4096"], "CPU cores"),
@@ -106,7 +112,7 @@ def test_a_dry_run_writes_nothing_and_names_every_cell(run, capsys, monkeypatch,
     monkeypatch.setattr(sys, "argv", ["sweep_opt.py", "--dry-run", "--out-dir", str(out)])
     assert cli.main(SweepConfig(), "test") == 0
     text = capsys.readouterr().out
-    assert "50 cells" in text or "51 cells" in text
+    assert text.startswith("51 cells, 0 already done")
     assert "sparsegpt iterative 0.9" in text and "GiB" in text
     assert not out.exists() and not ray.is_initialized()
 
