@@ -120,6 +120,12 @@ def slots_of_cluster(config: ResourceConfig) -> int:
     return num_slots(config, reachable)
 
 
+def has_node_for(cpus: int, gpus: float) -> bool:
+    """Whether a node that is up has these resources, in use or not."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in alive)
+
+
 def planned_slots(config: ResourceConfig) -> int:
     """Trials at a time that a dry run plans for: on this machine where one fits, else as asked."""
     try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core.config import EvalConfig
 from core.zero_shot import TASKS_VERSION, run_task, task_identity, task_label
 from orchestrator.cell import Stage, identity
+from orchestrator.config import ResourceConfig
 from orchestrator.plan import Plan
 from orchestrator.results import TASK_PREFIX
 from orchestrator.store import Store
@@ -114,7 +115,14 @@ def run_all(sweep: Sweep, runs: list[TaskRun]) -> int:
         started[remote.remote(run, job)] = run.stage
     waiting = list(started)
     while waiting:
-        (ready,), waiting = ray.wait(waiting)
+        found, waiting = ray.wait(waiting, timeout=resources.timeout_seconds)
+        if not found:
+            # A task may take hours; but where no node could run one, none ever ends.
+            if cluster.has_node_for(threads, cluster.gpus_per_worker(resources)):
+                continue
+            logger.error(no_node(len(waiting), threads, resources))
+            return failed + len(waiting)
+        (ready,) = found
         stage, done = started[ready], len(runs) - len(waiting)
         print(f"[{done:>2}/{len(runs)}] task {stage.text} of {stage.method}", flush=True)
         try:
@@ -124,6 +132,15 @@ def run_all(sweep: Sweep, runs: list[TaskRun]) -> int:
             line = str(getattr(error, "cause", error)).strip().splitlines()[-1]
             logger.error("task %s of %s failed: %s", stage.text, stage.method, line)
     return failed
+
+
+def no_node(count: int, threads: int, resources: ResourceConfig) -> str:
+    """What is said of tasks that no node of the cluster can run."""
+    return (
+        f"{count} tasks failed: no node with {threads} CPU cores"
+        f"{' and a GPU' * resources.use_gpu} for {resources.timeout_seconds:g} s "
+        "(--timeout-seconds); add nodes and run the same command again"
+    )
 
 
 def work(run: TaskRun, job: dict[str, Any]) -> None:

@@ -7,14 +7,15 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core import zero_shot
 from core.config import EvalConfig, Target
 from core.zero_shot import metrics_of, require_tasks, run_task, task_identity, task_label
-from orchestrator import cli
-from orchestrator.config import SweepConfig
+from orchestrator import cli, cluster, tasks
+from orchestrator.config import ResourceConfig, SweepConfig
 from orchestrator.results import SCHEMA, read_rows, write_parquet
 from orchestrator.tasks import task_columns, task_runs
 
@@ -165,6 +166,34 @@ def test_each_task_runs_once_for_each_stage_and_limit(task):
     ]
     limited = task_runs(plan, (str(task), "hellaswag"), 5)
     assert not {r.stage.id for r in runs} & {r.stage.id for r in limited}
+
+
+def test_tasks_that_no_node_can_run_fail_after_the_timeout(monkeypatch, caplog):
+    """Ray lost its workers: the first wait finds a node with enough cores left, the next none."""
+    nodes = iter([4.0, 1.0])
+    stage = SimpleNamespace(model="m", text="t", method="wanda")
+    model = SimpleNamespace(
+        inputs=SimpleNamespace(name="m", dtype="float32"),
+        source=None,
+        facts=SimpleNamespace(max_seq_len=8),
+    )
+    sweep = SimpleNamespace(
+        config=SweepConfig(resources=ResourceConfig(cpus_per_worker=2, timeout_seconds=7)),
+        models=[model],
+        store=SimpleNamespace(uri=lambda: "out"),
+        device="cpu",
+        micro_batch_tokens=8,
+    )
+    started = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda run, job: run.task))
+    waits = []
+    assert cluster.ray is ray, "imported before it is replaced in part"
+    monkeypatch.setattr(ray, "remote", lambda work: started)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": next(nodes)}}])
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (waits.append(timeout), ([], refs))[1])
+    runs = [SimpleNamespace(stage=stage, task=task) for task in ("a", "b")]
+    assert tasks.run_all(sweep, runs) == 2
+    assert waits == [7, 7]
+    assert "2 tasks failed: no node with 2 CPU cores for 7 s (--timeout-seconds)" in caplog.text
 
 
 def test_results_become_columns(tmp_path):
