@@ -17,7 +17,15 @@ from string import Template
 from types import MappingProxyType
 from typing import Any
 
-from orchestrator.results import SCHEMA, Row, format_perplexity, key_of, mean_and_std, sort_key
+from orchestrator.results import (
+    SCHEMA,
+    Row,
+    format_perplexity,
+    key_of,
+    mean_and_std,
+    sort_key,
+    task_columns_of,
+)
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("plot.js", "stages.js", "table.js", "answer.js", "live.js", "page.js")
@@ -139,10 +147,11 @@ def contents(
         provenance: More for the settings panel.
     """
     rows = sorted(rows, key=sort_key)
+    columns = [*SCHEMA.names, *task_columns_of(rows)]
     return {
         "drawing": drawing,
-        "columns": SCHEMA.names,
-        "rows": [_plain(row) for row in rows],
+        "columns": columns,
+        "rows": [_plain(row, columns) for row in rows],
         "details": dict(details),
         "settings": _settings(rows, provenance),
     }
@@ -168,9 +177,9 @@ def render(shown: Mapping[str, Any], plotly_js: str, live: str | None = None) ->
     )
 
 
-def _plain(row: Row) -> list[Any]:
+def _plain(row: Row, columns: Sequence[str]) -> list[Any]:
     """A row as a list, its key first; JSON has no NaN, so what is not finite becomes text."""
-    values = [row.get(name) for name in SCHEMA.names]
+    values = [row.get(name) for name in columns]
     return [
         key_of(row),
         *(str(v) if isinstance(v, float) and not math.isfinite(v) else v for v in values),

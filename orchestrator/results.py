@@ -139,13 +139,18 @@ def sort_key(row: Row) -> tuple[Any, ...]:
     )
 
 
+def task_columns_of(rows: Iterable[Row]) -> list[str]:
+    """The columns beyond `SCHEMA` that some of the rows have, in order."""
+    return sorted({name for row in rows for name in row if name.startswith(TASK_PREFIX)})
+
+
 def to_table(rows: Iterable[Row]) -> pa.Table:
     """Rows as an Arrow table, sorted; asserts that each one keeps the contract of `SCHEMA`."""
     rows = list(rows)
     for row in rows:
         check_row(row)
-    tasks = sorted({name for row in rows for name in row if name.startswith(TASK_PREFIX)})
-    schema = pa.schema([*SCHEMA, *(pa.field(name, _REAL) for name in tasks)])
+    tasks = (pa.field(name, _REAL) for name in task_columns_of(rows))
+    schema = pa.schema([*SCHEMA, *tasks])
     return pa.Table.from_pylist(sorted(rows, key=sort_key), schema=schema)
 
 

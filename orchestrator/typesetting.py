@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from orchestrator.points import Point
-from orchestrator.results import SCHEMA, Row, format_perplexity, sort_key
+from orchestrator.results import SCHEMA, Row, format_perplexity, sort_key, task_columns_of
 from orchestrator.tables import MARK, Table, is_whole
 
 CELLS_HEADER = ("model", "evaluation", "method", "regime", "settings", "target")
@@ -110,9 +110,10 @@ def cells_csv(tables: Iterable[Table]) -> str:
 
 
 def rows_csv(rows: Iterable[Row]) -> str:
-    """Every row with every column of `results.SCHEMA`."""
+    """Every row with every column of `results.SCHEMA`, then those of tasks."""
     ordered = sorted(rows, key=sort_key)
-    return csv_text([SCHEMA.names, *([row.get(name) for name in SCHEMA.names] for row in ordered)])
+    columns = [*SCHEMA.names, *task_columns_of(ordered)]
+    return csv_text([columns, *([row.get(name) for name in columns] for row in ordered)])
 
 
 def csv_text(lines: Iterable[Sequence[Any]]) -> str:

@@ -104,6 +104,10 @@ def test_csv_has_full_numbers_and_every_column():
     assert float(cells[0]["mean"]) == pytest.approx(36.9) and cells[0]["seeds"] == "3"
     rows = list(csv.DictReader(io.StringIO(rows_csv(small()))))
     assert list(rows[0]) == SCHEMA.names and len(rows) == 13
+    scored = [small()[0] | {"task:tiny:acc": 0.4}, *small()[1:]]
+    with_tasks = list(csv.DictReader(io.StringIO(rows_csv(scored))))
+    assert list(with_tasks[0]) == [*SCHEMA.names, "task:tiny:acc"]
+    assert sorted(row["task:tiny:acc"] for row in with_tasks) == [""] * 12 + ["0.4"]
 
 
 def test_a_table_for_each_model_and_evaluation():

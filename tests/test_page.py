@@ -31,6 +31,12 @@ def test_rows_reach_the_page_whole_and_as_valid_json():
     assert len({row[0] for row in data["rows"]}) == 3
 
 
+def test_task_results_are_columns_of_the_page():
+    data = data_of(render(contents([make_row() | {"task:tiny:acc": 0.4}, make_row()], EMPTY), ""))
+    assert data["columns"] == [*SCHEMA.names, "task:tiny:acc"]
+    assert sorted(row[-1] or 0 for row in data["rows"]) == [0, 0.4]
+
+
 def test_nothing_from_rows_or_provenance_is_markup():
     known = {"model": EVIL, "method": EVIL, "regime": EVIL, "error": EVIL, "eval_text": EVIL}
     text = render(contents([make_row(**known)], EMPTY, {}, {EVIL: EVIL}), "")
