@@ -260,7 +260,7 @@ def require_read(config: SweepConfig, explicit: set[str]) -> None:
         section, _, name = flag.partition(".")
         if section == "calibration":
             require(calibrated, flag, "has no effect", "no chosen method reads calibration text")
-        elif section == "finetune":
+        elif section in ("finetune", "checkpoint-seconds"):
             require(grid.trains, flag, "has no effect", "no chosen regime trains")
         elif section == "prune":
             reads = any(name.replace("-", "_") in method.fields_read for method in methods)
