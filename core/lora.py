@@ -45,7 +45,7 @@ class MaskedLowRank(torch.autograd.Function):
 
 
 def merged(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """W + SCALE M * (B A), exactly zero wherever W is; `b` may hold a part of the rows, as `weight`."""
+    """W + SCALE M * (B A), exactly zero wherever W is; `b` may hold some of the rows, as W."""
     return weight + (b @ a).mul_(weight != 0).mul_(SCALE)
 
 
