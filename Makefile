@@ -32,4 +32,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV)

@@ -1,4 +1,4 @@
-"""Masked low-rank updates: W + M * (B A), merged without filling a zero (PERP, arXiv 2312.15230).
+"""Masked low-rank updates: W + 2 M * (B A), merged without filling a zero (PERP, arXiv 2312.15230).
 
 The mask is where the weight is not zero, taken anew in each pass: it needs no memory, and follows
 the weight through FSDP2's gathering. A survivor that happens to be zero stays zero, as in the
@@ -23,7 +23,7 @@ A, B = "lora_A", "lora_B"
 
 
 class MaskedLowRank(torch.autograd.Function):
-    """x (W + M * (B A)) transposed, for a W that does not train."""
+    """x (W + SCALE M * (B A)) transposed, for a W that does not train."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype):
@@ -45,7 +45,7 @@ class MaskedLowRank(torch.autograd.Function):
 
 
 def merged(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """W + M * (B A), exactly zero wherever W is; `b` may hold a part of the rows, as `weight`."""
+    """W + SCALE M * (B A), exactly zero wherever W is; `b` may hold some of the rows, as W."""
     return weight + (b @ a).mul_(weight != 0).mul_(SCALE)
 
 

@@ -4,7 +4,8 @@
 
 The group lets in SSH from that address alone, and everything between the cluster's own nodes. The
 head's role starts and stops instances and hands them the workers' role; both read and write the
-bucket and nothing else. Running it again changes nothing. Needs boto3 and your AWS credentials.
+bucket and nothing else. Running it again changes nothing, and a group that lets in another address
+is an error. Needs boto3 and your AWS credentials.
 """
 
 from __future__ import annotations
@@ -27,8 +28,18 @@ def ssh_source(text: str) -> str:
     return str(network)
 
 
+def ssh_sources(group: dict[str, Any]) -> list[str]:
+    """Networks that a group lets in on port 22."""
+    rules = [rule for rule in group["IpPermissions"] if rule.get("FromPort") == 22]
+    return sorted(one["CidrIp"] for rule in rules for one in rule["IpRanges"])
+
+
 def security_group(ec2: Any, source: str) -> str:
-    """The group in the default VPC; its id."""
+    """The group in the default VPC; its id.
+
+    Raises:
+        ValueError: there is no such VPC, or a group of this name that lets in other addresses.
+    """
     vpcs = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     if not vpcs:
         raise ValueError("--region: has no default VPC; make one, or write your own group's id")
@@ -36,7 +47,14 @@ def security_group(ec2: Any, source: str) -> str:
     filters = [{"Name": "group-name", "Values": [GROUP]}, {"Name": "vpc-id", "Values": [vpc]}]
     found = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
     if found:
-        return found[0]["GroupId"]
+        known, allowed = found[0]["GroupId"], ssh_sources(found[0])
+        if allowed != [source]:
+            raise ValueError(
+                f"--allow-ssh {source}: the group {known} exists and lets in SSH from "
+                f"{', '.join(allowed) or 'nowhere'}; change that rule, or delete the group, then "
+                "run this again"
+            )
+        return known
     group = ec2.create_security_group(
         GroupName=GROUP, VpcId=vpc, Description="SSH from one address, all between members"
     )["GroupId"]
@@ -108,7 +126,7 @@ def main(arguments: list[str]) -> str:
     iam = boto3.client("iam")
     try:
         iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
-    except iam.exceptions.InvalidInputException:
+    except (iam.exceptions.InvalidInputException, iam.exceptions.EntityAlreadyExistsException):
         pass  # The account has used spot instances before.
     worker_arn = role(iam, WORKER, flags.bucket)
     role(iam, HEAD, flags.bucket, worker_arn)

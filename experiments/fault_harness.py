@@ -1,6 +1,6 @@
 """Kills, damages and starves a small sweep, runs the same command again, compares the rows.
 
-    python experiments/fault_harness.py                        # everything, some 20 minutes
+    python experiments/fault_harness.py                        # everything, some 35 minutes
     python experiments/fault_harness.py --only driver worker --seed 1 --work DIR
 
 Each fault has a store of its own. Its rows must be those of an undisturbed run: equal cells, none

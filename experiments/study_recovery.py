@@ -7,7 +7,9 @@ command; then a table over seeds of all that is there (`--parts` without a name 
 
 - `kinds`: SparseGPT at 0.5, 0.7 and 0.9, fine-tuned and iterative, with every objective and choice
   of what trains; each round takes the best of three learning rates on validation text.
-- `round`, `total`: all methods and regimes at 0.3 to 0.9 with plain training under both budgets.
+- `round`, `total`: SparseGPT, Wanda and magnitude in all regimes at 0.3 to 0.9 with plain training
+  under both budgets.
+- `alps`: the same for ALPS with the budget `round` alone.
 """
 
 from __future__ import annotations

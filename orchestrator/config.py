@@ -181,7 +181,8 @@ class OutputConfig:
     out_dir: str = "results/sweep_opt"
     """Local directory or URI (s3://, gs://) of rows, stages, results.parquet and curves.html."""
     keep: Keep | None = None
-    """Pruned models to keep: none, final (of each cell) or all; by default all below 2 GB."""
+    """Pruned models to keep: none, final (of each cell) or all; by default all where they take less
+    than 2 GB, else final."""
     dry_run: bool = False
     """Print cells, what is done, trials, and estimated memory and time; then stop."""
     retry_failed: bool = False
@@ -278,7 +279,7 @@ def require_read(config: SweepConfig, explicit: set[str]) -> None:
         section, _, name = flag.partition(".")
         if section == "calibration":
             require(calibrated, flag, "has no effect", "no chosen method reads calibration text")
-        elif section == "finetune":
+        elif section in ("finetune", "checkpoint-seconds"):
             require(grid.trains, flag, "has no effect", "no chosen regime trains")
         elif section == "prune":
             reads = any(name.replace("-", "_") in method.fields_read for method in methods)

@@ -1,7 +1,8 @@
 """What a sweep will take, as the dry run prints it: memory, operations, hours, price, disk.
 
-From configs alone, before anything is paid for. Hours are of all stages to run, one after another
-on one device: this machine as measured now, and four GPUs by their data sheets.
+From models' configs, from texts tokenised to count what is evaluated, and from two blocks of random
+weights timed on this machine; no stage runs. Hours are of all stages to run, one after another on
+one device: this machine as measured now, and four GPUs by their data sheets.
 """
 
 from __future__ import annotations

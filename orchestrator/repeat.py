@@ -197,7 +197,7 @@ def changed_circumstances(store: Store, again: Store, stage: str) -> list[str]:
 
 
 def allowed_difference(store: Store, row: Row) -> float | None:
-    """What may differ under other circumstances: README's bound, or the spread over our seeds."""
+    """What may differ under other circumstances: README's bound, or the spread over seeds."""
     if row["regime"] in ("oneshot", "dense"):
         return OTHER_LOW if row["sparsity"] <= LOW_UP_TO else OTHER_HIGH
     values = [

@@ -1,7 +1,7 @@
 """A layer of real size in float32, inputs frozen, against dense float64 references.
 
 `test_sparsegpt.py` checks the algorithm in float64 on small cases; here float32, several mask
-blocks, and the reconstruction error that DESIGN's bounds are about.
+blocks, and the reconstruction error of both.
 """
 
 import pytest

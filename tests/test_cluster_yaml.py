@@ -215,6 +215,18 @@ def test_setup_refuses_to_open_ssh_to_many(cloud, source):
     assert done.stderr.startswith(f"error: --allow-ssh {source}")
 
 
+def test_setup_runs_again_but_does_not_pass_over_another_address(cloud):
+    flags = ("--bucket", "curves", "--allow-ssh")
+    first = set_up(*flags, "203.0.113.7/32")
+    assert first.returncode == 0, first.stderr
+    again = set_up(*flags, "203.0.113.7/32")
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    other = set_up(*flags, "198.51.100.4/32")
+    assert other.returncode == 1 and other.stdout == ""
+    assert other.stderr.startswith("error: --allow-ssh 198.51.100.4/32: the group sg-")
+    assert "lets in SSH from 203.0.113.7/32" in other.stderr and other.stderr.count("\n") == 1
+
+
 def test_ray_up_makes_one_head_that_only_one_address_reaches(cloud):
     config = edited()
     done = ray_up(config, cloud)

@@ -294,7 +294,7 @@ def test_ranks_hold_the_same_masks_and_weights(both, family, method, target):
 @families
 @pytest.mark.parametrize("method", METHODS)
 def test_perplexity_equals_that_of_one_rank(alone, both, family, method):
-    # DESIGN allows one-shot cells up to 0.6 a difference of 0.2 % between world sizes.
+    # README's bound for one-shot cells up to 0.6 with another number of workers: 0.2 %.
     one, two = (found[family][method, "half"]["perplexity"] for found in (alone, both[0]))
     assert two == pytest.approx(one, rel=2e-3)
     assert two == both[1][family][method, "half"]["perplexity"]

@@ -44,9 +44,19 @@ def test_rows_open_in_the_tools_that_people_use(library, tmp_path):
     make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
     rows = [make_row(seed=seed, perplexity=40.0 + seed) for seed in (0, 1, 2)]
     rows.append(make_row(status="failed", sparsity=0.7))
+    # Each of these has the sparsity 0.5 as well, and nothing to be averaged with.
+    rows += [
+        make_row(mask_structure="2:4", perplexity=80.25),
+        make_row(model="facebook/opt-1.3b", perplexity=20.25),
+        make_row(eval_text="c4", perplexity=60.25),
+    ]
+    control = {"method": "dense", "regime": "finetune", "sparsity": 0.0}
+    rows += [make_row(**control, round=turn, perplexity=25.25 + turn) for turn in (1, 2)]
     write_parquet(rows, tmp_path / "results" / "sweep_opt" / "results.parquet")
     said = run_example(example, tmp_path)
     assert "wanda" in said and "oneshot" in said and "41.0" in said and "0.7" not in said
+    alone = ("80.25", "20.25", "60.25", "26.25", "27.25")
+    assert not [value for value in alone if value not in said], said
 
 
 def test_every_browse_command_parses():
@@ -65,15 +75,29 @@ def test_every_sweep_command_parses():
         assert isinstance(parse(SweepConfig(), shlex.split(command), ""), SweepConfig)
 
 
-def test_every_file_of_the_data_flow_exists():
-    flow = README[README.index("text -> token windows") : README.index("Core alone")]
-    folder = "core"
-    for path in re.findall(r"(?:core|orchestrator)/\S*|\b\w+\.py\b", flow):
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FLOWS = {
+    "README": README[README.index("    text -> token windows") : README.index("Core alone")],
+    "CONTRIBUTING": CONTRIBUTING[CONTRIBUTING.index("## Where things are") :].split("\n## ")[0],
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_every_file_of_the_data_flow_exists(name):
+    flow, folder = FLOWS[name], "core"
+    for path in re.findall(r"(?:core|orchestrator)/[\w/.]*|\b\w+\.py\b", flow):
         if "/" in path:
             folder = path.split("/")[0]
             assert (ROOT / path).exists(), path
         else:
             assert list((ROOT / folder).rglob(path)), path
+
+
+def test_the_data_flow_has_the_words_of_core():
+    flow = re.compile(r"(?m)^    (text -> .*?|-> .*?)(?:   |$)")
+    core = (ROOT / "core" / "__init__.py").read_text(encoding="utf-8")
+    steps, told = flow.findall(FLOWS["README"]), flow.findall(core)
+    assert steps[:6] == told[:6] and len(steps) == 9
 
 
 def test_pictures_and_links_exist():
@@ -86,3 +110,8 @@ def test_make_targets_of_the_first_lines_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("sweep", "test"):
         assert f"make {target}" in README and f"\n{target}:" in makefile
+
+
+def test_make_clean_leaves_results_alone():
+    done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["rm", "-rf", ".venv"], done.stderr

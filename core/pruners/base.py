@@ -116,7 +116,8 @@ class Pruner(ABC):
         Args:
             weights: matrices [rows_i, cols], not modified.
             statistic: the merged statistic of their input, None if the method needs none.
-            target: sparsity or N:M structure; counts are exact in every matrix.
+            target: sparsity or N:M structure. Counts are exact: `round(s * n)` of a matrix of n
+                weights; Wanda with a uniform allocation prunes `round(s * cols)` of each row.
             masks: earlier masks of the branch; what they pruned stays pruned.
 
         Returns:
