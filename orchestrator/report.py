@@ -11,6 +11,7 @@ from orchestrator.changes import changes
 from orchestrator.cost import GPUS
 from orchestrator.curves import write_html
 from orchestrator.details import details_of
+from orchestrator.keep import kept_bytes
 from orchestrator.progress import clock
 from orchestrator.published import known_values
 from orchestrator.record import copy_shared_rows, gather, labels_of, read_record
@@ -128,7 +129,7 @@ def describe_model(sweep: Sweep, model: ResolvedModel) -> list[str]:
     to_run = [stage for stage in stages if stage.id in sweep.needed]
     price = sweep.config.resources.price_per_gpu_hour
     lines += forecast.work_lines(costs, to_run, sweep.eval_tokens, trains, price)
-    kept = forecast.kept_bytes(cost, stages, sweep.dropped(model))
+    kept = kept_bytes(stages, sweep.costs, sweep.dropped)
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
 
 

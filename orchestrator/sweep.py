@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from orchestrator.cost import ModelCost, stage_seconds
 from orchestrator.forecast import count_eval_tokens
 from orchestrator.inputs import ResolvedModel, resolve_inputs
 from orchestrator.job import Job
+from orchestrator.keep import stages_to_drop
 from orchestrator.plan import Plan
 from orchestrator.planner import Planner
 from orchestrator.published import known_values
@@ -41,7 +43,6 @@ from orchestrator.trials import (
 
 logger = logging.getLogger(__name__)
 
-KEEP_ALL_BELOW_BYTES = 2e9
 MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 
 
@@ -81,9 +82,10 @@ class Sweep:
         """Tokens a forward pass: as asked for, or the device's default."""
         return self.config.resources.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device]
 
-    def dropped(self, model: ResolvedModel) -> set[str]:
+    @cached_property
+    def dropped(self) -> set[str]:
         """Weight stages that the keep policy does not keep."""
-        return stages_to_drop(self, model)
+        return stages_to_drop(self.plan, self.costs, self.config.output.keep)
 
 
 def run_sweep(config: SweepConfig) -> int:
@@ -224,9 +226,8 @@ def run_missing(sweep: Sweep) -> None:
         )
         for error in errors:
             logger.error("a trial ended early: %s", error.strip().splitlines()[-1])
-        for stage in shared:
-            if stage in stages_to_drop(sweep, models[sweep.plan.stages[stage].model]):
-                sweep.store.drop_weights(stage)
+        for stage in shared & sweep.dropped:
+            sweep.store.drop_weights(stage)
     finally:
         cluster.ray.shutdown()
 
@@ -240,18 +241,6 @@ def cell_costs(sweep: Sweep) -> dict[str, float]:
         counted |= mine
         costs[cell.id] = sum(sweep.seconds[stage] for stage in mine)
     return costs
-
-
-def stages_to_drop(sweep: Sweep, model: ResolvedModel) -> set[str]:
-    """Weight stages that the keep policy does not keep."""
-    plan = sweep.plan
-    weights = {s.id for s in plan.stages.values() if s.kind in ("prune", "finetune")}
-    finals = {cell.stages[-1] for cell in plan.cells.values()}
-    keep = sweep.config.output.keep
-    if keep is None:
-        size = len(weights) * model.facts.num_parameters * 4
-        keep = "all" if size < KEEP_ALL_BELOW_BYTES else "final"
-    return {"all": set(), "final": weights - finals, "none": weights}[keep]
 
 
 def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str]) -> Job:
@@ -279,7 +268,7 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str])
         source=dataclasses.asdict(model.source),
         dtype=model.inputs.dtype,
         store_root=sweep.store.uri(),
-        drop=tuple(sorted(stages_to_drop(sweep, model) - shared)),
+        drop=tuple(sorted(sweep.dropped - shared)),
         device=sweep.device,
         num_workers=resources.num_workers,
         threads=cluster.cpus_per_worker(resources),
