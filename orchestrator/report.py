@@ -92,6 +92,7 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
         f"{len(plan.cells)} cells, {len(plan.cells) - len(to_run)} already done; "
         f"{len(sweep.needed)} stages to run of {len(plan.stages)}"
     ]
+    lines += [damage(sweep, stage) for stage in sweep.damaged]
     for cell in plan.cells.values():
         target = cell.target.mask_structure or f"{cell.target.sparsity:g}"
         seed = "" if cell.seed is None else f" seed {cell.seed}"
@@ -110,6 +111,12 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
     for model in sweep.models:
         lines += ["", *describe_model(sweep, model)]
     return "\n".join(lines)
+
+
+def damage(sweep: Sweep, stage: str) -> str:
+    """What is wrong with a stored stage, and what a run will do about it."""
+    fate = sweep.store.put_away + (" and computed again" if stage in sweep.needed else "")
+    return f"  stages/{stage} is damaged ({sweep.damaged[stage]}): to be {fate}"
 
 
 def describe_model(sweep: Sweep, model: ResolvedModel) -> list[str]:

@@ -24,7 +24,7 @@ from orchestrator.keep import stages_to_drop
 from orchestrator.plan import Plan
 from orchestrator.planner import Planner
 from orchestrator.published import known_values
-from orchestrator.record import write_record
+from orchestrator.record import describe_cells, write_record
 from orchestrator.report import collect, describe_plan
 from orchestrator.results import row_key
 from orchestrator.store import MARKER, Store
@@ -62,15 +62,19 @@ class Sweep:
     """Stages to run."""
     costs: dict[str, ModelCost]
     """Of each model, by name."""
+    damaged: dict[str, str]
+    """Stages that are not whole, and why: they count as missing, and a run sets them aside."""
     eval_tokens: dict[str, int] = field(default_factory=dict)
     """Tokens of the text that an evaluate stage to run reads."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Estimated seconds of every stage."""
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """Names this grid."""
-        return identity(sorted(self.plan.cells))[:12]
+        """Names this grid: its rows, and what they are called."""
+        rows = [cell["rows"] for cell in describe_cells(self.plan)]
+        names = {key: text for found in rows for key, text in found.items()}
+        return identity([self.config.grid.protocol, names])[:12]
 
     @property
     def device(self) -> str:
@@ -92,7 +96,8 @@ def run_sweep(config: SweepConfig) -> int:
     """Runs what is missing of a sweep; returns the exit code.
 
     Raises:
-        ValueError: bad input, before Ray starts and before anything is written.
+        ValueError: bad input, before Ray starts and before anything is written. Only what does not
+            fit the cluster of RAY_ADDRESS is found once that is joined; no row has changed by then.
     """
     from orchestrator import cluster
 
@@ -107,6 +112,7 @@ def run_sweep(config: SweepConfig) -> int:
         print(describe_plan(sweep, trials_of(sweep, cluster.planned_slots(config.resources))))
         return 0
     require_writable(sweep.store)
+    sweep.store.set_aside_stages(sweep.damaged)
     write_record(sweep)
     if sweep.cells:
         save_tokens(sweep.store, tokens)
@@ -126,7 +132,7 @@ def prepare(config: SweepConfig) -> Sweep:
         require_tasks(config.eval.tasks)
     models = resolve_inputs(config)
     plan = Planner(config.grid, config.prune, config.finetune).build(m.inputs for m in models)
-    manifests, rows = store.stages(), store.rows()
+    (manifests, damaged), rows = store.check_stages(), store.rows()
     retry, limit = config.output.retry_failed, config.resources.stop_perplexity
     stored = set(manifests)
     cells = [cell for cell in plan.cells.values() if to_run(cell, rows, stored, retry, limit)]
@@ -145,7 +151,7 @@ def prepare(config: SweepConfig) -> Sweep:
         "cpu_offload": resources.cpu_offload,
     }
     costs = {m.inputs.name: ModelCost(m.facts, m.inputs, device, **options) for m in models}
-    return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs)
+    return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs, damaged)
 
 
 def read_texts(sweep: Sweep) -> dict[str, Tensor]:
