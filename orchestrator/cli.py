@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from orchestrator import interruption
 from orchestrator.config import SweepConfig, require_read
-from orchestrator.failure import is_no_space, no_space
+from orchestrator.failure import is_bad_input, is_no_space, no_space
 from orchestrator.flags import parse_flags
 from orchestrator.repeat import repeat_row, require_alone
 
@@ -43,7 +43,8 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
     """Runs a preset with the flags of this process; returns the exit code.
 
     0: every cell of the grid has its rows. 1: a cell failed or was not run, or `verdict` gave 1.
-    2: bad input, said in one line, nothing written. 130 and 143: stopped by Ctrl-C or SIGTERM.
+    2: bad input, said in one line before anything is written, or, where a cluster turns out to be
+    too small, before any row is. 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     quiet_libraries()
@@ -61,6 +62,8 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
                 return code
             return max(code, verdict(config))
         except ValueError as error:
+            if not is_bad_input(error):
+                raise
             print(f"error: {error}", file=sys.stderr)
             return 2
         except Exception as error:

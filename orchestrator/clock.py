@@ -14,10 +14,16 @@ import torch
 
 from core.parallel import Ranks
 
+RESET_PEAK = "5"
+"""What Linux takes in `clear_refs` for: the highest resident memory so far is that of now."""
+
 
 @contextmanager
 def timed(ranks: Ranks) -> Iterator[dict[str, float]]:
-    """Fills in seconds and the peak memory of the busiest rank (collective)."""
+    """Fills in seconds and the peak memory of the busiest rank (collective).
+
+    The seconds are of what is within, the peak is of all since `restart_peak`.
+    """
     clock: dict[str, float] = {}
     start = time.monotonic()
     yield clock
@@ -30,8 +36,24 @@ def timed(ranks: Ranks) -> Iterator[dict[str, float]]:
     clock["finished_at"] = datetime.datetime.now(datetime.UTC).timestamp()
 
 
+def restart_peak(device: torch.device) -> None:
+    """Forgets the memory of earlier stages; what is held now counts for the next one too.
+
+    Only Linux can do so for a process, and not where /proc is read-only: there a CPU's peak stays
+    the highest of the process so far.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+    except OSError:
+        pass
+
+
 def peak_memory(device: torch.device) -> float:
-    """Bytes at the highest point of this process so far: GPU memory, else resident memory."""
+    """Bytes at the highest point since `restart_peak`: of GPU memory, else of what is resident."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")

@@ -29,6 +29,11 @@ class StuckError(Exception):
     """Something waited for longer than --timeout-seconds."""
 
 
+def is_bad_input(error: ValueError) -> bool:
+    """Whether the user can mend it: Arrow's own errors are of tables that we have built."""
+    return not type(error).__module__.startswith("pyarrow")
+
+
 def is_no_space(error: BaseException) -> bool:
     """Whether a write failed for want of space; safetensors only says so in its text."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:

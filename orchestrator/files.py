@@ -6,8 +6,11 @@ the files mean.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
+import posixpath
 import shutil
 import socket
 import tempfile
@@ -18,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pyarrow import fs
+from pyarrow import ArrowInvalid, Buffer, fs
 
 T = TypeVar("T")
 
@@ -31,10 +34,17 @@ class Files:
     """Reads, writes and copies below a root."""
 
     def __init__(self, root: str) -> None:
-        """Names a place; creates nothing."""
+        """Names a place; creates nothing.
+
+        Raises:
+            ValueError: a URI of no known kind.
+        """
         self.root = root
         if "://" in root:
-            self.filesystem, self.path = fs.FileSystem.from_uri(root)
+            try:
+                self.filesystem, self.path = fs.FileSystem.from_uri(root)
+            except ArrowInvalid as error:
+                raise ValueError(str(error)) from None
         else:
             self.filesystem, self.path = fs.LocalFileSystem(), os.path.abspath(root)
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
@@ -180,6 +190,59 @@ def is_orphan(name: str) -> bool:
     except OSError:
         pass
     return False
+
+
+def read_object(data: bytes) -> dict[str, Any] | None:
+    """What a file of a JSON object says; None where it is something else."""
+    try:
+        found = json.loads(data)
+    except ValueError:  # No JSON, or no text at all.
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def sync(path: str | Path) -> None:
+    """Waits until a file, or the list of names in a directory, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network disks know no such thing for a directory.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_tree(directory: Path) -> None:
+    """As `sync`, of a directory and all below it."""
+    for path in directory.rglob("*"):
+        sync(path)
+    sync(directory)
+
+
+def replace_file(
+    data: bytes | Buffer,
+    path: str | os.PathLike[str],
+    filesystem: fs.FileSystem | None = None,
+) -> None:
+    """Puts `data` at `path` (local, or on a pyarrow filesystem) by rename from a name beside it."""
+    target = os.fspath(path)
+    files = filesystem or fs.LocalFileSystem()
+    folder, name = posixpath.split(target)
+    if folder:
+        files.create_dir(folder, recursive=True)
+    aside = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with files.open_output_stream(aside) as stream:
+            stream.write(data)
+        if isinstance(files, fs.LocalFileSystem):
+            sync(aside)
+        files.move(aside, target)
+    except BaseException:
+        if files.get_file_info(aside).type != fs.FileType.NotFound:
+            files.delete_file(aside)
+        raise
 
 
 def describe_files(directory: Path) -> dict[str, Any]:

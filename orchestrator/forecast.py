@@ -135,9 +135,3 @@ def workers(cost: ModelCost, name: str, trains: bool) -> str:
 def hours(seconds: float) -> str:
     """Hours to two digits after the point, or three where there are few."""
     return f"{seconds / 3600:,.2f} h" if seconds >= 360 else f"{seconds / 3600:.3f} h"
-
-
-def kept_bytes(cost: ModelCost, stages: Iterable[Stage], dropped: set[str]) -> float:
-    """Disk of the models that the keep policy leaves, of one model's stages."""
-    kept = [s for s in stages if s.kind in ("prune", "finetune") and s.id not in dropped]
-    return sum(cost.stage_bytes(stage.kind == "finetune") for stage in kept)

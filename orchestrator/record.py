@@ -10,7 +10,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import versions
@@ -120,22 +120,48 @@ def gather(
         mine = {name: row[name] for name in ("protocol", "eval_text")}
         current = labels is None or labels.get(source) == mine
         rows.append((current, {**stored[source], **mine}))
-    dense = {
-        (row["model"], evaluation_of(row)): row["perplexity"]
-        for _, row in rows
-        if row["regime"] == "dense"
-    }
+    dense = [(current, row) for current, row in rows if row["regime"] == "dense"]
     return [
         {
             **{name: value for name, value in row.items() if not name.startswith("_")},
             **(tasks or {}).get(row["stage_id"], {}),
             "in_current_grid": current,
-            "dense_perplexity": dense.get((row["model"], evaluation_of(row))),
+            "dense_perplexity": (dense_of(row, current, dense) or {}).get("perplexity"),
         }
         for current, row in rows
     ]
 
 
-def evaluation_of(row: Row) -> tuple[Any, ...]:
-    """What makes two perplexities comparable."""
-    return tuple(row[name] for name in ("eval_text", "eval_seq_len", "eval_stride", "protocol"))
+def dense_of(row: Row, current: bool, dense: Iterable[tuple[bool, Row]]) -> Row | None:
+    """The row of the dense model that a row's perplexity compares with.
+
+    Rows name the evaluation of that one. Those from before they did are given the likeliest: a row
+    of the grid that of the grid, another that of the sweep that it came from.
+
+    Args:
+        row: of any cell.
+        current: whether it belongs to the current grid.
+        dense: dense rows, with whether they do.
+    """
+    if "_dense_evaluation" in row:
+        wanted = row["_dense_evaluation"]
+        return next((other for _, other in dense if other.get("_evaluation") == wanted), None)
+
+    def likeness(pair: tuple[bool, Row]) -> tuple[Any, ...]:
+        in_grid, other = pair
+        same_sweep = other.get("sweep_id") == row.get("sweep_id")
+        return current and in_grid, same_sweep, in_grid, other.get("finished_at") or ""
+
+    alike = (pair for pair in dense if may_compare(row, pair[1]))
+    return max(alike, key=likeness, default=(False, None))[1]
+
+
+def may_compare(row: Row, dense: Row) -> bool:
+    """Whether nothing that both rows record speaks against one evaluation of one model."""
+    names = ("model", "eval_text", "eval_seq_len", "eval_stride", "protocol")
+    if any(row[name] != dense[name] for name in names):
+        return False
+    # Training leaves weights in float32, whatever the dtype of the sweep was.
+    known = ("num_eval_tokens",) if row.get("num_finetune_tokens") else ("num_eval_tokens", "dtype")
+    pairs = ((row.get(name), dense.get(name)) for name in known)
+    return all(mine == other or None in (mine, other) for mine, other in pairs)

@@ -11,6 +11,7 @@ from orchestrator.changes import changes
 from orchestrator.cost import GPUS
 from orchestrator.curves import write_html
 from orchestrator.details import details_of
+from orchestrator.keep import kept_bytes
 from orchestrator.progress import clock
 from orchestrator.published import known_values
 from orchestrator.record import copy_shared_rows, gather, labels_of, read_record
@@ -91,6 +92,7 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
         f"{len(plan.cells)} cells, {len(plan.cells) - len(to_run)} already done; "
         f"{len(sweep.needed)} stages to run of {len(plan.stages)}"
     ]
+    lines += [damage(sweep, stage) for stage in sweep.damaged]
     for cell in plan.cells.values():
         target = cell.target.mask_structure or f"{cell.target.sparsity:g}"
         seed = "" if cell.seed is None else f" seed {cell.seed}"
@@ -111,6 +113,12 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
     return "\n".join(lines)
 
 
+def damage(sweep: Sweep, stage: str) -> str:
+    """What is wrong with a stored stage, and what a run will do about it."""
+    fate = sweep.store.put_away + (" and computed again" if stage in sweep.needed else "")
+    return f"  stages/{stage} is damaged ({sweep.damaged[stage]}): to be {fate}"
+
+
 def describe_model(sweep: Sweep, model: ResolvedModel) -> list[str]:
     """What one model of a sweep will take."""
     resources, trains = sweep.config.resources, sweep.config.grid.trains
@@ -128,7 +136,7 @@ def describe_model(sweep: Sweep, model: ResolvedModel) -> list[str]:
     to_run = [stage for stage in stages if stage.id in sweep.needed]
     price = sweep.config.resources.price_per_gpu_hour
     lines += forecast.work_lines(costs, to_run, sweep.eval_tokens, trains, price)
-    kept = forecast.kept_bytes(cost, stages, sweep.dropped(model))
+    kept = kept_bytes(stages, sweep.costs, sweep.dropped)
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
 
 

@@ -10,17 +10,17 @@ import hashlib
 import json
 import math
 import os
-import posixpath
 import statistics
 import textwrap
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import fs, parquet
+from pyarrow import parquet
 from pyarrow.fs import FileSystem
+
+from orchestrator.files import replace_file
 
 Row = dict[str, Any]
 
@@ -161,28 +161,6 @@ def write_parquet(
     sink = pa.BufferOutputStream()
     parquet.write_table(to_table(rows), sink, compression="zstd")
     replace_file(sink.getvalue(), path, filesystem)
-
-
-def replace_file(
-    data: bytes | pa.Buffer,
-    path: str | os.PathLike[str],
-    filesystem: FileSystem | None = None,
-) -> None:
-    """Puts `data` at `path` (local, or on a pyarrow filesystem) by rename from a name beside it."""
-    target = os.fspath(path)
-    files = filesystem or fs.LocalFileSystem()
-    folder, name = posixpath.split(target)
-    if folder:
-        files.create_dir(folder, recursive=True)
-    aside = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with files.open_output_stream(aside) as stream:
-            stream.write(data)
-        files.move(aside, target)
-    except BaseException:
-        if files.get_file_info(aside).type != fs.FileType.NotFound:
-            files.delete_file(aside)
-        raise
 
 
 def read_rows(path: str | os.PathLike[str], filesystem: FileSystem | None = None) -> list[Row]:

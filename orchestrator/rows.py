@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core.likelihood import perplexity_per
-from orchestrator.cell import Cell
+from orchestrator.cell import Cell, identity
 from orchestrator.job import Job
 
 Manifest = Callable[[str], dict[str, Any] | None]
@@ -86,8 +86,15 @@ def build_row(
         "machine": (steps[evaluation] or {}).get("environment", {}).get("machine"),
         "finished_at": datetime.datetime.fromtimestamp(finished, datetime.UTC).isoformat(),
         "_evaluation": evaluation,
+        "_dense_evaluation": dense_evaluation(job, evaluation),
         "_interrupted": interrupted,
     }
+
+
+def dense_evaluation(job: Job, evaluation: str) -> str:
+    """Id of the stage that evaluates the dense model alike, planned in this sweep or not."""
+    fields = job.stage(evaluation).fields
+    return identity({"kind": "evaluate", "parent": job.root, **fields})
 
 
 TRAIN = "finetune"

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -19,10 +20,11 @@ from orchestrator.cost import ModelCost, stage_seconds
 from orchestrator.forecast import count_eval_tokens
 from orchestrator.inputs import ResolvedModel, resolve_inputs
 from orchestrator.job import Job
+from orchestrator.keep import stages_to_drop
 from orchestrator.plan import Plan
 from orchestrator.planner import Planner
 from orchestrator.published import known_values
-from orchestrator.record import write_record
+from orchestrator.record import describe_cells, write_record
 from orchestrator.report import collect, describe_plan
 from orchestrator.results import row_key
 from orchestrator.store import MARKER, Store
@@ -41,7 +43,6 @@ from orchestrator.trials import (
 
 logger = logging.getLogger(__name__)
 
-KEEP_ALL_BELOW_BYTES = 2e9
 MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 
 
@@ -61,15 +62,19 @@ class Sweep:
     """Stages to run."""
     costs: dict[str, ModelCost]
     """Of each model, by name."""
+    damaged: dict[str, str]
+    """Stages that are not whole, and why: they count as missing, and a run sets them aside."""
     eval_tokens: dict[str, int] = field(default_factory=dict)
     """Tokens of the text that an evaluate stage to run reads."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Estimated seconds of every stage."""
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """Names this grid."""
-        return identity(sorted(self.plan.cells))[:12]
+        """Names this grid: its rows, and what they are called."""
+        rows = [cell["rows"] for cell in describe_cells(self.plan)]
+        names = {key: text for found in rows for key, text in found.items()}
+        return identity([self.config.grid.protocol, names])[:12]
 
     @property
     def device(self) -> str:
@@ -81,16 +86,18 @@ class Sweep:
         """Tokens a forward pass: as asked for, or the device's default."""
         return self.config.resources.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device]
 
-    def dropped(self, model: ResolvedModel) -> set[str]:
+    @cached_property
+    def dropped(self) -> set[str]:
         """Weight stages that the keep policy does not keep."""
-        return stages_to_drop(self, model)
+        return stages_to_drop(self.plan, self.costs, self.config.output.keep)
 
 
 def run_sweep(config: SweepConfig) -> int:
     """Runs what is missing of a sweep; returns the exit code.
 
     Raises:
-        ValueError: bad input, before Ray starts and before anything is written.
+        ValueError: bad input, before Ray starts and before anything is written. Only what does not
+            fit the cluster of RAY_ADDRESS is found once that is joined; no row has changed by then.
     """
     from orchestrator import cluster
 
@@ -105,6 +112,7 @@ def run_sweep(config: SweepConfig) -> int:
         print(describe_plan(sweep, trials_of(sweep, cluster.planned_slots(config.resources))))
         return 0
     require_writable(sweep.store)
+    sweep.store.set_aside_stages(sweep.damaged)
     write_record(sweep)
     if sweep.cells:
         save_tokens(sweep.store, tokens)
@@ -124,7 +132,7 @@ def prepare(config: SweepConfig) -> Sweep:
         require_tasks(config.eval.tasks)
     models = resolve_inputs(config)
     plan = Planner(config.grid, config.prune, config.finetune).build(m.inputs for m in models)
-    manifests, rows = store.stages(), store.rows()
+    (manifests, damaged), rows = store.check_stages(), store.rows()
     retry, limit = config.output.retry_failed, config.resources.stop_perplexity
     stored = set(manifests)
     cells = [cell for cell in plan.cells.values() if to_run(cell, rows, stored, retry, limit)]
@@ -143,7 +151,7 @@ def prepare(config: SweepConfig) -> Sweep:
         "cpu_offload": resources.cpu_offload,
     }
     costs = {m.inputs.name: ModelCost(m.facts, m.inputs, device, **options) for m in models}
-    return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs)
+    return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs, damaged)
 
 
 def read_texts(sweep: Sweep) -> dict[str, Tensor]:
@@ -224,9 +232,8 @@ def run_missing(sweep: Sweep) -> None:
         )
         for error in errors:
             logger.error("a trial ended early: %s", error.strip().splitlines()[-1])
-        for stage in shared:
-            if stage in stages_to_drop(sweep, models[sweep.plan.stages[stage].model]):
-                sweep.store.drop_weights(stage)
+        for stage in shared & sweep.dropped:
+            sweep.store.drop_weights(stage)
     finally:
         cluster.ray.shutdown()
 
@@ -240,18 +247,6 @@ def cell_costs(sweep: Sweep) -> dict[str, float]:
         counted |= mine
         costs[cell.id] = sum(sweep.seconds[stage] for stage in mine)
     return costs
-
-
-def stages_to_drop(sweep: Sweep, model: ResolvedModel) -> set[str]:
-    """Weight stages that the keep policy does not keep."""
-    plan = sweep.plan
-    weights = {s.id for s in plan.stages.values() if s.kind in ("prune", "finetune")}
-    finals = {cell.stages[-1] for cell in plan.cells.values()}
-    keep = sweep.config.output.keep
-    if keep is None:
-        size = len(weights) * model.facts.num_parameters * 4
-        keep = "all" if size < KEEP_ALL_BELOW_BYTES else "final"
-    return {"all": set(), "final": weights - finals, "none": weights}[keep]
 
 
 def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str]) -> Job:
@@ -279,7 +274,7 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str])
         source=dataclasses.asdict(model.source),
         dtype=model.inputs.dtype,
         store_root=sweep.store.uri(),
-        drop=tuple(sorted(stages_to_drop(sweep, model) - shared)),
+        drop=tuple(sorted(sweep.dropped - shared)),
         device=sweep.device,
         num_workers=resources.num_workers,
         threads=cluster.cpus_per_worker(resources),

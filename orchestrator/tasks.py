@@ -150,12 +150,13 @@ def work(run: TaskRun, job: dict[str, Any]) -> None:
     from core.models import load_model, load_tokenizer
     from core.parallel import Ranks, shard_
     from core.precision import DTYPES
-    from orchestrator.clock import timed
+    from orchestrator.clock import restart_peak, timed
     from orchestrator.versions import machine
 
     torch.set_num_threads(job["threads"])
     store, stage = Store(job["store_root"]), run.stage
     ranks = Ranks.current(torch.device(job["device"]))
+    restart_peak(ranks.device)
     tokenizer = load_tokenizer(job["source"])
     if run.dense:
         model = load_model(job["source"], DTYPES[job["dtype"]])

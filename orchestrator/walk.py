@@ -15,6 +15,7 @@ from core.finetune import TrainingError
 from core.parallel import Ranks
 from core.pruners import PruningError
 from orchestrator.cell import Cell, Stage
+from orchestrator.clock import restart_peak
 from orchestrator.failure import DamagedStageError, is_out_of_memory, out_of_memory
 from orchestrator.job import Job
 from orchestrator.results import row_key
@@ -94,6 +95,7 @@ class Walk:
 
     def run_stage(self, stage: Stage) -> None:
         """Runs a stage; computes again what it starts from where the store lost or damaged that."""
+        restart_peak(self.ranks.device)
         for _ in range(REPAIRS):
             try:
                 return RUNNERS[stage.kind](self.space, stage)

@@ -5,7 +5,6 @@ Reads only, and only what is new, so that looking often costs little, also behin
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 import uuid
@@ -17,6 +16,7 @@ from pyarrow import fs
 from core.config import require
 from orchestrator.curves import page_contents
 from orchestrator.details import details_of
+from orchestrator.files import read_object
 from orchestrator.record import FOLDER as RECORDS
 from orchestrator.record import Record, gather, labels_of, name_of
 from orchestrator.results import Row, clock
@@ -71,11 +71,11 @@ class Watched:
         infos = self.store.filesystem.get_file_info(selector)
         return {i.base_name: (i.mtime_ns, i.size) for i in infos if i.base_name.endswith(".json")}
 
-    def read_json(self, folder: str, name: str) -> Any:
+    def read_json(self, folder: str, name: str) -> dict[str, Any] | None:
         """A file's contents; None if it went away or is not whole yet."""
         try:
-            return json.loads(self.store.read_bytes(folder, name))
-        except (FileNotFoundError, json.JSONDecodeError):
+            return read_object(self.store.read_bytes(folder, name))
+        except FileNotFoundError:
             return None
 
     def read_rows(self) -> bool:

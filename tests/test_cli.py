@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import ray
+from pyarrow import ArrowInvalid
 
-from orchestrator import cli
+from orchestrator import cli, sweep
 from orchestrator.config import SweepConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +100,21 @@ def test_an_out_dir_that_cannot_be_written_is_refused(run, tmp_path):
     code, error, _ = run("--out-dir", str(file / "below"))
     assert code == 2 and "--out-dir" in error
     assert error.count("\n") == 1
+
+
+def test_an_out_dir_of_no_known_kind_is_refused(run):
+    code, error, _ = run("--out-dir", "nosuch://bucket/sweep")
+    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert "nosuch://bucket/sweep" in error
+
+
+def test_a_table_that_arrow_refuses_is_not_taken_for_bad_input(run, monkeypatch):
+    def collect(config):
+        raise ArrowInvalid("Could not convert 'thirty' to double")
+
+    monkeypatch.setattr(sweep, "run_sweep", collect)
+    with pytest.raises(ArrowInvalid):
+        run()
 
 
 def test_too_little_text_says_how_many_windows_there_are(run, tmp_path):

@@ -19,7 +19,7 @@ TOKENS, STEPS = 256, 4
 
 @pytest.fixture(scope="module")
 def collected(tiny_opt_dir, write_texts, tmp_path_factory, one_thread):
-    """The rows and what the page holds of magnitude and SparseGPT, in two rounds."""
+    """The rows, what the page holds of magnitude and SparseGPT in two rounds, and the store."""
     place = tmp_path_factory.mktemp("collect")
     write_texts(place)
     config = SweepConfig(
@@ -49,12 +49,19 @@ def collected(tiny_opt_dir, write_texts, tmp_path_factory, one_thread):
     (island,) = (place / "out" / "curves.html").read_text(encoding="utf-8").split('id="data">')[1:]
     rows = read_rows(str(place / "out" / "results.parquet"))
     found = {(r["method"], r["regime"], r["sparsity"], r["round"]): r for r in rows}
-    return found, json.loads(island.split("</script>")[0])
+    return found, json.loads(island.split("</script>")[0]), sweep.store
+
+
+def test_every_row_names_the_evaluation_of_the_dense_model(collected):
+    stored = list(collected[2].rows().values())
+    (dense,) = [row for row in stored if row["regime"] == "dense"]
+    assert {row["_dense_evaluation"] for row in stored} == {dense["_evaluation"]}
+    assert {row["dense_perplexity"] for row in collected[0].values()} == {dense["perplexity"]}
 
 
 @pytest.mark.parametrize(("method", "measured"), [("magnitude", False), ("sparsegpt", True)])
 def test_the_page_has_the_sparsity_and_the_error_of_every_matrix(collected, method, measured):
-    rows, page = collected
+    rows, page, _ = collected
     details = page["details"]
     pruned, _ = details["stages"][rows[method, "iterative", 0.7, 2]["stage_id"]]
     layer = details["layers"][pruned]
@@ -69,7 +76,7 @@ def test_the_page_has_the_sparsity_and_the_error_of_every_matrix(collected, meth
 
 
 def test_the_page_has_the_losses_of_every_round(collected):
-    rows, page = collected
+    rows, page, _ = collected
     details = page["details"]
     for method in ("magnitude", "sparsegpt"):
         last = rows[method, "iterative", 0.7, 2]
@@ -84,7 +91,7 @@ def test_the_page_has_the_losses_of_every_round(collected):
 
 
 def test_rows_and_page_say_how_to_compute_them_again(collected):
-    rows, page = collected
+    rows, page, _ = collected
     assert all("cores of" in row["machine"] for row in rows.values())
     settings = dict(page["settings"])
     assert settings["command to reproduce"][0].startswith("python ")

@@ -133,6 +133,14 @@ def test_the_old_file_stays_whole_when_a_write_fails(tmp_path):
     assert os.listdir(tmp_path) == ["results.parquet"]
 
 
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    synced, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: real(handle) or synced.append(os.fstat(handle)))
+    path = tmp_path / "results.parquet"
+    write_parquet([make_row()], path)
+    assert [(s.st_ino, s.st_size) for s in synced] == [(path.stat().st_ino, path.stat().st_size)]
+
+
 def test_it_is_written_to_a_filesystem_that_is_given(tmp_path):
     inside = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     write_parquet([make_row()], "out/deep/results.parquet", inside)

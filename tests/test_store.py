@@ -76,6 +76,41 @@ def test_what_another_sweep_drops_meanwhile_is_not_taken_for_damage(store, monke
     assert store.names("set-aside") == set()
 
 
+def test_damage_is_told_before_anything_is_set_aside(store):
+    publish(store)
+    publish(store, "whole")
+    file = Path(store.join("stages", "abc", "model.bin"))
+    file.write_bytes(b"wei")
+    whole, damaged = store.check_stages()
+    assert set(whole) == {"whole"}
+    assert damaged == {"abc": "model.bin has 3 bytes instead of 7"}
+    assert file.exists() and store.names("set-aside") == set()
+    store.set_aside_stages(damaged)
+    assert not file.exists() and len(store.names("set-aside")) == 1
+
+
+def test_what_another_sweep_has_computed_again_meanwhile_is_not_set_aside(store):
+    publish(store)
+    Path(store.join("stages", "abc", "manifest.json")).unlink()
+    _, damaged = store.check_stages()
+    publish(store, content=b"again")
+    store.set_aside_stages(damaged)
+    assert set(store.stages()) == {"abc"}
+
+
+def test_a_stage_that_is_being_replaced_is_not_taken_for_damage(store, monkeypatch):
+    # Between two renames its manifest is not there; then the new one's directory is.
+    publish(store)
+    real = store.manifest
+
+    def missed_once(folder, name):
+        monkeypatch.setattr(store, "manifest", real)
+
+    monkeypatch.setattr(store, "manifest", missed_once)
+    assert set(store.stages()) == {"abc"}
+    assert store.names("set-aside") == set()
+
+
 def test_a_manifest_that_is_something_else_is_no_manifest(store):
     publish(store)
     Path(store.join("stages", "abc", "manifest.json")).write_text("[]")
@@ -112,6 +147,29 @@ def test_the_first_of_two_equal_stages_stays(store):
     assert [n for n in store.names("stages") if n.startswith(".")] == []
 
 
+def test_of_two_equal_stages_without_weights_the_first_stays(store):
+    for value in (3.0, 4.0):
+        with store.scratch() as directory:
+            record = {"id": "abc", "metrics": {"perplexity": value}}
+            store.publish("stages", "abc", directory, record)
+    assert store.stages()["abc"]["metrics"] == {"perplexity": 3.0}
+
+
+def test_a_stage_is_on_the_disk_before_it_is_seen(store, monkeypatch):
+    synced, real = {}, os.fsync
+
+    def sync(handle):
+        synced[os.fstat(handle).st_ino] = store.names("stages")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    publish(store)
+    stage = Path(store.join("stages", "abc"))
+    seen = [synced.get(path.stat().st_ino) for path in (stage, *sorted(stage.iterdir()))]
+    assert seen == [set()] * 3, "the directory, the manifest and the weights"
+    assert synced[stage.parent.stat().st_ino] == {"abc"}, "its name, once it is there"
+
+
 def test_many_writers_of_one_stage_leave_one_whole_stage(store):
     def work(i):
         publish(store, content=bytes([i]) * 100_000)
@@ -141,11 +199,24 @@ def test_rows_keep_nan_and_infinity(store):
     assert row["perplexity"] == math.inf and math.isnan(row["nll"])
 
 
-def test_an_unreadable_row_is_left_out(store, caplog):
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b"\0\0\0", b"[]", b""])
+def test_an_unreadable_row_is_left_out(store, caplog, content):
     store.put_row("good", {"a": 1})
-    Path(store.join("rows", "bad.json")).write_text("{")
+    Path(store.join("rows", "bad.json")).write_bytes(content)
     assert set(store.rows()) == {"good"}
     assert "bad.json" in caplog.text
+
+
+def test_a_row_that_another_sweep_removes_meanwhile_is_left_out(store, monkeypatch, caplog):
+    store.put_row("good", {"a": 1})
+    listed = store.names("rows") | {"gone.json"}
+    monkeypatch.setattr(store, "names", lambda folder: listed)
+    assert set(store.rows()) == {"good"} and not caplog.text
+
+
+def test_a_row_that_another_sweep_has_removed_can_be_removed(store, monkeypatch):
+    monkeypatch.setattr(store, "exists", lambda *parts: True)
+    store.delete_row("gone")
 
 
 def test_newest_whole_checkpoint_wins(store):

@@ -41,6 +41,13 @@ def test_rows_appear_change_and_go_away(sweep):
     assert sorted(row["sparsity"] for row in seen.rows()) == [0.3, 0.7]
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b"[]"])
+def test_a_row_that_cannot_be_read_is_left_out(sweep, content):
+    sweep.finish(0)
+    sweep.store.write_bytes(content, "rows", "bad.json")
+    assert [row["sparsity"] for row in Watched(sweep.store.root).rows()] == [0.3]
+
+
 def test_contents_are_drawn_anew_only_when_rows_change(sweep, monkeypatch):
     drawn = []
     real = watched.page_contents

@@ -16,6 +16,7 @@ def walk(config):
     """What a sweep does, in this process."""
     sweep = prepare(config)
     require_writable(sweep.store)
+    sweep.store.set_aside_stages(sweep.damaged)
     for job in jobs_of(sweep):
         Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
     return sweep

@@ -1,0 +1,110 @@
+"""What a sweep knows of itself before anything runs, and what it writes until then."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from core.config import CalibrationConfig, EvalConfig
+from orchestrator import cluster
+from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
+from orchestrator.results import row_key
+from orchestrator.store import Store
+from orchestrator.sweep import prepare, require_writable, run_sweep
+
+
+@pytest.fixture
+def config(tiny_opt_dir, write_texts, tmp_path, monkeypatch):
+    """Two one-shot cells of a tiny model, for this machine."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    write_texts(tmp_path)
+    return SweepConfig(
+        grid=GridConfig(
+            models=(str(tiny_opt_dir),),
+            methods=("magnitude",),
+            regimes=("oneshot",),
+            sparsities=(0.5, 0.7),
+        ),
+        calibration=CalibrationConfig(),
+        eval=EvalConfig(texts=(str(tmp_path / "test.txt"),), seq_len=32, max_windows=2),
+        resources=ResourceConfig(cpus_per_worker=1),
+        output=OutputConfig(out_dir=str(tmp_path / "out")),
+    )
+
+
+def changed(config, part, **changes):
+    return dataclasses.replace(
+        config, **{part: dataclasses.replace(getattr(config, part), **changes)}
+    )
+
+
+def test_grids_have_one_name_only_where_their_rows_are_the_same(config, tmp_path):
+    (tmp_path / "copy.txt").write_bytes((tmp_path / "test.txt").read_bytes())
+    again = prepare(changed(config, "output", out_dir=str(tmp_path / "elsewhere")))
+    others = [
+        changed(config, "eval", max_windows=3),
+        changed(config, "eval", seq_len=16),
+        changed(config, "eval", texts=(str(tmp_path / "copy.txt"),)),  # Under another name.
+        changed(config, "grid", sparsities=(0.5,)),
+        changed(config, "grid", protocol="alps"),
+    ]
+    mine = prepare(config).id
+    assert again.id == mine
+    assert len({mine, *(prepare(other).id for other in others)}) == 1 + len(others)
+
+
+def damaged(config):
+    """Spoils a stage of the grid, whose id is returned, and one called `other`."""
+    sweep = prepare(config)
+    require_writable(sweep.store)
+    wanted = next(s for s in sweep.plan.stages.values() if s.kind == "prune").id
+    for stage in (wanted, "other"):
+        with sweep.store.scratch() as directory:
+            (directory / "model.bin").write_bytes(b"weights")
+            sweep.store.publish("stages", stage, directory, {"id": stage, "metrics": {}})
+        Path(sweep.store.join("stages", stage, "model.bin")).write_bytes(b"wei")
+    return wanted
+
+
+def test_a_dry_run_tells_of_damage_and_touches_nothing(config, capsys):
+    stage, out = damaged(config), Path(config.output.out_dir)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert run_sweep(changed(config, "output", dry_run=True)) == 0
+    said = capsys.readouterr().out
+    why = "is damaged (model.bin has 3 bytes instead of 7): to be set aside"
+    assert f"  stages/{stage} {why} and computed again\n" in said
+    assert f"  stages/other {why}\n" in said
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.fixture
+def small_cluster(monkeypatch):
+    """A cluster that turns out to be too small once it is joined."""
+
+    def slots(resources):
+        raise ValueError("--num-workers 1: needs 1 CPU cores; there are 0 CPU cores")
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(cluster, "connect", lambda: None)
+    monkeypatch.setattr(cluster, "slots_of_cluster", slots)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+
+
+@pytest.mark.usefixtures("small_cluster")
+def test_a_run_sets_aside_what_is_damaged(config):
+    stage, store = damaged(config), Store(config.output.out_dir)
+    with pytest.raises(ValueError, match="needs 1 CPU cores"):
+        run_sweep(config)
+    assert {name.split("-")[0] for name in store.names("set-aside")} == {stage, "other"}
+
+
+@pytest.mark.usefixtures("small_cluster")
+def test_what_does_not_fit_a_cluster_changes_no_row(config):
+    store, (cell, evaluation) = Store(config.output.out_dir), min(prepare(config).plan.row_keys())
+    rows = {row_key(cell, evaluation): {"status": "failed", "_interrupted": True}}
+    require_writable(store)
+    for key, row in rows.items():
+        store.put_row(key, row)
+    with pytest.raises(ValueError, match="needs 1 CPU cores"):
+        run_sweep(config)
+    assert store.rows() == rows
