@@ -110,7 +110,8 @@ def export_all(sweeps: list[Watched], config: BrowseConfig) -> int:
         directory = Path(config.export_dir or sweep.store.join("export"))
         if config.export_dir is not None and len(sweeps) > 1:
             directory /= f"{sweeps.index(sweep) + 1}"
-        for path in export(sweep.rows(), directory, config.figures or DEFAULT_FIGURES):
+        figures = config.figures or DEFAULT_FIGURES
+        for path in export(sweep.rows(), directory, figures, sweep.published):
             print(path)
     return 0
 

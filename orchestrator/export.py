@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.curves import figure
 from orchestrator.points import Curve, Evaluation, curves_from_rows
-from orchestrator.published import first_of_each, load_published
+from orchestrator.published import Published, known_values
 from orchestrator.results import Row
 from orchestrator.tables import tables_from_rows
 from orchestrator.typesetting import cells_csv, latex, markdown, rows_csv
@@ -45,13 +45,19 @@ STRIP = {
 }
 
 
-def export(rows: Iterable[Row], directory: Path, figures: Sequence[str]) -> list[Path]:
+def export(
+    rows: Iterable[Row],
+    directory: Path,
+    figures: Sequence[str],
+    published: Sequence[Published] | None = None,
+) -> list[Path]:
     """Writes everything of a sweep's current grid; files of the same name are replaced.
 
     Args:
         rows: from the store or `results.parquet`.
         directory: made where there is none.
         figures: formats; none are drawn, and that is said, where Kaleido or a browser is absent.
+        published: values to draw beside ours; those shipped with the project by default.
 
     Returns:
         The files written.
@@ -69,7 +75,8 @@ def export(rows: Iterable[Row], directory: Path, figures: Sequence[str]) -> list
     if why is not None:
         logger.warning("no figures: %s", why)
         return written
-    return written + write_figures(rows, directory, figures)
+    known = known_values(None) if published is None else published
+    return written + write_figures(rows, directory, figures, known)
 
 
 def missing_for_figures() -> str | None:
@@ -94,14 +101,15 @@ def browser() -> str | None:
     return named or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def write_figures(rows: Iterable[Row], directory: Path, formats: Sequence[str]) -> list[Path]:
+def write_figures(
+    rows: Iterable[Row], directory: Path, formats: Sequence[str], published: Sequence[Published]
+) -> list[Path]:
     """One figure a model and evaluation, in each format."""
     import kaleido
 
     facets: dict[tuple[str, Evaluation], list[Curve]] = defaultdict(list)
     for curve in curves_from_rows(rows):
         facets[curve.facet].append(curve)
-    published = first_of_each(load_published())
     names = names_of(facets)
     jobs: list[dict[str, Any]] = []
     for facet, curves in facets.items():

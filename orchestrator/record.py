@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import versions
 from orchestrator.plan import Plan
-from orchestrator.results import Row, row_key
+from orchestrator.results import TASK_PREFIX, Row, row_key
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
     from orchestrator.sweep import Sweep
 
 FOLDER = "sweeps"
+TASKS_KIND = "tasks"
+"""Kind of the stages that hold results of zero-shot tasks."""
 Record = dict[str, Any]
 Labels = Mapping[str, Mapping[str, str]]
 
@@ -165,3 +167,16 @@ def may_compare(row: Row, dense: Row) -> bool:
     known = ("num_eval_tokens",) if row.get("num_finetune_tokens") else ("num_eval_tokens", "dtype")
     pairs = ((row.get(name), dense.get(name)) for name in known)
     return all(mine == other or None in (mine, other) for mine, other in pairs)
+
+
+def task_columns(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Columns `task:NAME:METRIC` by the stage that has the weights; NAME[:LIMIT] where limited."""
+    columns: dict[str, dict[str, float]] = {}
+    for manifest in manifests.values():
+        if manifest["kind"] == TASKS_KIND:
+            limit = manifest["fields"]["limit"]
+            name = manifest["label"] + ("" if limit is None else f"[:{limit}]")
+            mine = columns.setdefault(manifest["parent"], {})
+            for metric, value in manifest["results"].items():
+                mine[f"{TASK_PREFIX}{name}:{metric}"] = value
+    return columns

@@ -14,9 +14,9 @@ from orchestrator.details import details_of
 from orchestrator.keep import kept_bytes
 from orchestrator.progress import clock
 from orchestrator.published import known_values
-from orchestrator.record import copy_shared_rows, gather, labels_of, read_record
+from orchestrator.record import copy_shared_rows, gather, labels_of, read_record, task_columns
 from orchestrator.results import row_key, summary_table, write_parquet
-from orchestrator.tasks import missing_runs, task_columns
+from orchestrator.tasks import missing_runs
 
 if TYPE_CHECKING:
     from orchestrator.inputs import ResolvedModel

@@ -16,15 +16,13 @@ from core.zero_shot import TASKS_VERSION, run_task, task_identity, task_label
 from orchestrator.cell import Stage, identity
 from orchestrator.config import ResourceConfig
 from orchestrator.plan import Plan
-from orchestrator.results import TASK_PREFIX
+from orchestrator.record import TASKS_KIND
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
     from orchestrator.sweep import Sweep
 
 logger = logging.getLogger(__name__)
-
-KIND = "tasks"
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,10 @@ def task_runs(plan: Plan, tasks: tuple[str, ...], limit: int | None) -> list[Tas
                 "limit": limit,
                 "dtype": plan.models[cell.model].dtype,
             }
-            run_id = identity({"kind": KIND, "parent": last.id, **fields})
-            stage = Stage(run_id, KIND, cell.model, cell.method, last.id, fields, task_label(task))
+            run_id = identity({"kind": TASKS_KIND, "parent": last.id, **fields})
+            stage = Stage(
+                run_id, TASKS_KIND, cell.model, cell.method, last.id, fields, task_label(task)
+            )
             runs.setdefault(run_id, TaskRun(stage, task, last.kind == "dense"))
     return list(runs.values())
 
@@ -191,16 +191,3 @@ def work(run: TaskRun, job: dict[str, Any]) -> None:
     }
     with store.scratch() as directory:
         store.publish("stages", stage.id, directory, record)
-
-
-def task_columns(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Columns `task:NAME:METRIC` by the stage that has the weights; NAME[:LIMIT] where limited."""
-    columns: dict[str, dict[str, float]] = {}
-    for manifest in manifests.values():
-        if manifest["kind"] == KIND:
-            limit = manifest["fields"]["limit"]
-            name = manifest["label"] + ("" if limit is None else f"[:{limit}]")
-            mine = columns.setdefault(manifest["parent"], {})
-            for metric, value in manifest["results"].items():
-                mine[f"{TASK_PREFIX}{name}:{metric}"] = value
-    return columns

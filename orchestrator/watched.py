@@ -5,6 +5,7 @@ Reads only, and only what is new, so that looking often costs little, also behin
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -17,10 +18,13 @@ from core.config import require
 from orchestrator.curves import page_contents
 from orchestrator.details import details_of
 from orchestrator.files import read_object
+from orchestrator.published import Published, known_values
 from orchestrator.record import FOLDER as RECORDS
-from orchestrator.record import Record, gather, labels_of, name_of
+from orchestrator.record import TASKS_KIND, Record, gather, labels_of, name_of, task_columns
 from orchestrator.results import Row, clock
 from orchestrator.store import MARKER, Store
+
+logger = logging.getLogger(__name__)
 
 PULSES = "pulse"
 SILENCE_SECONDS = 60.0
@@ -53,6 +57,9 @@ class Watched:
         self.manifests: dict[str, dict[str, Any]] = {}
         self.record: Record | None = None
         self.record_stamp: tuple[Any, ...] | None = None
+        self.published: list[Published] | None = None
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self.looked_at: set[str] = set()
         self.heard = Heard()
         self.version = uuid.uuid4().hex
         self.shown: tuple[str, dict[str, Any]] | None = None
@@ -61,7 +68,7 @@ class Watched:
     def refresh(self) -> str:
         """Reads what is new; returns a word that changes when rows or the grid have changed."""
         with self.lock:
-            if self.read_record() | self.read_rows():
+            if self.read_record() | self.read_rows() | self.read_tasks():
                 self.version = uuid.uuid4().hex
             return self.version
 
@@ -103,13 +110,26 @@ class Watched:
         record = self.read_json(RECORDS, newest)
         if record is not None:
             self.record, self.record_stamp = record, (newest, *stamps[newest])
+            self.published = published_of(record)
         return record is not None
+
+    def read_tasks(self) -> bool:
+        """Results of zero-shot tasks that the newest sweep asks for; whether there are new ones."""
+        wanted = (self.record or {}).get("config", {}).get("eval", {}).get("tasks")
+        new = self.store.names("stages") - self.looked_at if wanted else set()
+        for name in new:
+            found = self.manifest(name)
+            if found is not None:
+                self.looked_at.add(name)
+                if found["kind"] == TASKS_KIND:
+                    self.tasks[name] = found
+        return bool(new & set(self.tasks))
 
     def rows(self) -> list[Row]:
         """All rows, those of the newest sweep's grid marked."""
         with self.lock:
             labels = labels_of(self.record) if self.record else None
-            return gather(self.stored, labels)
+            return gather(self.stored, labels, task_columns(self.tasks))
 
     def contents(self) -> dict[str, Any]:
         """What the page shows of this out-dir, drawn anew only when rows have changed."""
@@ -119,7 +139,12 @@ class Watched:
             details = details_of(rows, self.manifest)
             self.shown = (
                 version,
-                page_contents(rows, details=details, provenance=self.provenance()),
+                page_contents(
+                    rows,
+                    details=details,
+                    published=self.published,
+                    provenance=self.provenance(),
+                ),
             )
         return self.shown[1] | {"version": version}
 
@@ -179,6 +204,19 @@ class Watched:
                 state = "running"
             found.append((name_of(cell), state, why))
         return sorted(found, key=lambda cell: ORDER.get(cell[1], 0))
+
+
+def published_of(record: Record) -> list[Published] | None:
+    """Values that a sweep was told to compare with; None for those shipped with the project.
+
+    Its own table may be on another machine: that is said, and those shipped are taken.
+    """
+    path = record.get("config", {}).get("output", {}).get("published")
+    try:
+        return None if path is None else known_values(path)
+    except ValueError as error:
+        logger.warning("%s; only values shipped with the project are shown", error)
+        return None
 
 
 TOLD = ("failed", "not run", "stopped", "running", "waiting")

@@ -1,5 +1,6 @@
 """An out-dir as somebody sees it while rows appear."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -58,6 +59,33 @@ def test_contents_are_drawn_anew_only_when_rows_change(sweep, monkeypatch):
     assert len(drawn) == 1 and one["version"] == two["version"]
     sweep.finish(1)
     assert seen.contents()["version"] != one["version"] and len(drawn) == 2
+
+
+def test_task_results_appear_when_they_come(tmp_path):
+    sweep = StoredSweep(tmp_path / "out", CELLS[:1], eval={"tasks": ["tiny"]})
+    sweep.finish(0, stage_id="s1")
+    seen = Watched(sweep.store.root)
+    first = seen.refresh()
+    assert "task:tiny:acc" not in seen.rows()[0]
+    manifest = {"id": "t1", "files": {}, "kind": "tasks", "parent": "s1", "label": "tiny"}
+    manifest |= {"fields": {"limit": None}, "results": {"acc": 0.4}}
+    sweep.store.write_bytes(json.dumps(manifest).encode(), "stages", "t1", "manifest.json")
+    second = seen.refresh()
+    assert second != first and seen.rows()[0]["task:tiny:acc"] == 0.4
+    assert seen.refresh() == second
+
+
+def test_the_sweeps_own_published_values_are_shown_where_they_can_be_read(tmp_path, caplog):
+    own = tmp_path / "own.csv"
+    head = "model,method,mask_structure,sparsity,eval_text,perplexity,std,num_seeds,protocol,source"
+    own.write_text(f"{head}\nm,wanda,,0.5,wikitext2,33.25,,1,sparsegpt,measured here\n")
+    sweep = StoredSweep(tmp_path / "out", CELLS, output={"published": str(own)})
+    published = Watched(sweep.store.root).published
+    assert published is not None and published[0].source == "measured here"
+    own.unlink()
+    assert Watched(sweep.store.root).published is None
+    assert "own.csv: cannot be read" in caplog.text
+    assert Watched(StoredSweep(tmp_path / "plain", CELLS).store.root).published is None
 
 
 def test_progress_names_what_is_done_failed_running_and_waiting(sweep):

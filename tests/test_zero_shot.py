@@ -16,8 +16,9 @@ from core.config import EvalConfig, Target
 from core.zero_shot import metrics_of, require_tasks, run_task, task_identity, task_label
 from orchestrator import cli, cluster, tasks
 from orchestrator.config import ResourceConfig, SweepConfig
+from orchestrator.record import task_columns
 from orchestrator.results import SCHEMA, read_rows, write_parquet
-from orchestrator.tasks import task_columns, task_runs
+from orchestrator.tasks import task_runs
 
 DOCUMENTS = [
     {"question": "ka lo mi", "choices": ["ren tus", "or a pel"], "answer": 0},
