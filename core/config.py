@@ -84,8 +84,8 @@ class CalibrationConfig:
     """The text windows on which layer inputs are observed. Magnitude pruning needs none."""
 
     text: str | None = None
-    """Hub dataset (`c4`, `wikitext2`, `ptb`), local file, or `embedded[:part]`; by default the
-    embedded text for the embedded model, else c4."""
+    """Hub dataset (`c4`, `wikitext2`, `ptb`; `ptb=FILE` reads a copy at hand), local file, or
+    `embedded[:part]`; by default the embedded text for the embedded model, else c4."""
     num_samples: int = 128
     """Number of windows."""
     seq_len: int | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import random
 
 import torch
@@ -16,8 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from core.config import Sampling, require
+from core.named_texts import TextName
 from core.texts import NAMED, Role, Text, documents, joined, resolve_text, same_text
 from core.tokenization import tokenize
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "NAMED",
@@ -42,7 +46,7 @@ def token_stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 def default_sampling(text: Text) -> Sampling:
     """The original loaders' rule: documents of C4, the stream of everything else."""
-    return "documents" if text.name.split(":")[0] == "c4" else "stream"
+    return "documents" if TextName.parse(text.name).short == "c4" else "stream"
 
 
 def calibration_windows(
@@ -61,14 +65,15 @@ def calibration_windows(
         num_samples: number of windows.
         seq_len: tokens a window.
         sampling: `documents` draws a document until one is longer than the window, then a window
-            of it; `stream` draws windows of the joined text; None is `default_sampling`.
+            of it; `stream` draws windows of the joined text, which may overlap; None is
+            `default_sampling`.
         seed: of Python's `random.Random`, whose draws come in the original's order.
 
     Returns:
         Token ids [num_samples, seq_len].
 
     Raises:
-        ValueError: too little text, saying how much there is.
+        ValueError: too little text for a single window, saying how much there is.
     """
     if (sampling or default_sampling(text)) == "documents":
         rows = documents(text)
@@ -79,13 +84,23 @@ def calibration_windows(
         return torch.stack(windows)
     draw = random.Random(seed)
     stream = token_stream(text, tokenizer)
-    available = len(stream) // seq_len
     remedy = (
-        f"its {len(stream):,} tokens are {available} windows of {seq_len}, fewer than the "
-        f"{num_samples} wanted; give a longer text or lower --calibration.num-samples or .seq-len"
+        f"its {len(stream):,} tokens are not more than a window of {seq_len}; give a longer text "
+        f"or lower --{text.flag.partition('.')[0]}.seq-len"
     )
-    enough = available >= num_samples and len(stream) > seq_len
-    require(enough, text.flag, text.name, remedy)
+    require(len(stream) > seq_len, text.flag, text.name, remedy)
+    disjoint = len(stream) // seq_len
+    if disjoint < num_samples:
+        # The original draws them all the same, so this is no error.
+        logger.warning(
+            "--%s %s: %d windows are drawn from %d tokens, which are %d windows side by side, so "
+            "they overlap",
+            text.flag,
+            text.name,
+            num_samples,
+            len(stream),
+            disjoint,
+        )
     starts = [draw.randint(0, len(stream) - seq_len - 1) for _ in range(num_samples)]
     return torch.stack([stream[start : start + seq_len] for start in starts])
 

@@ -7,12 +7,18 @@ the hub: a sweep that is run again then finds its own stages, with or without a 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     RepositoryNotFoundError,
@@ -47,6 +53,25 @@ def cached_snapshot(repo: str, file: str, revision: str | None, kind: RepoType) 
     return Path(found).parents[len(Path(file).parts) - 1] if isinstance(found, str) else None
 
 
+def cached_refs(repo: str, kind: RepoType) -> Path:
+    """Where the hub cache notes which commits the names of revisions stand for."""
+    return Path(constants.HF_HUB_CACHE, f"{kind}s--{repo.replace('/', '--')}", "refs")
+
+
+def remember_commit(repo: str, revision: str | None, commit: str, kind: RepoType) -> None:
+    """Notes the commit of a revision in the hub cache, as the hub's client does.
+
+    Files are then fetched by commit, which leaves no note: without this a sweep that ran with a
+    network would not find its models and texts by name without one.
+    """
+    if revision == commit:
+        return
+    note = cached_refs(repo, kind) / (revision or constants.DEFAULT_REVISION)
+    with contextlib.suppress(OSError):  # A cache that is only read still serves.
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(commit)
+
+
 class MovedError(ConnectionError):
     """The hub answers that there is no such repository or revision, or not for this user."""
 
@@ -63,7 +88,7 @@ def hub_commit(repo: str, file: str, revision: str | None, kind: RepoType) -> st
         return snapshot.name
     url = hf_hub_url(repo, file, revision=revision, repo_type=kind)
     try:
-        return get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S).commit_hash
+        commit = get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S).commit_hash
     except EntryNotFoundError:
         return None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -71,6 +96,9 @@ def hub_commit(repo: str, file: str, revision: str | None, kind: RepoType) -> st
     except Exception as error:
         # The client raises errors of its own, of its HTTP library and of Python, unrelated.
         raise ConnectionError(first_line(error)) from error
+    if commit is not None:
+        remember_commit(repo, revision, commit, kind)
+    return commit
 
 
 def first_line(error: Exception) -> str:

@@ -12,10 +12,18 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from core.config import require
-from core.identity import cached_snapshot, files_hash, first_line, hub_commit
+from core.downloads import NotFetchedError, model_downloads
+from core.identity import (
+    MovedError,
+    cached_refs,
+    cached_snapshot,
+    files_hash,
+    first_line,
+    hub_commit,
+)
 
 EMBEDDED = "embedded"
 EMBEDDED_DIR = Path(__file__).parent / "assets" / "model"
@@ -99,7 +107,6 @@ def _weights(directory: Path) -> list[Path]:
 
 
 def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
-    need = f"fetch its config, tokenizer and safetensors (`hf download {repo}`) or give a directory"
     try:
         commit = hub_commit(repo, "config.json", revision, "model")
         require(commit is not None, "models", name, "has no config.json on the hub")
@@ -110,9 +117,18 @@ def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
         if weights is None and revision is None:
             weights = _asked_conversion(repo)
     except ConnectionError as error:
-        near = f"did you mean {EMBEDDED!r}? " if get_close_matches(name, [EMBEDDED]) else ""
-        remedy = f"{near}no such directory, and the hub does not give it ({error}); {need}"
-        raise ValueError(f"--models {name!r}: {remedy}") from error
+        if get_close_matches(name, [EMBEDDED]):
+            remedy = f"no such directory; did you mean {EMBEDDED!r}? The hub says: {error}"
+            raise ValueError(f"--models {name}: {remedy}") from error
+        if isinstance(error, MovedError):
+            remedy = (
+                f"no such directory, and the hub has no such model or revision ({error}); check "
+                "the name, or log in with `hf auth login` where it is not open to all"
+            )
+            raise ValueError(f"--models {name}: {remedy}") from error
+        downloads = model_downloads(repo, revision, _is_pickled(repo))
+        given = name if "@" in name or revision is None else f"{name}@{revision}"
+        raise NotFetchedError("models", given, str(error), downloads) from error
     remedy = "has no safetensors weights, and pickled ones are not loaded; convert it first"
     require(weights is not None, "models", name, remedy)
     assert commit is not None and weights is not None
@@ -137,10 +153,17 @@ def _asked_weights(repo: str, revision: str | None) -> str | None:
     )
 
 
+def _is_pickled(repo: str) -> bool:
+    """Whether the main branch is known to have pickled weights only."""
+    snapshot = cached_snapshot(repo, "config.json", None, "model")
+    found = snapshot is not None and any(snapshot.glob("pytorch_model*.bin*"))
+    return found or re.fullmatch(r"facebook/opt-[\d.]+[mb]", repo) is not None
+
+
 def _cached_conversion(repo: str) -> Path | None:
     """As `_asked_conversion`, as far as the cache knows."""
-    refs = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "refs")
-    names = [f"refs/pr/{ref.name}" for ref in sorted(refs.glob("refs/pr/*"))]
+    notes = sorted(cached_refs(repo, "model").glob("refs/pr/*"))
+    names = [f"refs/pr/{note.name}" for note in notes]
     return next(filter(None, (_cached_weights(repo, name) for name in names)), None)
 
 

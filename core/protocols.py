@@ -7,12 +7,13 @@ lines. What the codes differ in was read from them, at the commits named below:
 - `sparsegpt`: github.com/IST-DASLab/sparsegpt, `datautils.py` and `opt.py` at 147d2159. WikiText-2
   train is joined by spaces to sample from; of C4 the first 256 windows are evaluated.
 - `wanda`: github.com/locuslab/wanda, `lib/data.py`, `lib/eval.py` and `main_opt.py` at 8e8fc87b.
-  SparseGPT's loaders, but windows are as long as the model reads (4096 for LLaMA-2). It loads
-  weights as float16, here `--dtype float16`.
+  SparseGPT's loaders (none for PTB, which is read as SparseGPT's reads it), but windows are as long
+  as the model reads (4096 for LLaMA-2). It loads weights as float16, here `--dtype float16`.
 - `alps`: github.com/mazumder-lab/ALPS, `datautils.py` and `opt.py` at 8af9e6b5. WikiText-2
-  train is joined by empty lines; PTB is the validation part, joined alike; C4 is 256 random windows
-  of validation documents, drawn with seed 0. That code also calibrates on the C4 file it evaluates
-  on; here calibration stays on the first training shard, since texts must be disjoint.
+  train and PTB train are joined by empty lines; PTB is evaluated on the validation part, joined
+  alike; C4 is 256 random windows of validation documents, drawn with seed 0. That code also
+  calibrates on the C4 file it evaluates on; here calibration stays on the first training shard,
+  since texts must be disjoint.
 - `prune-and-tune`: the work this project grew out of, with SparseGPT's calibration. Windows of 1024
   every 512 tokens, of which only tokens not scored before count (the Hugging Face guide to
   perplexity), and training on WikiText-2.
@@ -24,7 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from core.texts import NAMED, Role, Text, resolve_text
+from core.named_texts import Role, TextName
+from core.texts import Text, resolve_text
 
 ProtocolName = Literal["sparsegpt", "wanda", "alps", "prune-and-tune"]
 
@@ -60,16 +62,15 @@ class Protocol:
 
     def reading(self, name: str, role: Role) -> Reading:
         """How a text of this name is read in this role."""
-        return self.readings.get((name.partition(":")[0], role), Reading())
+        return self.readings.get((TextName.parse(name).short or name, role), Reading())
 
     def resolve(self, name: str, role: Role) -> Text:
         """The text as this protocol reads it; errors are those of `resolve_text`."""
         reading = self.reading(name, role)
-        with_part = name in NAMED and reading.part is not None
-        text = resolve_text(f"{name}:{reading.part}" if with_part else name, role)
+        text = resolve_text(name, role, reading.part)
         if reading.joiner is None:
-            return replace(text, name=name)
-        return replace(text, name=name, rule=replace(text.rule, joiner=reading.joiner))
+            return text
+        return replace(text, rule=replace(text.rule, joiner=reading.joiner))
 
 
 _CALIBRATION: dict[tuple[str, Role], Reading] = {("wikitext2", "calibration"): Reading(joiner=" ")}
@@ -80,6 +81,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
     "wanda": Protocol(max_seq_len=None, readings=_SPARSEGPT),
     "alps": Protocol(
         readings={
+            ("ptb", "calibration"): Reading(joiner="\n\n"),
             ("ptb", "evaluation"): Reading(part="validation", joiner="\n\n"),
             ("c4", "evaluation"): Reading(num_samples=256),
         },

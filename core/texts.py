@@ -1,6 +1,7 @@
 """Text sources: which text a name and a role stand for, its rows, and how the rows are joined.
 
-A source is the embedded text, a hub dataset by short name, or a local file. `resolve_text` reads
+A source is the embedded text, a hub dataset by short name (or a local copy of its file), or a local
+file. `resolve_text` reads
 no more than it must to say which text it is; `documents` and `joined` give the content, and
 `data.py` makes token windows of it.
 """
@@ -21,8 +22,22 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub import utils as hub_utils
 
 from core.config import require, require_known
+from core.downloads import Download, NotFetchedError
 from core.identity import MovedError, file_hash, first_line, hub_commit
-from core.named_texts import EMBEDDED_DIR, FLAGS, NAMED, Form, Named, Part, Role
+from core.named_texts import (
+    EMBEDDED_DIR,
+    FLAGS,
+    NAMED,
+    Form,
+    Named,
+    Part,
+    Role,
+    TextName,
+    rows_hash,
+)
+
+COPIES: dict[str, Form] = {".parquet": "parquet", ".gz": "json", ".json": "json", ".jsonl": "json"}
+"""How a local copy of a named text's file is read, by its suffix."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,13 @@ class Text:
     repo: str | None = None
     commit: str | None = None
     column: str = "text"
+    source: str | None = None
+    """`SHORT:PART` of a named text."""
+
+    @property
+    def label(self) -> str:
+        """What results call it."""
+        return str(TextName.parse(self.name))
 
     @property
     def identity(self) -> str:
@@ -56,47 +78,85 @@ class Text:
         return FLAGS[self.role]
 
 
-def resolve_text(name: str, role: Role) -> Text:
+def resolve_text(name: str, role: Role, default_part: str | None = None) -> Text:
     """Finds a text by short name (`embedded`, `c4:validation`, ...) or as a local file.
 
     Args:
-        name: a key of `NAMED`, alone (the role picks the part) or with `:part`; else a path.
+        name: a key of `NAMED`, alone (the role picks the part) or with `:part`, and with `=FILE`
+            behind it where a local copy of the part's file is to be read; else a path.
         role: what the text is for.
+        default_part: the part of a named text where the name gives none, instead of the role's.
 
     Raises:
         ValueError: in one line naming the flag, for an unknown name, an empty or absent file, or a
-            hub dataset that is neither cached nor reachable.
+            hub dataset that is neither cached nor reachable (then `NotFetchedError`).
     """
-    flag = FLAGS[role]
-    short, colon, asked = name.partition(":")
-    if short not in NAMED:
+    given = TextName.parse(name)
+    if given.short is None:
         return _local_text(name, role)
-    named = NAMED[short]
-    if colon:
-        require_known(flag, name, [f"{short}:{part}" for part in named.parts])
-    part = asked or named.roles[role]
-    rule = named.parts[part]
+    named = NAMED[given.short]
+    if given.part is not None:
+        known = [f"{given.short}:{part}" for part in named.parts]
+        require_known(FLAGS[role], str(given), known)
+    part = given.part or default_part or named.roles[role]
+    source = f"{given.short}:{part}"
+    if given.file is not None:
+        return _local_copy(name, role, given, source)
     if named.repos:
-        return _hub_text(name, role, named, part)
+        return _hub_text(name, role, named, source)
+    rule = named.parts[part]
     path = EMBEDDED_DIR / rule.file
     content = f"sha256:{file_hash(path)}"
-    return Text(name, role, f"embedded {part}", content, named.form, rule, str(path))
+    described = f"embedded {part}"
+    return Text(name, role, described, content, named.form, rule, str(path), source=source)
+
+
+def _existing(path: Path, role: Role, name: str) -> Path:
+    """Refuses a file that is not there or empty."""
+    flag = FLAGS[role]
+    require(path.is_file(), flag, name, "no such file; give a text file or one of the short names")
+    require(path.stat().st_size > 0, flag, name, "the file is empty; give one with text")
+    return path
+
+
+def _local_copy(name: str, role: Role, given: TextName, source: str) -> Text:
+    """A part of a named text, read by its rule from a file at hand."""
+    assert given.short is not None and given.file is not None
+    path = _existing(Path(given.file).expanduser(), role, name)
+    # A `.raw` file holds WikiText's rows, see `documents`.
+    raw: dict[str, Form] = {".raw": "raw"} if given.short == "wikitext2" else {}
+    forms = COPIES | raw
+    remedy = f"give a copy of the hub's file, which ends in {', '.join(forms)}"
+    require(path.suffix in forms, FLAGS[role], name, remedy)
+    named = NAMED[given.short]
+    rule = named.parts[source.partition(":")[2]]
+    content = f"sha256:{file_hash(path)}"
+    return Text(
+        name,
+        role,
+        f"copy of {named.repos[0]} {rule.file}",
+        content,
+        forms[path.suffix],
+        rule,
+        str(path),
+        column=named.column,
+        source=source,
+    )
 
 
 def _local_text(name: str, role: Role) -> Text:
     flag, path = FLAGS[role], Path(name).expanduser()
     if not path.exists() and not path.suffix and len(path.parts) == 1:
         require_known(flag, name, [*NAMED, "or the path of a local file"])
-    require(path.is_file(), flag, name, "no such file; give a text file or one of the short names")
-    require(path.stat().st_size > 0, flag, name, "the file is empty; give one with text")
+    _existing(path, role, name)
     forms: dict[str, Form] = {".raw": "raw", ".jsonl": "jsonl", ".parquet": "parquet"}
     form = forms.get(path.suffix, "plain")
     content = f"sha256:{file_hash(path)}"
     return Text(name, role, "whole file", content, form, Part(path.name), str(path))
 
 
-def _hub_text(name: str, role: Role, named: Named, part: str) -> Text:
-    rule, causes, moved = named.parts[part], [], False
+def _hub_text(name: str, role: Role, named: Named, source: str) -> Text:
+    rule, causes, moved = named.parts[source.partition(":")[2]], [], False
     for repo in named.repos:
         try:
             commit = hub_commit(repo, rule.file, named.revision, "dataset")
@@ -112,7 +172,17 @@ def _hub_text(name: str, role: Role, named: Named, part: str) -> Text:
             content = f"{named.repos[0]}@{commit}:{rule.file}"
             where = f"{named.repos[0]} {rule.file}"
             return Text(
-                name, role, where, content, named.form, rule, None, repo, commit, named.column
+                name,
+                role,
+                where,
+                content,
+                named.form,
+                rule,
+                None,
+                repo,
+                commit,
+                named.column,
+                source,
             )
         moved = True
         causes.append("no such file there")
@@ -120,18 +190,15 @@ def _hub_text(name: str, role: Role, named: Named, part: str) -> Text:
     if moved:
         raise ValueError(
             f"--{flag} {name}: the hub has moved it ({causes[0]}): {rule.file} of dataset {repo} "
-            f"is not at revision {named.revision} any more; give a local file of the same text"
+            f"is not at revision {named.revision} any more; give a copy of that file as {name}=FILE"
         )
-    raise ValueError(
-        f"--{flag} {name}: the hub does not give it ({causes[0]}); fetch {rule.file} of dataset "
-        f"{repo} (`hf download --repo-type dataset --revision {named.revision}`) or give a local "
-        "file"
-    )
+    wanted = Download(repo, named.revision, (rule.file,), kind="dataset")
+    raise NotFetchedError(flag, name, causes[0], [wanted])
 
 
 def same_text(a: Text, b: Text) -> bool:
     """Whether two texts hold the same content, whatever they are called and used for."""
-    return a.content == b.content
+    return a.content == b.content or (a.source is not None and a.source == b.source)
 
 
 def documents(text: Text) -> Sequence[str]:
@@ -203,12 +270,12 @@ def _table(text: Text) -> Sequence[str]:
     remedy = f"has no column {text.column!r} of strings; its columns are {', '.join(kinds)}"
     is_text = kinds.get(text.column) in ("string", "large_string")
     require(is_text, text.flag, text.name, remedy)
-    wanted = text.rule.num_rows
-    remedy = (
-        f"the hub has changed it: {len(table):,} rows instead of {wanted or 0:,}; give a local file"
-    )
-    require(wanted in (None, len(table)), text.flag, text.name, remedy)
-    return cast(Sequence[str], table[text.column])
+    rows, wanted = cast(Sequence[str], table[text.column]), text.rule.rows_sha256
+    if wanted is not None and rows_hash(rows) != wanted:
+        changed = "these are not the rows" if text.path else "the hub has changed it: not the rows"
+        remedy = f"{changed} that papers read; give a copy of the original as {text.label}=FILE"
+        raise ValueError(f"--{text.flag} {text.name}: {remedy}")
+    return rows
 
 
 @contextmanager

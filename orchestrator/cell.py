@@ -45,7 +45,7 @@ class TextInput:
     """A text in one role, with the fields of it that numbers depend on."""
 
     name: str
-    """As the user named it."""
+    """What results call it: as the user named it, without the file of a local copy."""
     fields: dict[str, Any]
     """Content identity and windows: enters stage identities."""
 

@@ -36,7 +36,7 @@ def explicit_flags(arguments: list[str]) -> set[str]:
 
 
 Verdict = Callable[[SweepConfig], int]
-"""What a preset says of finished rows; 1 where they are not what a paper reports, else 0."""
+"""What a preset says of finished rows: 0 where they are what a paper reports, else 1."""
 
 
 def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) -> int:

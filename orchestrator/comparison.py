@@ -13,7 +13,8 @@ comes from standard deviations over seeds that papers print:
   dense model, 0.2 %, or what papers differ by among themselves where that is more.
 
 A value is not judged, and this is said, where papers that read the text alike contradict each other
-by more than a fifth, or where our settings are not the paper's.
+by more than a fifth, or where our settings are not the paper's. Where nothing is judged, nothing is
+reproduced, which the verdict says with the exit code too.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ BOUND_WITHOUT_DRAWS = {"dense": 0.002, "magnitude": 0.01}
 CONTRADICTION = 1.2
 """Two papers whose values differ by more than this factor give no target."""
 CALIBRATION_TOKENS = 128 * PUBLISHED_WINDOW
+PUBLISHED_DTYPES = ("float16", "float32")
+"""The papers' codes load OPT as float16; float32 rounds less. bfloat16 has an eighth of float16's
+precision, which is more than the bound of a dense model."""
 
 
 @dataclass(frozen=True)
@@ -130,31 +134,44 @@ def relative_spread(value: Published, table: Sequence[Published]) -> float:
     """Standard deviation over seeds divided by the mean: the value's own, or a borrowed one."""
     if value.std is not None:
         return value.std / value.perplexity
+    return borrowed_spread(value.mask_structure, value.sparsity, table)
+
+
+def borrowed_spread(structure: str | None, sparsity: float, table: Sequence[Published]) -> float:
+    """The largest relative spread printed at a target, else at the nearest sparsity."""
     known = [v for v in table if v.std is not None]
-    same = [v for v in known if v.target == value.target]
+    same = [v for v in known if (v.mask_structure, v.sparsity) == (structure, sparsity)]
     if not same:
         unstructured = [v for v in known if v.mask_structure is None]
-        nearest = min(abs(v.sparsity - value.sparsity) for v in unstructured)
-        same = [v for v in unstructured if abs(v.sparsity - value.sparsity) <= nearest + 1e-9]
+        nearest = min(abs(v.sparsity - sparsity) for v in unstructured)
+        same = [v for v in unstructured if abs(v.sparsity - sparsity) <= nearest + 1e-9]
     return max(v.std / v.perplexity for v in same if v.std is not None)
 
 
 def foreign_setting(row: Row) -> str | None:
     """The setting of a row that no published value was taken with, as its flag; None if none."""
-    settings = json.loads(row["config"])["eval"]
+    config = json.loads(row["config"])
     if (row["eval_seq_len"], row["eval_stride"]) != (PUBLISHED_WINDOW, PUBLISHED_WINDOW):
         return f"--eval.seq-len {row['eval_seq_len']}"
-    if settings["max_windows"] is not None:
-        return f"--eval.max-windows {settings['max_windows']}"
+    if config["eval"]["max_windows"] is not None:
+        return f"--eval.max-windows {config['eval']['max_windows']}"
+    if row["dtype"] not in PUBLISHED_DTYPES:
+        return f"--dtype {row['dtype']}"
     if row["method"] == "dense":
         return None
     usual = PruneConfig().settings(PRUNERS[row["method"]].fields_read)
     for name, found in json.loads(row["method_settings"]).items():
         if usual.get(name) != found:
             return f"--prune.{name.replace('_', '-')} {found}"
-    if row["calibration_text"] not in (None, "c4"):
+    if row["calibration_text"] is None:
+        return None
+    if row["calibration_text"] != "c4":
         return f"--calibration.text {row['calibration_text']}"
-    if row["calibration_tokens"] not in (None, CALIBRATION_TOKENS):
+    if config["calibration"]["sampling"] not in (None, "documents"):
+        return f"--calibration.sampling {config['calibration']['sampling']}"
+    if row["calibration_seq_len"] != PUBLISHED_WINDOW:
+        return f"--calibration.seq-len {row['calibration_seq_len']}"
+    if row["calibration_tokens"] != CALIBRATION_TOKENS:
         return f"{row['calibration_tokens']:,} calibration tokens"
     return None
 

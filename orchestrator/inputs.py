@@ -6,12 +6,16 @@ starts and before anything is written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from core import data
 from core.config import MaskStructure, require
+from core.downloads import NotFetchedError
 from core.models import (
     EMBEDDED,
     ModelFacts,
@@ -21,9 +25,9 @@ from core.models import (
 )
 from core.precision import inference_dtype, training_dtype
 from core.protocols import PROTOCOLS, Protocol
-from core.pruners import needs_calibration
 from orchestrator.cell import ModelInputs, TextInput
 from orchestrator.config import SweepConfig
+from orchestrator.text_names import text_names
 
 EMBEDDED_TOKENS, EMBEDDED_BATCH_TOKENS = 32_768, 2_048
 VALIDATION_TOKENS = 65_536
@@ -49,29 +53,67 @@ def resolve_inputs(config: SweepConfig) -> list[ResolvedModel]:
         ValueError: one line naming flag, value and remedy.
     """
     device = torch.device("cuda" if config.resources.use_gpu else "cpu")
-    return [resolve_one(config, name, device) for name in config.grid.models]
+    try:
+        models = [resolve_one(config, name, device) for name in config.grid.models]
+    except NotFetchedError as error:
+        raise NotFetchedError.together(all_missing(config) or [error]) from error
+    seen: dict[str, str] = {}
+    for model in models:
+        name, twin = model.inputs.name, seen.setdefault(model.source.identity, model.inputs.name)
+        require(twin == name, "models", name, f"is the same model as {twin}; name each once")
+    return models
+
+
+def all_missing(config: SweepConfig) -> list[NotFetchedError]:
+    """Every model and text that neither the hub's cache nor the hub gives, in the grid's order."""
+    resolve_text = PROTOCOLS[config.grid.protocol].resolve
+    asks: dict[tuple[str, str], Callable[[], object]] = {}
+    for name in config.grid.models:
+        asks["models", name] = partial(named_source, name)
+    for name in config.grid.models:
+        for text, role in text_names(config, is_embedded=name == EMBEDDED).roles():
+            asks[role, text] = partial(resolve_text, text, role)
+
+    def missing(ask: Callable[[], object]) -> NotFetchedError | None:
+        try:
+            ask()
+        except NotFetchedError as error:
+            return error
+        except ValueError:
+            pass  # Another fault: said once everything is fetched.
+        return None
+
+    # A network that answers nothing costs a time limit for each: side by side.
+    with ThreadPoolExecutor(len(asks)) as threads:
+        return [error for error in threads.map(missing, asks.values()) if error is not None]
+
+
+def named_source(name: str) -> ModelSource:
+    """The model that NAME or NAME@REVISION stands for."""
+    bare, _, revision = name.partition("@")
+    return resolve_model(bare, revision or None)
 
 
 def resolve_one(config: SweepConfig, name: str, device: torch.device) -> ResolvedModel:
     """One model with its calibration, training and evaluation texts."""
-    bare, _, revision = name.partition("@")
-    source = resolve_model(bare, revision or None)
+    source = named_source(name)
     facts = describe_model(source)
     for text in config.grid.mask_structures:
         structure = MaskStructure.parse(text)
         for linear in facts.linears:
             remedy = f"{linear.name} has {linear.cols} inputs, not a multiple of {structure.group}"
             require(linear.cols % structure.group == 0, "mask-structures", text, remedy)
-    is_embedded = bare == EMBEDDED
+    is_embedded = name == EMBEDDED
+    names = text_names(config, is_embedded)
     texts: dict[str, data.Text] = {}
     calibration = finetune = validation = None
-    if any(needs_calibration(method, config.prune) for method in config.grid.methods):
-        calibration = calibration_input(config, facts, is_embedded, texts)
-    if config.grid.trains:
-        finetune = finetune_input(config, facts, is_embedded, texts)
-        if len(config.finetune.lrs) > 1:
-            validation = validation_input(config, finetune, texts)
-    evaluations = evaluation_inputs(config, facts, is_embedded, texts)
+    if names.calibration is not None:
+        calibration = calibration_input(config, facts, names.calibration, texts)
+    if names.finetune is not None:
+        finetune = finetune_input(config, facts, names.finetune, texts)
+        if names.validation is not None:
+            validation = validation_input(config, finetune, names.validation, texts)
+    evaluations = evaluation_inputs(config, facts, names.evaluations, texts)
     require_disjoint(texts)
     seq_len = finetune.fields["seq_len"] if finetune else 0
     inputs = ModelInputs(
@@ -108,10 +150,9 @@ def window_length(
 
 
 def calibration_input(
-    config: SweepConfig, facts: ModelFacts, is_embedded: bool, texts: dict[str, data.Text]
+    config: SweepConfig, facts: ModelFacts, name: str, texts: dict[str, data.Text]
 ) -> TextInput:
     """Calibration text and windows."""
-    name = config.calibration.text or (EMBEDDED if is_embedded else "c4")
     protocol = PROTOCOLS[config.grid.protocol]
     text = texts["calibration.text"] = protocol.resolve(name, "calibration")
     require(
@@ -128,51 +169,50 @@ def calibration_input(
         ),
         "sampling": config.calibration.sampling or data.default_sampling(text),
     }
-    return TextInput(name, fields)
+    return TextInput(text.label, fields)
 
 
 def finetune_input(
-    config: SweepConfig, facts: ModelFacts, is_embedded: bool, texts: dict[str, data.Text]
+    config: SweepConfig, facts: ModelFacts, name: str, texts: dict[str, data.Text]
 ) -> TextInput:
     """Training text and window length."""
     protocol = PROTOCOLS[config.grid.protocol]
-    name = config.finetune.text or (EMBEDDED if is_embedded else protocol.finetune_text)
     text = texts["finetune.text"] = protocol.resolve(name, "finetune")
     seq_len = window_length("finetune.seq-len", config.finetune.seq_len, facts)
-    return TextInput(name, {"text": text.identity, "seq_len": seq_len})
+    return TextInput(text.label, {"text": text.identity, "seq_len": seq_len})
 
 
 def validation_input(
-    config: SweepConfig, finetune: TextInput, texts: dict[str, data.Text]
+    config: SweepConfig, finetune: TextInput, name: str, texts: dict[str, data.Text]
 ) -> TextInput:
-    """The text that a learning rate is chosen on: by default of the training text's source."""
-    own = finetune.name.partition(":")[0]
-    remedy = f"several need --finetune.validation, since {finetune.name} has no part for it"
-    named = config.finetune.validation or (own if own in data.NAMED else None)
-    require(named is not None, "finetune.lr", " ".join(map(str, config.finetune.lrs)), remedy)
-    assert named is not None
+    """The text that a learning rate is chosen on."""
     protocol = PROTOCOLS[config.grid.protocol]
-    text = texts["finetune.validation"] = protocol.resolve(named, "validation")
+    text = texts["finetune.validation"] = protocol.resolve(name, "validation")
     seq_len = finetune.fields["seq_len"]
     return TextInput(
-        named,
+        text.label,
         {"text": text.identity, "seq_len": seq_len, "max_windows": VALIDATION_TOKENS // seq_len},
     )
 
 
 def evaluation_inputs(
-    config: SweepConfig, facts: ModelFacts, is_embedded: bool, texts: dict[str, data.Text]
+    config: SweepConfig,
+    facts: ModelFacts,
+    names: tuple[str, ...],
+    texts: dict[str, data.Text],
 ) -> tuple[TextInput, ...]:
     """Evaluation texts, window and stride."""
-    names = config.eval.texts or ((EMBEDDED,) if is_embedded else ("wikitext2",))
     protocol = PROTOCOLS[config.grid.protocol]
     wanted = config.eval.seq_len or protocol.eval_seq_len
     seq_len = window_length("eval.seq-len", wanted, facts, protocol.max_seq_len)
     stride = config.eval.stride or protocol.eval_stride or seq_len
     require(stride <= seq_len, "eval.stride", stride, f"at most the window, {seq_len} tokens")
-    inputs = []
+    inputs: list[TextInput] = []
     for name in names:
         text = texts[f"eval.texts {name}"] = protocol.resolve(name, "evaluation")
+        known = [each.name for each in inputs]
+        remedy = f"{text.label} is evaluated already; name each text once"
+        require(text.label not in known, "eval.texts", name, remedy)
         reading = protocol.reading(name, "evaluation")
         fields = {
             "text": text.identity,
@@ -181,7 +221,7 @@ def evaluation_inputs(
             "max_windows": config.eval.max_windows or reading.max_windows,
         }
         sampled = {} if reading.num_samples is None else {"num_samples": reading.num_samples}
-        inputs.append(TextInput(name, {**fields, **sampled}))
+        inputs.append(TextInput(text.label, {**fields, **sampled}))
     return tuple(inputs)
 
 

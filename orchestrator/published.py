@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 TABLE = Path(__file__).parent / "assets" / "published.csv"
 PUBLISHED_WINDOW = 2048
 """Tokens a window behind every value of the table."""
-READ_ALIKE = ("sparsegpt", "alps")
-"""Protocols that read WikiText-2 test alike; PTB and C4 each its own way."""
+LOADERS = {"sparsegpt": "sparsegpt", "wanda": "sparsegpt", "alps": "alps"}
+"""Whose reading of PTB and C4 a protocol has, as core/protocols.py says; WikiText-2 test all of
+these read alike. Wanda's longer windows for other models are told by the window."""
 OPT_SIZES = {
     (12, 768): "facebook/opt-125m",
     (24, 1024): "facebook/opt-350m",
@@ -50,8 +51,7 @@ class Published:
 
     def read_as(self, eval_text: str, protocol: str) -> bool:
         """Whether an evaluation reads the same text the same way."""
-        alike = eval_text == "wikitext2" and {protocol, self.protocol} <= {*READ_ALIKE}
-        return self.eval_text == eval_text and (alike or protocol == self.protocol)
+        return self.eval_text == eval_text and reading(eval_text, protocol) == self.reading
 
     def compares(self, model: str, evaluation: Any) -> bool:
         """Whether a curve is of the same model (hub name or folder), text and windows."""
@@ -81,6 +81,11 @@ class Published:
         }
 
     @property
+    def reading(self) -> str:
+        """How that paper's code reads the text: equal where two codes read it alike."""
+        return reading(self.eval_text, self.protocol)
+
+    @property
     def setting(self) -> tuple[str, str, str | None, float]:
         """What was pruned, how and how far."""
         return (self.model, self.method, self.mask_structure, self.sparsity)
@@ -89,6 +94,12 @@ class Published:
     def target(self) -> str:
         """Sparsity or mask structure, in words."""
         return self.mask_structure or f"{self.sparsity:g}"
+
+
+def reading(eval_text: str, protocol: str) -> str:
+    """Whose reading of a text a protocol has; that of any other protocol is its own."""
+    loader = LOADERS.get(protocol, protocol)
+    return "sparsegpt" if eval_text == "wikitext2" and protocol in LOADERS else loader
 
 
 def _base(model: str) -> str:
@@ -140,8 +151,7 @@ def first_of_each(values: Iterable[Published]) -> list[Published]:
     """One value a setting and reading of a text: the first in the table's order."""
     found: dict[tuple[object, ...], Published] = {}
     for value in values:
-        reading = "" if value.eval_text == "wikitext2" else value.protocol
-        found.setdefault((*value.setting, value.eval_text, reading), value)
+        found.setdefault((*value.setting, value.eval_text, value.reading), value)
     return list(found.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,15 +77,37 @@ def test_windows_depend_on_the_seed_alone(text, tokenizer):
 def test_the_default_sampling_is_the_original_loaders(text):
     assert default_sampling(text) == "stream"
     assert default_sampling(resolve_text("embedded", "calibration")) == "stream"
+    for name in ("c4", "c4:train", "c4=here.json.gz", "c4:train=here.json.gz"):
+        assert default_sampling(replace(text, name=name)) == "documents"
+    assert default_sampling(replace(text, name="c4/here.txt")) == "stream"
 
 
-def test_too_short_a_stream_says_how_many_windows_there_are(tmp_path, tokenizer):
+def test_a_short_stream_is_drawn_from_as_the_original_loaders_do_and_said(
+    tmp_path, tokenizer, caplog
+):
+    (tmp_path / "short.txt").write_text("ka lo mi ren. " * 40)
+    text = resolve_text(str(tmp_path / "short.txt"), "calibration")
+    stream = token_stream(text, tokenizer).tolist()
+    found = calibration_windows(text, tokenizer, 99, 64, "stream", 0)
+    source = random.Random(0)
+    starts = [source.randint(0, len(stream) - 64 - 1) for _ in range(99)]
+    assert found.tolist() == [stream[start : start + 64] for start in starts]
+    (said,) = caplog.messages
+    assert f"{len(stream)} tokens, which are {len(stream) // 64} windows side by side" in said
+    caplog.clear()
+    calibration_windows(text, tokenizer, len(stream) // 64, 64, "stream", 0)
+    assert not caplog.messages
+
+
+def test_a_stream_of_a_window_is_too_short_and_one_token_more_is_enough(tmp_path, tokenizer):
     (tmp_path / "short.txt").write_text("ka lo mi ren. " * 40)
     text = resolve_text(str(tmp_path / "short.txt"), "calibration")
     count = len(token_stream(text, tokenizer))
-    wanted = f"^--calibration.text .*{count} tokens are {count // 64} windows of 64.*99 wanted"
+    wanted = f"^--calibration.text .*{count} tokens are not more than a window of {count}; .*lower"
     with pytest.raises(ValueError, match=wanted):
-        calibration_windows(text, tokenizer, 99, 64, "stream", 0)
+        calibration_windows(text, tokenizer, 1, count, "stream", 0)
+    windows = calibration_windows(text, tokenizer, 1, count - 1, "stream", 0)
+    assert windows.shape == (1, count - 1)
 
 
 def test_too_short_documents_say_how_long_the_longest_is(text, tokenizer):

@@ -12,11 +12,13 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
 
 from core.identity import MovedError
+from core.model_source import resolve_model
 from core.texts import NAMED, resolve_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +28,9 @@ WIKITEXT, C4 = (NAMED[name].revision for name in ("wikitext2", "c4"))
 
 _cache = runpy.run_path(str(Path(__file__).with_name("hub_cache.py")))
 add_snapshot, copy_into = _cache["add_snapshot"], _cache["copy_into"]
+save_like_opt, UNPIN_PTB = _cache["save_like_opt"], _cache["UNPIN_PTB"]
+MAIN = "--include '*.json' --include '*.txt' --include '*.model' --include 'model*.safetensors'"
+CONVERSION = "--revision refs/pr/N --include 'model*.safetensors*'"
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +40,11 @@ def home(tmp_path_factory, tiny_opt_dir) -> Path:
     hub = home / "hub"
     copy_into(add_snapshot(hub, "org/tiny", "model", "main", COMMIT), tiny_opt_dir, "*")
     # Like facebook/opt-125m: pickled weights on main, safetensors in the bot's pull request.
-    old = add_snapshot(hub, "org/old", "model", "main", COMMIT)
-    copy_into(old, tiny_opt_dir, "config.json", "token*")
-    (old / "pytorch_model.bin").write_bytes(b"pickle")
-    converted = add_snapshot(hub, "org/old", "model", "refs/pr/7", CONVERTED)
-    copy_into(converted, tiny_opt_dir, "model.safetensors")
+    for name in ("org/old", "facebook/opt-125m", "org/pickled"):
+        save_like_opt(add_snapshot(hub, name, "model", "main", COMMIT), tiny_opt_dir)
+    for name in ("org/old", "facebook/opt-125m"):
+        converted = add_snapshot(hub, name, "model", "refs/pr/7", CONVERTED)
+        copy_into(converted, tiny_opt_dir, "model.safetensors")
     bare = add_snapshot(hub, "org/bare", "model", "main", COMMIT)
     copy_into(bare, tiny_opt_dir, "config.json")
 
@@ -62,8 +67,8 @@ def home(tmp_path_factory, tiny_opt_dir) -> Path:
         (c4 / "en" / f"c4-{shard}.json.gz").write_bytes(gzip.compress(lines.encode()))
     ref = "refs/convert/parquet"
     ptb = add_snapshot(hub, "ptb-text-only/ptb_text_only", "dataset", ref, COMMIT)
-    for part, count in (("test", NAMED["ptb"].parts["test"].num_rows), ("train", 2)):
-        rows = ["no it was n't", "<unk> monday"] + ["a"] * (count - 2)
+    for part in ("test", "train"):
+        rows = ["no it was n't", "<unk> monday", "a", "a"]
         path = ptb / "penn_treebank" / part / "0000.parquet"
         datasets.Dataset.from_dict({"sentence": rows}).to_parquet(path)
     return home
@@ -109,21 +114,33 @@ def test_models_by_name_and_revision(home):
         ("org/tiny", COMMIT),
         (f"org/tiny@{COMMIT}",),
         ("org/old",),
+        ("facebook/opt-125m",),
         ("org/bare",),
         ("org/tiny", "no-such-branch"),
-        ("facebook/opt-125m",),
+        ("facebook/opt-1.3b",),
+        ("org/pickled",),
         ("embeded",),
     ]
     calls = "".join(f"show(*{name!r})\n" for name in names)
-    tiny, commit, at, old, bare, branch, absent, typo = run(home, MODELS + calls)
+    tiny, commit, at, old, opt, *messages = run(home, MODELS + calls)
     assert tiny[:4] == [COMMIT, COMMIT, 2, 2]
     assert commit == at == tiny
     # The same weights, found in the conversion, which is part of the identity.
-    assert old == [COMMIT, f"{COMMIT}+{CONVERTED}", *tiny[2:]]
-    for message in (bare, branch, absent, typo):
+    assert opt == old == [COMMIT, f"{COMMIT}+{CONVERTED}", *tiny[2:]]
+    bare, branch, absent, pickled, typo = messages
+    for message in messages:
         assert message.startswith("--models ") and "\n" not in message
-        assert "fetch its config, tokenizer and safetensors" in message
-    assert "hf download facebook/opt-125m" in absent
+    for message, command in (
+        (bare, f"hf download org/bare {MAIN}; or"),
+        (branch, f"hf download org/tiny --revision no-such-branch {MAIN}; or"),
+        # Whose main branch has no safetensors needs them from the bot's pull request besides.
+        (absent, f"hf download facebook/opt-1.3b {MAIN} && hf download facebook/opt-1.3b "),
+        (absent, f" && hf download facebook/opt-1.3b {CONVERSION} (N: on the model's page"),
+        (pickled, f" && hf download org/pickled {CONVERSION} (N: on the model's page"),
+    ):
+        assert command in message
+    assert absent.startswith("--models facebook/opt-1.3b: not in the hub's cache, and the hub does")
+    assert absent.endswith("; or give a local directory")
     assert "did you mean 'embedded'" in typo
 
 
@@ -150,10 +167,10 @@ def test_texts_by_short_name(home):
         ("ptb", "evaluation"),
         ("wikitext2:validation", "evaluation"),
         ("ptb:validation", "finetune"),
-        ("ptb", "finetune"),
     ]
-    calls = "".join(f"show(*{name!r})\n" for name in names)
-    test, train, first, second, held_out, ptb, absent, no_part, changed = run(home, TEXTS + calls)
+    calls = ['show("ptb", "finetune")\n', UNPIN_PTB, *(f"show(*{name!r})\n" for name in names)]
+    found = run(home, TEXTS + "".join(calls))
+    changed, test, train, first, second, held_out, ptb, absent, no_part = found
     assert test[1:] == [4, "\n\n = test = \n\n\n\n\n the test part \n"]
     file = "wikitext-2-raw-v1/test-00000-of-00001.parquet"
     assert test[0].startswith(f"Salesforce/wikitext@{WIKITEXT}:{file} ")
@@ -161,13 +178,22 @@ def test_texts_by_short_name(home):
     assert first[1:] == [5, "\n\n".join(f"train.00000 {n}" for n in range(5))]
     assert second[1:] == [4, "\n\n".join(f"train.00001 {n}" for n in range(4))]
     assert held_out[1:] == [1200, " ".join(f"validation. {n}" for n in range(1100))]
-    assert ptb[1] == 3_761 and ptb[2].startswith("no it was n't <unk> monday a a")
+    assert ptb[1:] == [4, "no it was n't <unk> monday a a"]
     assert len({found[0] for found in (test, train, first, second, held_out, ptb)}) == 6
     assert absent.startswith("--eval.texts wikitext2:validation: ") and "fetch" in absent
     assert no_part.startswith("--finetune.text ptb:validation: ") and "\n" not in absent + no_part
-    assert f"--revision {WIKITEXT}" in absent
+    assert absent.endswith(
+        "fetch with a network: hf download Salesforce/wikitext "
+        "wikitext-2-raw-v1/validation-00000-of-00001.parquet --repo-type dataset "
+        f"--revision {WIKITEXT}; or give a copy of a text's file as NAME=FILE"
+    )
+    assert (
+        "hf download ptb-text-only/ptb_text_only penn_treebank/validation/0000.parquet "
+        "--repo-type dataset --revision refs/convert/parquet;"
+    ) in no_part
     assert changed == (
-        "--finetune.text ptb: the hub has changed it: 2 rows instead of 42,068; give a local file"
+        "--finetune.text ptb: the hub has changed it: not the rows that papers read; give a copy "
+        "of the original as ptb=FILE"
     )
 
 
@@ -183,6 +209,7 @@ def test_a_text_that_the_hub_has_moved_is_said_so(monkeypatch, name, answer):
         resolve_text(name, "evaluation")
     message, named = str(caught.value), NAMED[name]
     assert named.revision in message and named.repos[0] in message and "\n" not in message
+    assert message.endswith(f"; give a copy of that file as {name}=FILE")
 
 
 def test_the_default_sampling_of_c4_is_documents(home):
@@ -194,8 +221,6 @@ print('"' + default_sampling(resolve_text("c4", "calibration")) + '"')
 
 
 def test_the_hub_is_asked_for_its_conversion_of_pickled_weights(monkeypatch):
-    from types import SimpleNamespace
-
     from core import model_source
 
     asked = {}
@@ -216,3 +241,48 @@ def test_the_hub_is_asked_for_its_conversion_of_pickled_weights(monkeypatch):
     assert (source.revision, source.weights_revision) == (COMMIT, CONVERTED)
     # Anyone may open a pull request: only the hub's own is taken.
     assert asked["author"] == "SFconvertbot" and asked["repo"] == "org/never-fetched"
+
+
+@pytest.mark.parametrize(
+    ("kind", "repo", "file", "revision"),
+    [
+        ("model", "facebook/opt-125m", "config.json", None),
+        ("model", "facebook/opt-125m", "model.safetensors", "refs/pr/7"),
+        ("dataset", "ptb-text-only/ptb_text_only", "penn_treebank/test/0000.parquet", "refs/c/p"),
+        ("dataset", "allenai/c4", "en/part.json.gz", "c" * 40),
+    ],
+)
+def test_what_was_fetched_by_commit_is_found_by_name_without_a_network(
+    monkeypatch, tmp_path, kind, repo, file, revision
+):
+    from huggingface_hub import constants
+
+    from core import identity
+
+    commit = revision if revision == "c" * 40 else COMMIT
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    answer = SimpleNamespace(commit_hash=commit)
+    monkeypatch.setattr(identity, "get_hf_file_metadata", lambda *_, **__: answer)
+    assert identity.hub_commit(repo, file, revision, kind) == commit
+
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(identity, "get_hf_file_metadata", unreachable)
+    with pytest.raises(ConnectionError, match="no network"):
+        identity.hub_commit(repo, file, revision, kind)
+    # The client downloads by commit, and leaves no note of the name.
+    folder = tmp_path / f"{kind}s--{repo.replace('/', '--')}" / "snapshots" / commit
+    (folder / file).parent.mkdir(parents=True)
+    (folder / file).touch()
+    assert identity.hub_commit(repo, file, revision, kind) == commit
+
+
+def test_a_model_that_the_hub_does_not_know_is_not_to_be_fetched(monkeypatch):
+    def hub_commit(*_):
+        raise MovedError("404 Client Error")
+
+    monkeypatch.setattr("core.model_source.hub_commit", hub_commit)
+    with pytest.raises(ValueError, match="no such model or revision .404 Client Error.") as caught:
+        resolve_model("facebook/opt-125x")
+    assert "hf download" not in str(caught.value) and "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ import os
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 _cache = runpy.run_path(str(Path(__file__).with_name("hub_cache.py")))
 _stand_ins = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 _zero_shot = runpy.run_path(str(Path(__file__).with_name("test_zero_shot.py")))
-MODEL, PTB = "a" * 40, "b" * 40
+MODEL, PTB, CONVERTED = "a" * 40, "b" * 40, "c" * 40
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,10 @@ def home(tmp_path_factory, make_model_dir, long_hub_text_files) -> Path:
     config = _stand_ins["tiny_opt_config"](max_position_embeddings=2048)
     model = make_model_dir(config)
     for name in ("facebook/opt-125m", "facebook/opt-1.3b"):
-        snapshot = _cache["add_snapshot"](home / "hub", name, "model", "main", MODEL)
-        _cache["copy_into"](snapshot, model, "*")
+        # As OPT lies on the hub: pickled weights on main, safetensors in the bot's pull request.
+        add = partial(_cache["add_snapshot"], home / "hub", name, "model")
+        _cache["save_like_opt"](add("main", MODEL), model)
+        _cache["copy_into"](add("refs/pr/7", CONVERTED), model, "model.safetensors")
     for name, ref in (("wikitext2", "main"), ("c4", "main"), ("ptb", "refs/convert/parquet")):
         named = NAMED[name]
         commit = PTB if name == "ptb" else named.revision
@@ -57,9 +60,14 @@ def run(home, tmp_path):
             "HOME": str(tmp_path),
             "HF_HOME": str(home),
             "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(EXPERIMENTS.parent),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        command = [sys.executable, str(EXPERIMENTS / f"{name}.py"), "--out-dir", "out", *flags]
+        script = str(EXPERIMENTS / f"{name}.py")
+        # The script as it is, after PTB is told that its stand-in has other rows.
+        code = f"{_cache['UNPIN_PTB']}\nimport runpy, sys\nsys.argv = sys.argv[1:]\n"
+        code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+        command = [sys.executable, "-c", code, script, "--out-dir", "out", *flags]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
         )
@@ -87,7 +95,7 @@ def test_the_sparsegpt_tables_are_judged(run, tmp_path):
     assert len(lines_of(said, "dense", "OUTSIDE")) == 3, "wikitext2, ptb and c4"
     (pruned,) = lines_of(said, "wikitext2", "sparsegpt", "36.85")
     assert "not judged: 4,096 calibration tokens" in pruned
-    assert "0 of 3 judged values within the published spread" in said
+    assert "0 of 3 judged values within their bounds" in said
     assert len(rows) == 3 * 3 and {row["status"] for row in rows} == {"done"}
     assert {row["eval_seq_len"] for row in rows} == {2048}
     for row in rows:
@@ -104,7 +112,8 @@ def test_the_alps_tables_are_read_as_that_code_reads_them(run):
     flags = ["--methods", "alps", "--sparsities", "0.7", "--mask-structures", "2:4", "--seeds", "0"]
     windows = ["--calibration.num-samples", "2", "--eval.seq-len", "128"]
     code, said, rows = run("reproduce_alps", *flags, *windows)
-    assert code == 0, "nothing is judged on windows that no paper uses"
+    assert code == 1, "nothing is judged on windows that no paper uses, so nothing is reproduced"
+    assert "nothing was judged, so nothing is reproduced" in said
     assert len(lines_of(said, "opt-1.3b", "alps", "not judged: --eval.seq-len 128")) == 2 * 3
     assert {row["protocol"] for row in rows} == {"alps"}
     evaluated = {row["eval_text"]: row["num_eval_tokens"] for row in rows}
@@ -117,8 +126,9 @@ def test_the_claims_of_prune_and_tune_are_judged(run):
     code, said, rows = run("reproduce_prune_and_tune", *flags, "--finetune.batch-tokens", "2048")
     verdicts = lines_of(said, "facebook/opt-125m", "at 0.6")
     assert len(verdicts) == 2, "iterative SparseGPT against fine-tuned and one-shot"
-    assert all(line.endswith(("holds", "does NOT hold")) for line in verdicts)
-    assert code == int("does NOT hold" in said)
+    words = [line.rpartition(": ")[2] for line in verdicts]
+    assert {*words} <= {"holds", "does NOT hold", "within the spread over seeds"}
+    assert code == int("does NOT hold" in words or "holds" not in words)
     assert {(row["eval_seq_len"], row["eval_stride"]) for row in rows} == {(1024, 512)}
     assert {row["status"] for row in rows} == {"done"}
     assert len(rows) == 1 + 2 + 3 * 2

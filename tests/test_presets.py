@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from core.named_texts import NAMED
 from orchestrator import cli
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -58,28 +60,78 @@ def test_further_flags_override_the_preset(run, hub_texts, tiny_opt_dir, name):
     assert code == 0 and "wanda oneshot 0.25" in said and "magnitude" not in said
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_without_weights_one_line_says_what_to_fetch(run, monkeypatch, name):
-    def unreachable(*_):
-        raise ConnectionError("no network")
+def unreachable(*_):
+    raise ConnectionError("no network")
 
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_without_weights_one_line_says_what_to_fetch(run, hub_texts, monkeypatch, name):
     monkeypatch.setattr("core.model_source.hub_commit", unreachable)
     code, said, error = run(name)
-    assert (code, said) == (2, "")
-    assert error.startswith("error: --models 'facebook/opt-") and error.count("\n") == 1
-    assert "hf download facebook/opt-" in error
+    assert (code, said) == (2, "") and error.count("\n") == 1
+    models = runpy.run_path(str(EXPERIMENTS / f"{name}.py"))["PRESET"].grid.models
+    listed = f"error: --models {' '.join(models)}: not in the hub's cache, and the hub does not"
+    assert error.startswith(listed) and error.endswith("; or give a local directory\n")
+    patterns = "'*.json' --include '*.txt' --include '*.model' --include 'model*.safetensors'"
+    commands = [
+        command
+        for model in models
+        for command in (
+            f"hf download {model} --include {patterns}",
+            f"hf download {model} --revision refs/pr/N --include 'model*.safetensors*'",
+        )
+    ]
+    assert f"; fetch with a network: {' && '.join(commands)} (N: on the model's page" in error
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_without_texts_one_line_says_what_to_fetch(run, monkeypatch, tiny_opt_dir, name):
-    def unreachable(*_):
-        raise ConnectionError("no network")
-
     monkeypatch.setattr("core.texts.hub_commit", unreachable)
-    code, said, error = run(name, "--models", str(tiny_opt_dir))
-    assert (code, said) == (2, "")
-    assert error.startswith("error: --calibration.text c4: ") and error.count("\n") == 1
-    assert "fetch en/c4-train.00000-of-01024.json.gz of dataset allenai/c4" in error
+    code, said, error = run(name, "--models", str(tiny_opt_dir), *PRESETS[name][2])
+    assert (code, said) == (2, "") and error.count("\n") == 1
+    trains = name == "reproduce_prune_and_tune"
+    training = ", --finetune.text wikitext2" if trains else ""
+    evaluated = "wikitext2" if trains else "wikitext2 ptb c4"
+    listed = f"error: --calibration.text c4{training}, --eval.texts {evaluated}: not in the hub's"
+    assert error.startswith(listed)
+    assert error.endswith("; or give a copy of a text's file as NAME=FILE\n")
+    shards = ["en/c4-train.00000-of-01024.json.gz", "en/c4-validation.00000-of-00008.json.gz"]
+    commands = [download("c4", *(shards[:1] if trains else shards))]
+    splits = ("train", "test") if trains else ("test",)
+    files = (f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet" for split in splits)
+    commands.append(download("wikitext2", *files))
+    if not trains:
+        part = "validation" if name == "reproduce_alps" else "test"
+        commands.append(download("ptb", f"penn_treebank/{part}/0000.parquet"))
+    assert f"; fetch with a network: {' && '.join(commands)}; or give a copy" in error
+
+
+def download(name: str, *files: str) -> str:
+    """The command that fetches files of a named text, and not the whole data set."""
+    named = NAMED[name]
+    return (
+        f"hf download {named.repos[0]} {' '.join(files)} --repo-type dataset "
+        f"--revision {named.revision}"
+    )
+
+
+def test_weights_and_texts_that_are_missing_stand_in_one_line(run, monkeypatch):
+    monkeypatch.setattr("core.model_source.hub_commit", unreachable)
+    monkeypatch.setattr("core.texts.hub_commit", unreachable)
+    code, said, error = run("reproduce_alps")
+    assert (code, said) == (2, "") and error.count("\n") == 1
+    assert error.startswith(
+        "error: --models facebook/opt-1.3b, --calibration.text c4, --eval.texts wikitext2 ptb c4: "
+        "not in the hub's cache, and the hub does not give them (no network); fetch with a network:"
+    )
+    assert error.endswith("; or give a local directory or a copy of a text's file as NAME=FILE\n")
+
+
+def test_two_models_of_one_content_are_refused(run, hub_texts, tiny_opt_dir, tmp_path):
+    twin = shutil.copytree(tiny_opt_dir, tmp_path / "twin")
+    code, _, error = run("reproduce_sparsegpt", "--models", str(tiny_opt_dir), str(twin))
+    wanted = f"error: --models {twin}: is the same model as {tiny_opt_dir}; name each once\n"
+    assert (code, error) == (2, wanted)
 
 
 @pytest.mark.parametrize("name", PRESETS)

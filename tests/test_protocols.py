@@ -30,12 +30,12 @@ def tokenizer(tiny_opt_dir):
 def prepared(tmp_path):
     """Resolves a sweep of one model under a protocol; writes nothing."""
 
-    def prepare_(model, protocol, *, evaluation=None, **grid) -> Sweep:
+    def prepare_(model, protocol, *, evaluation=None, calibration=None, **grid) -> Sweep:
         settings = {"methods": ("wanda",), "regimes": ("oneshot",), "sparsities": (0.5,)}
         return prepare(
             SweepConfig(
                 grid=GridConfig(models=(str(model),), protocol=protocol, **(settings | grid)),
-                calibration=CalibrationConfig(num_samples=4),
+                calibration=calibration or CalibrationConfig(num_samples=4),
                 finetune=FinetuneConfig(tokens=40_000),
                 eval=evaluation or EvalConfig(),
                 output=OutputConfig(out_dir=str(tmp_path / "out")),
@@ -79,15 +79,22 @@ def test_every_protocol_can_be_named():
 
 
 @pytest.mark.parametrize(
+    ("name", "file", "kind"),
+    [
+        ("wikitext2", "wikitext-2-raw-v1/train-00000-of-00001.parquet", "text"),
+        ("ptb", "penn_treebank/train/0000.parquet", "sentence"),
+    ],
+)
+@pytest.mark.parametrize(
     ("protocol", "joiner"),
     [("sparsegpt", " "), ("wanda", " "), ("alps", "\n\n"), ("prune-and-tune", " ")],
 )
-def test_wikitext_is_sampled_as_the_original_loader_samples_it(
-    hub_texts, tokenizer, protocol, joiner
+def test_streams_are_sampled_as_the_original_loader_samples_them(
+    hub_texts, tokenizer, protocol, joiner, name, file, kind
 ):
-    rows = column(hub_texts / "wikitext-2-raw-v1" / "train-00000-of-00001.parquet")
+    rows = column(hub_texts / file, kind)
     stream = tokenizer(joiner.join(rows), verbose=False)["input_ids"]
-    text = PROTOCOLS[protocol].resolve("wikitext2", "calibration")
+    text = PROTOCOLS[protocol].resolve(name, "calibration")
     found = calibration_windows(text, tokenizer, 8, WINDOW, None, seed=5)
     random.seed(5)
     starts = [random.randint(0, len(stream) - WINDOW - 1) for _ in range(8)]
@@ -121,6 +128,50 @@ def test_ptb_is_read_as_the_original_reads_it(hub_texts, protocol, part, joiner)
 def test_a_part_that_is_named_wins(hub_texts):
     text = PROTOCOLS["alps"].resolve("ptb:test", "evaluation")
     assert "penn_treebank/test" in text.part
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("ptb", "penn_treebank/{}/0000.parquet"),
+        ("wikitext2", "wikitext-2-raw-v1/{}-00000-of-00001.parquet"),
+        ("c4", "en/c4-validation.00000-of-00008.json.gz"),
+    ],
+)
+def test_a_local_copy_is_evaluated_as_the_hubs_text_is(
+    hub_texts, prepared, tiny_opt_dir, protocol, name, file
+):
+    part = "validation" if (protocol, name) == ("alps", "ptb") else "test"
+    copy = f"{name}={hub_texts / file.format(part)}"
+    texts, inputs = [], []
+    for given in (name, copy):
+        evaluation = EvalConfig(texts=(given,), seq_len=128, stride=128)
+        sweep = prepared(tiny_opt_dir, protocol, evaluation=evaluation)
+        (one,) = sweep.models[0].inputs.evaluations
+        inputs.append(one)
+        texts.append(sweep.models[0].texts[one.fields["text"]])
+        assert {s.text for s in sweep.plan.stages.values() if s.kind == "evaluate"} == {name}
+    assert inputs[0].name == inputs[1].name == name, "rows compare as that text"
+    assert joined(texts[0]) == joined(texts[1])
+    ids = [one.fields.pop("text") for one in inputs]
+    assert inputs[0].fields == inputs[1].fields
+    assert ids[0].split(" ", 1)[1] == ids[1].split(" ", 1)[1] and ids[0] != ids[1]
+
+
+def test_one_text_is_not_evaluated_twice_nor_used_in_two_roles(hub_texts, prepared, tiny_opt_dir):
+    copy = hub_texts / "penn_treebank" / "test" / "0000.parquet"
+    evaluation = EvalConfig(texts=("ptb", f"ptb={copy}"))
+    with pytest.raises(ValueError, match="^--eval.texts ptb=.*: ptb is evaluated already"):
+        prepared(tiny_opt_dir, "sparsegpt", evaluation=evaluation)
+    calibration = CalibrationConfig(text=f"ptb:test={copy}", num_samples=4)
+    with pytest.raises(ValueError, match="^--eval.texts ptb: is the same text as --calibration"):
+        prepared(
+            tiny_opt_dir,
+            "sparsegpt",
+            evaluation=EvalConfig(texts=("ptb",)),
+            calibration=calibration,
+        )
 
 
 def test_local_and_embedded_texts_are_the_same_under_every_protocol(tiny_text_file):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import datasets
 import pytest
 
+from core.identity import file_hash
+from core.named_texts import rows_hash
 from core.texts import FLAGS, NAMED, documents, joined, resolve_text, same_text
 
 
@@ -142,5 +148,77 @@ def test_wikitext_test_rows_are_those_of_the_dataset(shared_dir, tmp_path):
     path = shared_dir / "data" / "wikitext-2-raw" / "wiki.test.raw"
     rows = documents(resolve_text(str(path), "evaluation"))
     assert len(rows) == 4358
+    # The same rows, named as the text that papers report on.
+    named = resolve_text(f"wikitext2={path}", "evaluation")
+    assert list(documents(named)) == list(rows) and joined(named) == "\n\n".join(rows)
     verbatim = shutil.copy(path, tmp_path / "wiki.txt")
     assert joined(resolve_text(str(verbatim), "evaluation")) == path.read_text(encoding="utf-8")
+
+
+def named_parts(monkeypatch, short, **changes):
+    """Changes every part of a named text for one test."""
+    named = NAMED[short]
+    parts = {name: replace(part, **changes) for name, part in named.parts.items()}
+    monkeypatch.setitem(NAMED, short, replace(named, parts=parts))
+
+
+def test_a_local_copy_of_a_named_text_is_read_by_its_rule(tmp_path, monkeypatch):
+    table = tmp_path / "any name.parquet"
+    rows = ["no it was n't", "<unk> monday"]
+    datasets.Dataset.from_dict({"sentence": rows}).to_parquet(table)
+    named_parts(monkeypatch, "ptb", rows_sha256=rows_hash(rows))
+    text = resolve_text(f"ptb={table}", "evaluation")
+    assert (text.label, text.name) == ("ptb", f"ptb={table}")
+    assert list(documents(text)) == rows and joined(text) == "no it was n't <unk> monday"
+    content, rule = text.identity.split(" ", 1)
+    assert content == f"sha256:{file_hash(table)}" and str(tmp_path) not in text.identity
+    # What the hub gives differs in nothing but where the content is from.
+    monkeypatch.setattr("core.texts.hub_commit", lambda *_: "a" * 40)
+    from_hub = resolve_text("ptb", "evaluation")
+    assert from_hub.identity.split(" ", 1)[1] == rule and from_hub.identity != text.identity
+    assert same_text(text, from_hub)
+    assert not same_text(text, resolve_text("ptb", "calibration"))
+    assert resolve_text(f"ptb:train={table}", "evaluation").label == "ptb:train"
+
+
+def test_a_local_copy_of_c4_has_documents_and_of_wikitext_raw_rows(tmp_path):
+    shard = tmp_path / "c4-validation.json.gz"
+    lines = [json.dumps({"text": f"document {n}", "url": "u"}) for n in range(1200)]
+    shard.write_bytes(gzip.compress("\n".join(lines).encode()))
+    text = resolve_text(f"c4={shard}", "evaluation")
+    assert len(documents(text)) == 1200
+    assert joined(text) == " ".join(f"document {n}" for n in range(1100))
+    raw = write(tmp_path / "wiki.test.raw", " \n = A = \n \n b \n")
+    assert joined(resolve_text(f"wikitext2={raw}", "evaluation")) == "\n\n = A = \n\n\n\n\n b \n"
+    assert resolve_text(f"wikitext2={raw}", "evaluation").label == "wikitext2"
+
+
+def test_what_is_no_copy_of_a_named_text_is_refused_in_one_line(tmp_path):
+    table = tmp_path / "a.parquet"
+    datasets.Dataset.from_dict({"text": ["a"], "sentence": ["b"]}).to_parquet(table)
+    plain = write(tmp_path / "a.txt", "words")
+    cases = {
+        f"ptb={table}": "these are not the rows that papers read; give a copy of the original",
+        f"ptb={plain}": "give a copy of the hub's file, which ends in .parquet, .gz, .json, .jsonl",
+        f"ptb={tmp_path / 'nowhere.parquet'}": "no such file",
+        "wikitext2=": "no such file",
+        f"ptb:tset={table}": "did you mean 'ptb:test'",
+        f"embedded={table}": "no such file",
+        f"ptb={write(tmp_path / 'a.raw', 'x')}": "which ends in .parquet, .gz, .json, .jsonl",
+    }
+    for name, remedy in cases.items():
+        with pytest.raises(ValueError, match=re.escape(remedy)) as caught:
+            joined(resolve_text(name, "evaluation"))
+        assert str(caught.value).startswith("--eval.texts ") and "\n" not in str(caught.value)
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path):
+    (tmp_path / "seed=1").mkdir()
+    path = write(tmp_path / "seed=1" / "a.txt", "words")
+    text = resolve_text(path, "evaluation")
+    assert joined(text) == "words" and text.label == path
+
+
+def test_rows_are_hashed_with_their_ends():
+    assert rows_hash(["a", "é"]) == hashlib.sha256("a\né\n".encode()).hexdigest()
+    assert rows_hash(["a b"]) != rows_hash(["a", "b"])

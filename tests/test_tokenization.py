@@ -16,6 +16,28 @@ HOSTILE = (
     "a\n</s>b's\n't !\nthe \x1ca\nb <s>\na\u00a0\nb it's\nre. . .\nA ...\n\n" * 80
 )
 MODEL = str(EMBEDDED_DIR.parent / "model")
+# What OPT's vocab.json and merges.txt give by byte-level BPE: computed once with the algorithm of
+# GPT-2's encoder.py in plain Python and with `tokenizers.ByteLevelBPETokenizer`, which agreed; in
+# front `</s>`. None of it went through transformers or this project.
+OPT_IDS = {
+    "": [2],
+    "Hello world": [2, 31414, 232],
+    " = Robert Boulter = \n": [2, 5457, 1738, 163, 5156, 1334, 5457, 1437, 50118],
+    "first line\nsecond line": [2, 9502, 516, 50118, 10815, 516],
+    "a paragraph\n\n\n\nanother one\n": ([2, 102, 17818, 50140, 50118, 50118, 30303, 65, 50118]),
+    "trailing newline \n \n": [2, 9738, 7022, 92, 1902, 1437, 50118, 1437, 50118],
+    "  two spaces, a\ttab ": [2, 1437, 80, 5938, 6, 10, 50117, 34108, 1437],
+    "In 2019, 1,234.5 tons cost $ 99 @-@ 100 %": (
+        [2, 1121, 954, 6, 112, 6, 28621, 4, 245, 7741, 701, 68, 6705, 787, 12, 1039, 727, 7606]
+    ),
+    "na\u00efve caf\u00e9 \u2014 \u65e5\u672c\u8a9e \U0001f600": (
+        [2, 2133, 48350, 26059, 93, 47416, 6800, 8210, 44636, 11582, 48537, 17772, 17841, 7471]
+    ),
+    "it's they'll we'd DON'T": [2, 405, 18, 51, 581, 52, 1017, 24980, 108, 565],
+    "<unk> no it was n't black monday N": (
+        [2, 41552, 6435, 15698, 117, 24, 21, 295, 75, 909, 475, 46328, 234]
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +57,11 @@ def changed(tokenizer, old, new):
     text = tokenizer.backend_tokenizer.to_str()
     assert old in text
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text.replace(old, new)))
+
+
+@pytest.mark.parametrize("text", OPT_IDS)
+def test_opt_ids_are_those_of_the_original_tokenizer(text, opt_tokenizer):
+    assert tokenize(text, opt_tokenizer).tolist() == OPT_IDS[text]
 
 
 @pytest.mark.parametrize("content", [HOSTILE, joined(resolve_text("embedded", "calibration"))])
