@@ -1,9 +1,8 @@
 """Text sources: which text a name and a role stand for, its rows, and how the rows are joined.
 
 A source is the embedded text, a hub dataset by short name (or a local copy of its file), or a local
-file. `resolve_text` reads
-no more than it must to say which text it is; `documents` and `joined` give the content, and
-`data.py` makes token windows of it.
+file. `resolve_text` reads no more than it must to say which text it is; `documents` and `joined`
+give the content, and `data.py` makes token windows of it.
 """
 
 from __future__ import annotations
