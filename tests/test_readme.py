@@ -6,6 +6,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,12 @@ def test_make_clean_leaves_results_alone():
     command = ["make", "-n", "--no-print-directory", "clean"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["rm", "-rf", ".venv"], done.stderr
+
+
+def test_every_folder_of_the_packages_is_installed():
+    # setuptools warns at length of folders that it takes for packages and that are not named.
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    files = [path for root in ("core", "orchestrator") for path in (ROOT / root).rglob("*.*")]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in files}
+    folders = {name for name in folders if "__pycache__" not in name}
+    assert folders == set(settings["tool"]["setuptools"]["packages"])
