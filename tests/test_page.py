@@ -191,6 +191,9 @@ def test_columns_that_no_row_has_anything_in_leave_the_room_to_others(browser, t
     assert "mask structure" not in browser.run(titles) and "perplexity" in browser.run(titles)
     browser.open(tmp_path / "structured.html")
     assert "mask structure" in browser.run(titles)
+    write_html([*rows, make_row(seed=2) | {"task:tiny:acc": 0.4}], tmp_path / "tasks.html")
+    browser.open(tmp_path / "tasks.html")
+    assert browser.run(titles)[-1] == "task:tiny:acc"
 
 
 def test_keyboard_walks_and_chooses_rows(browser, sweep_page):

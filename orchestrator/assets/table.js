@@ -47,9 +47,10 @@ function filtered(page) {
   return sort.by ? rows.sort((a, b) => sign * compare(a[sort.by], b[sort.by])) : rows;
 }
 
-/** The columns that matter most, without those that no row has anything in: narrow screens need the room. */
-function usedColumns(rows) {
-  return KEY_COLUMNS.filter((column) => rows.some((row) => shown(row[column]) !== ""));
+/** The columns that matter most and those of tasks, without any that no row has anything in: narrow screens need the room. */
+function usedColumns({ rows, data }) {
+  const tasks = data.columns.filter((column) => column.startsWith("task:"));
+  return [...KEY_COLUMNS, ...tasks].filter((column) => rows.some((row) => shown(row[column]) !== ""));
 }
 
 function drawTable(page) {
@@ -64,7 +65,7 @@ function drawTable(page) {
   state.turn = Math.min(state.turn, last);
   const from = state.turn * PAGE_SIZE;
   const visible = rows.slice(from, from + PAGE_SIZE);
-  const columns = state.wide ? page.data.columns : usedColumns(page.rows);
+  const columns = state.wide ? page.data.columns : usedColumns(page);
   const body = element("tbody");
   const focusable = visible.find((row) => row.key === state.chosen) ?? visible[0];
   for (const row of visible) body.append(tableRow(row, columns, state.chosen, row === focusable));
