@@ -28,7 +28,6 @@ from core.named_texts import (
     FLAGS,
     NAMED,
     Form,
-    Named,
     Part,
     Role,
     TextName,
@@ -98,14 +97,14 @@ def resolve_text(name: str, role: Role, default_part: str | None = None) -> Text
         known = [f"{given.short}:{part}" for part in named.parts]
         require_known(FLAGS[role], str(given), known)
     part = given.part or default_part or named.roles[role]
-    source = f"{given.short}:{part}"
     if given.file is not None:
-        return _local_copy(name, role, given, source)
+        return _local_copy(name, role, given, part)
     if named.repos:
-        return _hub_text(name, role, named, source)
+        return _hub_text(name, role, given.short, part)
     rule = named.parts[part]
     path = EMBEDDED_DIR / rule.file
     content = f"sha256:{file_hash(path)}"
+    source = f"{given.short}:{part}"
     described = f"embedded {part}"
     return Text(name, role, described, content, named.form, rule, str(path), source=source)
 
@@ -118,7 +117,7 @@ def _existing(path: Path, role: Role, name: str) -> Path:
     return path
 
 
-def _local_copy(name: str, role: Role, given: TextName, source: str) -> Text:
+def _local_copy(name: str, role: Role, given: TextName, part: str) -> Text:
     """A part of a named text, read by its rule from a file at hand."""
     assert given.short is not None and given.file is not None
     path = _existing(Path(given.file).expanduser(), role, name)
@@ -128,7 +127,7 @@ def _local_copy(name: str, role: Role, given: TextName, source: str) -> Text:
     remedy = f"give a copy of the hub's file, which ends in {', '.join(forms)}"
     require(path.suffix in forms, FLAGS[role], name, remedy)
     named = NAMED[given.short]
-    rule = named.parts[source.partition(":")[2]]
+    rule = named.parts[part]
     content = f"sha256:{file_hash(path)}"
     return Text(
         name,
@@ -139,7 +138,7 @@ def _local_copy(name: str, role: Role, given: TextName, source: str) -> Text:
         rule,
         str(path),
         column=named.column,
-        source=source,
+        source=f"{given.short}:{part}",
     )
 
 
@@ -154,8 +153,9 @@ def _local_text(name: str, role: Role) -> Text:
     return Text(name, role, "whole file", content, form, Part(path.name), str(path))
 
 
-def _hub_text(name: str, role: Role, named: Named, source: str) -> Text:
-    rule, causes, moved = named.parts[source.partition(":")[2]], [], False
+def _hub_text(name: str, role: Role, short: str, part: str) -> Text:
+    named, causes, moved = NAMED[short], [], False
+    rule = named.parts[part]
     for repo in named.repos:
         try:
             commit = hub_commit(repo, rule.file, named.revision, "dataset")
@@ -181,7 +181,7 @@ def _hub_text(name: str, role: Role, named: Named, source: str) -> Text:
                 repo,
                 commit,
                 named.column,
-                source,
+                f"{short}:{part}",
             )
         moved = True
         causes.append("no such file there")

@@ -40,6 +40,11 @@ def identity(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:32]
 
 
+def stage_identity(kind: str, parent: str | None, fields: dict[str, Any]) -> str:
+    """Id of the stage of this kind that starts from `parent`; all that its numbers depend on."""
+    return identity({"kind": kind, "parent": parent, **fields})
+
+
 @dataclass(frozen=True)
 class TextInput:
     """A text in one role, with the fields of it that numbers depend on."""

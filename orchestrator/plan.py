@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.config import Target
-from orchestrator.cell import Cell, ModelInputs, Stage, identity
+from orchestrator.cell import Cell, ModelInputs, Stage, identity, stage_identity
 
 EVALUATE_VERSION = 1
 """Raised whenever the numbers of evaluate stages would change."""
@@ -36,7 +36,7 @@ class Plan:
         text: str | None = None,
     ) -> str:
         """Adds a stage, or finds the equal one; returns its id."""
-        stage_id = identity({"kind": kind, "parent": parent, **fields})
+        stage_id = stage_identity(kind, parent, fields)
         if stage_id not in self.stages:
             self.stages[stage_id] = Stage(stage_id, kind, model, method, parent, fields, text)
             if parent is not None:

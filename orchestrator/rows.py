@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core.likelihood import perplexity_per
-from orchestrator.cell import Cell, identity
+from orchestrator.cell import Cell, stage_identity
 from orchestrator.job import Job
 
 Manifest = Callable[[str], dict[str, Any] | None]
@@ -93,8 +93,7 @@ def build_row(
 
 def dense_evaluation(job: Job, evaluation: str) -> str:
     """Id of the stage that evaluates the dense model alike, planned in this sweep or not."""
-    fields = job.stage(evaluation).fields
-    return identity({"kind": "evaluate", "parent": job.root, **fields})
+    return stage_identity("evaluate", job.root, job.stage(evaluation).fields)
 
 
 TRAIN = "finetune"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import EvalConfig
 from core.zero_shot import TASKS_VERSION, run_task, task_identity, task_label
-from orchestrator.cell import Stage, identity
+from orchestrator.cell import Stage, stage_identity
 from orchestrator.config import ResourceConfig
 from orchestrator.plan import Plan
 from orchestrator.record import TASKS_KIND
@@ -49,7 +49,7 @@ def task_runs(plan: Plan, tasks: tuple[str, ...], limit: int | None) -> list[Tas
                 "limit": limit,
                 "dtype": plan.models[cell.model].dtype,
             }
-            run_id = identity({"kind": TASKS_KIND, "parent": last.id, **fields})
+            run_id = stage_identity(TASKS_KIND, last.id, fields)
             stage = Stage(
                 run_id, TASKS_KIND, cell.model, cell.method, last.id, fields, task_label(task)
             )

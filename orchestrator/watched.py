@@ -58,8 +58,6 @@ class Watched:
         self.record: Record | None = None
         self.record_stamp: tuple[Any, ...] | None = None
         self.published: list[Published] | None = None
-        self.tasks: dict[str, dict[str, Any]] = {}
-        self.looked_at: set[str] = set()
         self.heard = Heard()
         self.version = uuid.uuid4().hex
         self.shown: tuple[str, dict[str, Any]] | None = None
@@ -116,20 +114,16 @@ class Watched:
     def read_tasks(self) -> bool:
         """Results of zero-shot tasks that the newest sweep asks for; whether there are new ones."""
         wanted = (self.record or {}).get("config", {}).get("eval", {}).get("tasks")
-        new = self.store.names("stages") - self.looked_at if wanted else set()
-        for name in new:
-            found = self.manifest(name)
-            if found is not None:
-                self.looked_at.add(name)
-                if found["kind"] == TASKS_KIND:
-                    self.tasks[name] = found
-        return bool(new & set(self.tasks))
+        new = self.store.names("stages") - self.manifests.keys() if wanted else ()
+        kinds = {found["kind"] for found in map(self.manifest, new) if found is not None}
+        return TASKS_KIND in kinds
 
     def rows(self) -> list[Row]:
         """All rows, those of the newest sweep's grid marked."""
         with self.lock:
             labels = labels_of(self.record) if self.record else None
-            return gather(self.stored, labels, task_columns(self.tasks))
+            # A copy: another thread may read further manifests meanwhile.
+            return gather(self.stored, labels, task_columns(dict(self.manifests)))
 
     def contents(self) -> dict[str, Any]:
         """What the page shows of this out-dir, drawn anew only when rows have changed."""
