@@ -9,6 +9,7 @@ fork of chains below it, and such a stage is cheap beside a chain that trains ro
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,8 +86,9 @@ def cut_branches(
     total = sum(seconds)
     heap = [(-cost, i, branch) for i, (cost, branch) in enumerate(zip(seconds, found))]
     heapq.heapify(heap)
+    # Breaks ties of equal cost in the heap, so that branches are never compared.
+    turns = itertools.count(len(heap))
     whole: list[Branch] = []
-    count = len(heap)
     while heap:
         cost, _, branch = heapq.heappop(heap)
         parts = branch.parts() if -cost > total / count else []
@@ -97,8 +99,7 @@ def cut_branches(
             continue
         total += repeated
         for part, part_cost in zip(parts, costs_of_parts):
-            heapq.heappush(heap, (-part_cost, count, part))
-            count += 1
+            heapq.heappush(heap, (-part_cost, next(turns), part))
     groups: dict[tuple[str, str], list[Branch]] = {}
     for branch in sorted(whole, key=lambda branch: [order[stage] for stage in branch.path]):
         last = plan.stages[branch.path[-1]]

@@ -1,11 +1,13 @@
 import importlib.util
 import sys
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 from time import perf_counter
 
 import pytest
 
+from orchestrator.branches import cut_branches
 from orchestrator.trials import TRIALS_A_SLOT, needed_stages, pack_trials, shared_stages
 
 PATH = Path(__file__).resolve().parents[1] / "experiments" / "simulate_scheduling.py"
@@ -74,6 +76,25 @@ def test_only_stages_without_a_seed_are_repeated_and_cost_next_to_nothing(small)
     packed = sum(costs[stage.id] for trial in trials for stage in trial.stages)
     assert packed < 1.05 * sum(costs[stage] for stage in needed)
     assert shared_stages(pack_trials(plan, cells, needed, costs, 1)) == set()
+
+
+def test_branches_are_cut_only_as_fine_as_the_number_of_trials_asks_for(small):
+    plan, _, needed, costs = small
+
+    def cut(count):
+        branches = [b for group in cut_branches(plan, needed, costs, count).values() for b in group]
+        walked = Counter(stage.id for branch in branches for stage in branch.stages)
+        return len(branches), sum(times > 1 for times in walked.values())
+
+    few, many = cut(4), cut(1000)
+    assert few[0] < many[0], "more trials ask for more branches"
+    assert few[1] < many[1], "and repeat more stages"
+
+
+@pytest.mark.parametrize(("slots", "repeated"), [(4, 2), (25, 4)])
+def test_few_slots_repeat_few_stages(small, slots, repeated):
+    plan, cells, needed, costs = small
+    assert len(shared_stages(pack_trials(plan, cells, needed, costs, slots))) == repeated
 
 
 def test_with_a_slot_for_every_chain_the_longest_chain_is_the_makespan(small):
