@@ -1,0 +1,166 @@
+"""A sweep that an earlier version stored: all of it is found done, and made anew it is the same.
+
+The archive and the flags of the sweep are those of record_stored_sweep.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from orchestrator.cli import parse
+from orchestrator.config import SweepConfig
+from orchestrator.report import collect, describe_plan
+from orchestrator.results import read_rows
+from orchestrator.store import Store
+from orchestrator.sweep import prepare, trials_of
+from orchestrator.tasks import task_runs
+
+HERE = Path(__file__).resolve().parent
+MADE = runpy.run_path(str(HERE / "record_stored_sweep.py"))
+TIMES = {"finished_at", "published_at", "prune_seconds", "finetune_seconds", "evaluate_seconds"}
+VERSIONS = {"code_version", "torch_version", "transformers_version", "ray_version"}
+CHANGING = TIMES | VERSIONS | {"config", "seconds", "peak_memory_bytes", "environment", "machine"}
+"""Names whose values differ from run to run or from version to version."""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A directory with the unpacked archive, and with the task that the sweep ran."""
+    with tarfile.open(MADE["ARCHIVE"]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    for name in MADE["TASK_FILES"]:
+        (tmp_path / name).write_bytes((HERE / "recorded" / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(*further: str):
+    """The recorded sweep, planned from its command line, over the store below this directory."""
+    return prepare(parse(SweepConfig(), [*MADE["FLAGS"], *further], ""))
+
+
+def stored_record(place: Path) -> dict[str, Any]:
+    """The only record of a sweep in the store."""
+    (path,) = (place / "out" / "sweeps").iterdir()
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """Return a line for each value that differs, numbers by more than 1e-4 of their size."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = [f"{place}/{name} is only in one" for name in sorted(({*old} ^ {*new}) - CHANGING)]
+        for name in sorted({*old} & {*new} - CHANGING):
+            lines += differences(old[name], new[name], f"{place}/{name}")
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new))
+        return [line for i, each in pairs for line in differences(*each, f"{place}/{i}")]
+    if isinstance(old, float) and isinstance(new, float):
+        return [] if math.isclose(old, new, rel_tol=1e-4) else [f"{place}: {old} is now {new}"]
+    return [] if old == new else [f"{place}: {old!r} is now {new!r}"]
+
+
+def test_every_cell_is_found_done_and_no_stage_is_needed(place):
+    sweep = planned("--keep", "none")
+    assert sweep.id == stored_record(place)["sweep_id"]
+    assert (sweep.cells, sweep.needed, sweep.damaged) == ([], set(), {})
+    assert set(sweep.plan.stages) - set(sweep.manifests) == {s.id for s in sweep.plan.roots()}
+    said = describe_plan(sweep, trials_of(sweep, 1))
+    assert said.startswith("10 cells, 10 already done; 0 stages to run")
+
+
+def test_every_task_evaluation_is_found_done(place):
+    sweep = planned("--keep", "none")
+    runs = task_runs(sweep.plan, (MADE["TASK_FILES"][0],), None)
+    assert len(runs) == 10 and {run.stage.id for run in runs} <= set(sweep.manifests)
+
+
+def test_manifests_name_the_stages_of_the_plan(place):
+    sweep = planned("--keep", "none")
+    for stage in sweep.plan.stages.values():
+        if stage.id in sweep.manifests:
+            manifest = sweep.manifests[stage.id]
+            head = {name: manifest[name] for name in ("id", "kind", "parent", "model", "method")}
+            assert head == {name: getattr(stage, name) for name in head}
+
+
+def test_rows_are_read_as_they_were(place):
+    recorded = json.loads((place / "rows.json").read_text(encoding="utf-8"))
+    sweep = planned("--keep", "none")
+    assert sweep.rows == recorded
+    keys = {key for cell in stored_record(place)["cells"] for key in cell["rows"]}
+    assert keys == {*recorded}
+
+
+def test_the_recorded_settings_can_be_read(place):
+    config = SweepConfig.from_dict(stored_record(place)["config"])
+    assert config == parse(SweepConfig(), [*MADE["FLAGS"], *MADE["TASK_FLAGS"]], "")
+
+
+def test_the_table_is_written_anew_as_it_was(place, capsys):
+    path = place / "out" / "results.parquet"
+    schema, before = parquet.read_schema(path), read_rows(str(path))
+    path.unlink()
+    assert collect(planned("--keep", "none")) == 0
+    assert parquet.read_schema(path).equals(schema)
+    after = read_rows(str(path))
+    for row in (*before, *after):
+        row["config"] = None
+    assert after == before
+    assert "task:tiny_choice:acc" in before[0]
+    assert "magnitude oneshot" in capsys.readouterr().out
+
+
+def test_the_archive_holds_the_listed_files_but_weights_and_the_page(place):
+    names = (place / "names.txt").read_text(encoding="utf-8").splitlines()
+    kept = json.loads((place / "kept.json").read_text(encoding="utf-8"))
+    weights = {f"stages/{stage}/{name}" for stage, files in kept.items() for name in files}
+    assert weights and weights < {*names}
+    assert {*MADE["file_names"](place / "out")} == {*names} - weights - {"curves.html"}
+
+
+def test_the_archive_names_no_place_of_the_machine_that_made_it(place):
+    for name in MADE["file_names"](place / "out"):
+        if name.endswith(".json"):
+            data = (place / "out" / name).read_text(encoding="utf-8")
+            assert '"/' not in data and "= /" not in data, name
+
+
+@pytest.mark.sweeps
+def test_the_same_sweep_run_anew_leaves_the_same_store(place, tmp_path_factory):
+    fresh = tmp_path_factory.mktemp("fresh")
+    done = MADE["run"](fresh)
+    assert done.returncode == 0, done.stdout + done.stderr
+    recorded, store = Store(str(place / "out")), Store(str(fresh / "out"))
+    names = (place / "names.txt").read_text(encoding="utf-8").splitlines()
+    assert MADE["file_names"](fresh / "out") == names
+    old, new = recorded.stages(), store.stages()
+    # The archive has no weights; the new store has.
+    files = {stage: manifest.pop("files") for stage, manifest in new.items()}
+    for manifest in old.values():
+        assert manifest.pop("files") == {}
+        manifest.pop("dropped", None)
+    assert not differences(old, new)
+    kept = json.loads((place / "kept.json").read_text(encoding="utf-8"))
+    found = MADE["kept_files"](store)
+    assert {stage: {*each} for stage, each in found.items()} == {s: {*f} for s, f in kept.items()}
+    assert {stage for stage, each in files.items() if each} == {*kept}
+    assert not differences(recorded.rows(), store.rows(), "rows")
+    if same_circumstances(old, new):
+        assert found == kept, "masks and weights, bit by bit"
+
+
+def same_circumstances(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Return True if both sweeps ran on a like processor with the same libraries and threads."""
+    keys = ("machine", "threads", "torch_version", "transformers_version")
+    (stage, *_) = sorted(old)
+    mine, others = (each[stage]["environment"] for each in (old, new))
+    return all(mine[key] == others[key] for key in keys)
