@@ -1,7 +1,7 @@
 """Stage, cell, row and token identities of many grids stay those of the recorded file.
 
 Whoever changes one of them makes every stored sweep be computed again. The grids are in
-record_identities.py; it writes the file that is compared with here.
+identity_grids.py; record_identities.py writes the file that is compared with here.
 """
 
 from __future__ import annotations
