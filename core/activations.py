@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from core.models import block_inputs, hidden_backbone, run_block
+from core.models.blocks import block_inputs, hidden_backbone, run_block
 from core.parallel import Ranks, gathered
 from core.precision import autocast
-from core.pruners import Statistic
+from core.pruners.base import Statistic
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.activations import Activations, gather_statistics
-from core.config import PruneConfig, Target, require
-from core.models import decoder_blocks, prunable_linears
+from core.checks import require
+from core.config import PruneConfig
+from core.models.blocks import decoder_blocks, prunable_linears
 from core.parallel import Ranks, gathered
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import num_pruned
 from core.pruners.wanda import Wanda
+from core.targets import Target
 
 ALLOCATION_VERSION = 1
 """Raised whenever targets would change; part of a stage's identity where allocation is on."""

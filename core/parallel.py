@@ -16,11 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import PreTrainedModel
-
-from core.models import decoder_blocks
 
 
 @dataclass(frozen=True)
@@ -83,35 +80,6 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
-
-
-def shard_(model: PreTrainedModel, ranks: Ranks, offload: bool = False) -> None:
-    """Moves the model to the device and, with several ranks, shards it block by block.
-
-    With `offload` shards stay in host memory, and gradients and moments with them; a block comes to
-    the device for as long as it runs. That needs a process group even for one rank.
-    """
-    policy = OffloadPolicy()
-    if offload:
-        policy = CPUOffloadPolicy(pin_memory=ranks.device.type == "cuda")
-        for buffer in model.buffers():
-            buffer.data = buffer.data.to(ranks.device)
-    else:
-        model.to(ranks.device)  # pyright: ignore[reportArgumentType]
-        if ranks.size == 1:
-            return
-    mesh = ranks.mesh()
-    for block in decoder_blocks(model):
-        fully_shard(block, mesh=mesh, offload_policy=policy)
-    # By default the root stays whole after a forward without gradients, and an optimizer made then
-    # would hold parameters that are about to vanish.
-    fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
-    # FSDP2 takes the first module that runs for the root. Pruning runs single blocks, so the true
-    # root goes first, once, on a window of two tokens.
-    with torch.no_grad():
-        model(torch.zeros(1, 2, dtype=torch.long, device=ranks.device))
-    for module in (model, *decoder_blocks(model)):
-        module.reshard()  # pyright: ignore[reportCallIssue]
 
 
 @contextmanager

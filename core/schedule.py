@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from core.config import MaskStructure, Target
+from core.targets import MaskStructure, Target
 
 Schedule = Literal["grid", "linear", "cubic"]
 

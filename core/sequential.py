@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from core.activations import Activations, Group, gather_statistics
-from core.config import Target
-from core.models import decoder_blocks, prunable_linears
+from core.models.blocks import decoder_blocks, prunable_linears
+from core.models.masks import Masks
 from core.parallel import Ranks, assign_owners, gathered, write_
-from core.pruners import Pruned, Pruner, PruningError
+from core.pruners.base import Pruned, Pruner, PruningError
 from core.pruners.layer_error import relative_error
 from core.pruners.quantise import Grid
-from core.sparsity import Masks
+from core.targets import Target
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 
 After the sweep each value is printed beside the published one. The exit code is 0 only where at
 least one was judged and each of these differs by no more than seeds explain
-(orchestrator/comparison.py says what that means, and which are not judged).
+(orchestrator/publish/comparison.py says what that means, and which are not judged).
 
 Published perplexities on raw WikiText-2, means of five seeds with standard deviations where they
 are known, from ALPS (Meng et al. 2024, arXiv 2406.07831, tables 10 to 17). The dense model has
@@ -38,7 +38,7 @@ import sys
 from core.config import EvalConfig
 from orchestrator.cli import main
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
-from orchestrator.verdict import against_tables
+from orchestrator.publish.verdict import against_tables
 
 PRESET = SweepConfig(
     grid=GridConfig(

@@ -27,7 +27,7 @@ import sys
 
 from orchestrator.cli import main
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
-from orchestrator.verdict import Claim, against_claims
+from orchestrator.publish.verdict import Claim, against_claims
 
 PRESET = SweepConfig(
     grid=GridConfig(

@@ -6,7 +6,7 @@
 
 After the sweep each value is printed beside the published one. The exit code is 0 only where at
 least one was judged and each of these differs by no more than seeds explain
-(orchestrator/comparison.py says what that means, and which are not judged).
+(orchestrator/publish/comparison.py says what that means, and which are not judged).
 
 Published perplexities on raw WikiText-2 / PTB / C4, one seed, from SparseGPT (Frantar & Alistarh
 2023, arXiv 2301.00774, tables 1, 3, 4); where only one value stands it is WikiText-2 of SLiM
@@ -32,7 +32,7 @@ import sys
 from core.config import EvalConfig
 from orchestrator.cli import main
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
-from orchestrator.verdict import against_tables
+from orchestrator.publish.verdict import against_tables
 
 PRESET = SweepConfig(
     grid=GridConfig(

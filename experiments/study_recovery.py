@@ -24,7 +24,8 @@ from collections import defaultdict
 from core.config import FinetuneConfig
 from orchestrator.cli import quiet_libraries
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
-from orchestrator.results import format_perplexity, mean_and_std, read_rows
+from orchestrator.results.numbers import format_perplexity, mean_and_std
+from orchestrator.results.parquet import read_rows
 from orchestrator.sweep import run_sweep
 
 RATES = (3e-4, 1e-3, 3e-3)

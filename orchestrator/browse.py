@@ -17,9 +17,9 @@ from typing import Literal
 
 import tyro
 
-from core.config import require
+from core.checks import require
 from orchestrator.flags import parse_flags
-from orchestrator.watched import Watched, watch_all
+from orchestrator.page.watched import Watched, watch_all
 
 ModelFormat = Literal["huggingface", "compressed-tensors"]
 FigureFormat = Literal["svg", "pdf", "png"]
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def look(sweeps: list[Watched], port: int | None) -> int:
     """Serves the page until Ctrl-C."""
-    from orchestrator.server import serve
+    from orchestrator.page.server import serve
 
     with serve(sweeps, port) as server:
         for sweep in sweeps:
@@ -99,7 +99,7 @@ def look(sweeps: list[Watched], port: int | None) -> int:
 
 def export_all(sweeps: list[Watched], config: BrowseConfig) -> int:
     """Writes figures and tables of each out-dir."""
-    from orchestrator.export import DEFAULT_FIGURES, export, require_figures
+    from orchestrator.publish.export import DEFAULT_FIGURES, export, require_figures
 
     if config.figures is not None:
         require_figures(config.figures)
@@ -118,7 +118,7 @@ def export_all(sweeps: list[Watched], config: BrowseConfig) -> int:
 
 def get_model(sweeps: list[Watched], cell_id: str, destination: str, form: ModelFormat) -> int:
     """Writes a cell's model."""
-    from orchestrator.pruned_model import find_cell, write_model
+    from orchestrator.publish.model_directory import find_cell, write_model
 
     sweep, rows = find_cell(sweeps, cell_id)
     for line in write_model(sweep, rows, Path(destination), form):

@@ -12,20 +12,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from core.config import (
-    CalibrationConfig,
-    DType,
-    EvalConfig,
-    FinetuneConfig,
-    PruneConfig,
-    Target,
-    require,
-    require_known,
-    require_unique,
-)
-from core.protocols import PROTOCOLS, ProtocolName
+from core.checks import require, require_known, require_unique
+from core.config import CalibrationConfig, DType, EvalConfig, FinetuneConfig, PruneConfig
 from core.pruners import PRUNERS, needs_calibration
 from core.schedule import Schedule, scheduled_path, structured_path, unstructured_path
+from core.targets import Target
+from core.texts.protocols import PROTOCOLS, ProtocolName
 
 T = TypeVar("T")
 Unprefixed = Annotated[T, tyro.conf.arg(name="")]
@@ -60,7 +52,7 @@ class GridConfig:
     """Rounds of a linear or cubic schedule; 5 by default."""
     protocol: ProtocolName = "sparsegpt"
     """Whose windows, stride and reading of texts: those of the SparseGPT, Wanda or ALPS code or of
-    Prune and Tune (see core/protocols.py); explicit flags win."""
+    Prune and Tune (see core/texts/protocols.py); explicit flags win."""
     dtype: DType = "auto"
     """Dtype of loading, calibration and evaluation; by default the one the weights come in."""
 
@@ -196,8 +188,8 @@ class OutputConfig:
     """Also report finished cells to wandb or mlflow (extras of the same names); TensorBoard's
     files are always written, below OUT_DIR/ray."""
     published: str | None = None
-    """CSV of perplexities to compare with, before those of orchestrator/assets/published.csv and
-    with its columns; drawn as hollow markers where model, text and windows are the same."""
+    """CSV of perplexities to compare with, with the columns of
+    orchestrator/results/assets/published.csv and before its values; drawn as hollow markers where model, text and windows are the same."""
 
     def __post_init__(self) -> None:
         require(bool(self.out_dir.strip()), "out-dir", "(empty)", "name a directory or URI")

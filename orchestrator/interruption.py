@@ -5,6 +5,7 @@ Nothing needs saving then: the store holds all finished stages, and training its
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,10 +14,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
-
-from orchestrator.processes import below
 
 GRACE_SECONDS = 4.0
 """For Ray to end its processes; after that they are killed."""
@@ -90,3 +90,23 @@ def leave(family: Iterable[int] | None = None, number: int = signal.SIGINT) -> N
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     os._exit(128 + (received[0] if received else number))
+
+
+def below(root: int) -> list[int]:
+    """Ids of all descendants of a process, parents first."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found = [root]
+    for pid in found:
+        found.extend(children.get(pid, []))
+    return found[1:]
+
+
+def title_of(pid: int) -> str:
+    """What a process calls itself; empty for one that has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    return ""

@@ -15,11 +15,12 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
-from core.config import require
-from orchestrator.cell import Cell
+from core.checks import require
 from orchestrator.config import ResourceConfig, SweepConfig
-from orchestrator.results import Row, row_key
-from orchestrator.store import Store
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.identity import row_key
+from orchestrator.results.schema import Row
+from orchestrator.store.store import Store
 
 SAME = 1e-6
 """Relative difference of perplexity that passes where nothing but chance differs."""
@@ -81,8 +82,10 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     Raises:
         ValueError: no such row, or its settings do not lead to the same cell any more.
     """
+    from orchestrator import preparation
     from orchestrator import sweep as sweeps
-    from orchestrator.tokens import save_tokens
+    from orchestrator.inputs.tokens import save_tokens
+    from orchestrator.plan import trials
 
     store = Store(config.output.out_dir)
     rows = find_rows(store, config.output.from_row or "")
@@ -91,7 +94,7 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     cell_id = newest["cell_id"]
     place = f"repeats/{cell_id[:12]}-{uuid.uuid4().hex[:6]}"
     settings = recorded_settings(config, newest, explicit, store.display(place))
-    sweep = sweeps.prepare(settings)
+    sweep = preparation.prepare(settings)
     cell = sweep.plan.cells.get(cell_id)
     remedy = (
         "its recorded settings lead to another cell now: the model, a text or the version of a "
@@ -99,11 +102,11 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     )
     require(cell is not None, "from-row", cell_id, remedy)
     assert cell is not None
-    needed = sweeps.needed_stages(sweep.plan, [cell], set(), set())
+    needed = trials.needed_stages(sweep.plan, [cell], set(), set())
     sweep = replace(sweep, cells=[cell], needed=needed)
-    tokens = sweeps.read_texts(sweep)
-    sweeps.require_writable(sweep.store)
-    sweeps.write_record(sweep)
+    tokens = preparation.read_texts(sweep)
+    preparation.require_writable(sweep.store)
+    preparation.write_record(sweep)
     save_tokens(sweep.store, tokens)
     sweeps.run_missing(sweep)
     again = {row_key(cell.id, evaluation) for evaluation in cell.evaluations}

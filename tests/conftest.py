@@ -24,7 +24,7 @@ from transformers import (
     TokenizersBackend,
 )
 
-from core.texts import NAMED
+from core.texts.named_texts import NAMED
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOCAB = 320
@@ -198,9 +198,9 @@ def hub_texts(hub_text_files, tmp_path, monkeypatch) -> Path:
     parts = {n: replace(part, rows_sha256=None) for n, part in NAMED["ptb"].parts.items()}
     monkeypatch.setitem(NAMED, "ptb", replace(NAMED["ptb"], parts=parts))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "tables")
-    monkeypatch.setattr("core.texts.hub_commit", lambda *_: "a" * 40)
+    monkeypatch.setattr("core.texts.sources.hub_commit", lambda *_: "a" * 40)
     monkeypatch.setattr(
-        "core.texts.hf_hub_download", lambda _, file, **__: str(hub_text_files / file)
+        "core.texts.sources.hf_hub_download", lambda _, file, **__: str(hub_text_files / file)
     )
     return hub_text_files
 

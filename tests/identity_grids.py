@@ -9,10 +9,10 @@ import dataclasses
 from typing import Any
 
 from core.config import FinetuneConfig, PruneConfig
-from orchestrator.cell import ModelInputs, TextInput
 from orchestrator.config import GridConfig
-from orchestrator.plan import Plan
-from orchestrator.planner import Planner
+from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.planner import Planner
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 REGIMES = ("oneshot", "finetune", "iterative")

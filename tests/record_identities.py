@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from orchestrator.cell import Cell
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
-from orchestrator.plan import Plan
-from orchestrator.results import row_key
-from orchestrator.sweep import prepare
-from orchestrator.tasks import task_runs
-from orchestrator.tokens import tokens_id, validation_reader
+from orchestrator.inputs.tokens import tokens_id, validation_reader
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.identity import row_key
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.tasks import task_runs
+from orchestrator.preparation import prepare
 
 RECORDED = Path(__file__).resolve().parent / "recorded"
 FILE = RECORDED / "identities.json"
@@ -121,8 +121,8 @@ def describe_case(name: str) -> dict[str, Any]:
 def describe_embedded(name: str, out_dir: Path) -> dict[str, Any]:
     """Return the description of one sweep of the embedded model; hub files are made up."""
     flags = [*EMBEDDED[name], "--dtype", "float32", "--out-dir", str(out_dir)]
-    hub = mock.patch("core.texts.hub_commit", lambda *_: "a" * 40)
-    files = mock.patch("core.texts.hf_hub_download", lambda _, file, **__: file)
+    hub = mock.patch("core.texts.sources.hub_commit", lambda *_: "a" * 40)
+    files = mock.patch("core.texts.sources.hf_hub_download", lambda _, file, **__: file)
     # A text of one's own is called by its path.
     with hub, files, contextlib.chdir(RECORDED):
         sweep = prepare(parse(SweepConfig(), flags, ""))

@@ -22,7 +22,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 TESTS = Path(__file__).resolve().parent
 SCRIPT = TESTS.parent / "experiments" / "sweep_opt.py"

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.record import name_of
-from orchestrator.results import row_key
-from orchestrator.store import MARKER, Store
+from orchestrator.plan.identity import row_key
+from orchestrator.results.record import name_of
+from orchestrator.store.store import MARKER, Store
 
 make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
 SWEEP = "feedbeefcafe"

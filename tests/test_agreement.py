@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import PruneConfig, Target
+from core.config import PruneConfig
 from core.pruners import PRUNERS
+from core.targets import Target
 
 ROWS, COLS, TOKENS, BLOCK, FRAC = 192, 384, 1200, 128, 0.01
 

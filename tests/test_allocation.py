@@ -14,15 +14,16 @@ from core.allocation import (
     outlier_ratio,
     outlier_ratios,
 )
-from core.config import PruneConfig, Target
-from core.models import load_model
+from core.config import PruneConfig
+from core.models.loading import load_model
 from core.parallel import Ranks
 from core.pruners import PRUNERS, make_pruner
 from core.pruners.masks import row_mask
 from core.sequential import prune_
-from orchestrator.cell import ModelInputs, TextInput
+from core.targets import Target
 from orchestrator.config import GridConfig, SweepConfig, require_read
-from orchestrator.planner import Planner
+from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.planner import Planner
 
 FOUND = [
     Matrix(f"{block}.{i}", block, numel)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import PruneConfig, Target
+from core.config import PruneConfig
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian
+from core.targets import Target
 
 TARGETS = [Target(s) for s in (0.5, 0.6, 0.7, 0.8, 0.9)]
 TARGETS += [Target.structured(text) for text in ("2:4", "4:8", "1:4")]

@@ -16,7 +16,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from orchestrator.results import read_rows
+from orchestrator.results.parquet import read_rows
 
 pytestmark = [pytest.mark.sweeps, pytest.mark.timeout(900)]
 

@@ -9,19 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from core.checkpoint import (
-    MASKS_FILE,
-    MOMENTS,
-    WEIGHTS_FILE,
-    copy_rows_,
-    load_masks,
-    load_training_,
-    save_masks,
-    save_model,
-    save_training,
-)
-from core.models import load_model
+from core.models.loading import load_model
+from core.models.masks import MASKS_FILE, load_masks, save_masks
+from core.models.saving import WEIGHTS_FILE, save_model
 from core.parallel import Ranks
+from core.training.checkpoints import MOMENTS, copy_rows_, load_training_, save_training
 
 RANKS = Ranks.current()
 

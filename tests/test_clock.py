@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from core.parallel import Ranks
-from orchestrator import walk as walks
-from orchestrator.cell import Stage
-from orchestrator.clock import peak_memory, restart_peak, timed
-from orchestrator.walk import Walk
+from orchestrator.plan.stages import Stage
+from orchestrator.trial import stages
+from orchestrator.trial.clock import peak_memory, restart_peak, timed
+from orchestrator.trial.walk import Walk
 
 CPU = torch.device("cpu")
 SIZE = 400 * 2**20
@@ -42,7 +42,7 @@ def test_a_stage_does_not_inherit_the_peak_of_an_earlier_one():
 @resettable
 def test_the_walk_forgets_the_peak_before_every_stage(monkeypatch):
     found = []
-    monkeypatch.setitem(walks.RUNNERS, "prune", lambda *_: found.append(peak_memory(CPU)))
+    monkeypatch.setitem(stages.RUNNERS, "prune", lambda *_: found.append(peak_memory(CPU)))
     walk = object.__new__(Walk)
     walk.ranks, walk.space = Ranks.current(), None
     use_memory()

@@ -6,13 +6,14 @@ import pytest
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.parallel import Ranks
+from orchestrator import preparation
 from orchestrator import sweep as sweeps
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.job import Job
+from orchestrator.inputs.tokens import missing_tokens, save_tokens
+from orchestrator.plan.job import Job
 from orchestrator.report import collect
-from orchestrator.results import read_rows
-from orchestrator.tokens import missing_tokens, save_tokens
-from orchestrator.walk import Walk
+from orchestrator.results.parquet import read_rows
+from orchestrator.trial.walk import Walk
 
 TOKENS, STEPS = 256, 4
 
@@ -36,9 +37,9 @@ def collected(tiny_opt_dir, write_texts, tmp_path_factory, one_thread):
         resources=ResourceConfig(cpus_per_worker=1),
         output=OutputConfig(out_dir=str(place / "out")),
     )
-    sweep = sweeps.prepare(config)
-    sweeps.require_writable(sweep.store)
-    sweeps.write_record(sweep)
+    sweep = preparation.prepare(config)
+    preparation.require_writable(sweep.store)
+    preparation.write_record(sweep)
     stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
     save_tokens(sweep.store, missing_tokens(sweep.models, stages, sweep.store))
     (model,) = sweep.models

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.comparison import compare, comparison_table, relative_spread
-from orchestrator.published import Published, load_published, published_model
-from orchestrator.verdict import Claim, judge_claim
+from orchestrator.publish.comparison import compare, comparison_table, relative_spread
+from orchestrator.publish.verdict import Claim, judge_claim
+from orchestrator.results.published import Published, load_published, published_model
 
 make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
 TABLE = load_published()

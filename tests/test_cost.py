@@ -3,11 +3,13 @@ import dataclasses
 import pytest
 from transformers import LlamaConfig, OPTConfig
 
-from core.model_source import ModelSource
-from core.models import describe_model
-from orchestrator.cell import ModelInputs, Stage, TextInput
-from orchestrator.cost import GIB, GPUS, ModelCost, stage_seconds
-from orchestrator.plan import Plan
+from core.models.facts import describe_model
+from core.models.sources import ModelSource
+from orchestrator.estimate.devices import GIB, GPUS
+from orchestrator.estimate.model_cost import ModelCost, stage_seconds
+from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.stages import Stage
 
 # hidden, blocks, heads, ffn, embedding width where it differs.
 OPT = {

@@ -9,16 +9,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, TokenizersBackend
 
-from core.counts import (
-    sampled_counts,
-    scored_units,
-    stream_counts,
-    token_counts,
-)
-from core.data import calibration_windows, token_stream
-from core.likelihood import perplexity_per
-from core.perplexity import Window, evaluation_windows
-from core.texts import documents, joined, resolve_text
+from core.measures.counts import sampled_counts, scored_units, stream_counts, token_counts
+from core.measures.likelihood import perplexity_per
+from core.measures.perplexity import Window, evaluation_windows
+from core.texts.sources import documents, joined, resolve_text
+from core.texts.windows import calibration_windows, token_stream
 
 TEXT = "ka lo\n\n  mi ré😀n 中文 tus.\tshi ka\n"
 

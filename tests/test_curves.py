@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.curves import curves_from_rows, figure
-from orchestrator.results import key_of
+from orchestrator.page.figure import figure
+from orchestrator.results.curves import curves_from_rows
+from orchestrator.results.schema import key_of
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
@@ -213,5 +214,5 @@ def test_story_tells_what_the_point_is_made_of():
 
 
 def test_curves_redraw_without_ray():
-    code = "import sys; import orchestrator.curves; assert 'ray' not in sys.modules"
+    code = "import sys; import orchestrator.results.curves; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -8,16 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.data import (
-    calibration_windows,
-    default_sampling,
-    documents,
-    joined,
-    resolve_text,
-    token_stream,
-    training_windows,
-)
-from core.models import load_tokenizer
+from core.models.loading import load_tokenizer
+from core.texts.sources import documents, joined, resolve_text
+from core.texts.windows import calibration_windows, default_sampling, token_stream, training_windows
 
 
 @pytest.fixture(scope="module")

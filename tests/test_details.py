@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.details import MAX_LOSSES, details_of, thinned
+from orchestrator.results.details import details_of
+from orchestrator.results.numbers import MAX_LOSSES, thinned
 
 make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
 NAMES = [f"model.layers.{i}.mlp.{kind}" for i in (0, 1) for kind in ("up", "down")]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import export as export_module
-from orchestrator.export import export, missing_for_figures, names_of, require_figures
-from orchestrator.points import Evaluation
-from orchestrator.results import SCHEMA
-from orchestrator.tables import tables_from_rows
-from orchestrator.typesetting import cells_csv, latex, markdown, rows_csv
+from orchestrator.publish import export as export_module
+from orchestrator.publish.export import export, missing_for_figures, names_of, require_figures
+from orchestrator.publish.tables import tables_from_rows
+from orchestrator.publish.typesetting import cells_csv, latex, markdown, rows_csv
+from orchestrator.results.curves import Evaluation
+from orchestrator.results.schema import SCHEMA
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]

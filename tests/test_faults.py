@@ -1,7 +1,7 @@
 """Processes killed at random moments, damaged files and full disks: the rows come out the same.
 
 Trials are walked in forked processes without Ray, so that many can be killed;
-`test_faults_ray.py` does it through Ray, `experiments/fault_harness.py` at length.
+`test_faults_ray.py` does it through Ray, `experiments/harnesses/fault_harness.py` at length.
 """
 
 import itertools
@@ -22,13 +22,13 @@ from ray.train import TrainingFailedError
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.parallel import Ranks
-from orchestrator import driver
+from orchestrator.cluster import driver
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.failure import is_no_space
-from orchestrator.stages import RUNNERS
-from orchestrator.store import Store
-from orchestrator.sweep import prepare, require_writable
-from orchestrator.walk import Walk
+from orchestrator.preparation import prepare, require_writable
+from orchestrator.store.failure import is_no_space
+from orchestrator.store.store import Store
+from orchestrator.trial.stages import RUNNERS
+from orchestrator.trial.walk import Walk
 
 _walked = runpy.run_path(str(Path(__file__).with_name("walked.py")))
 walk, jobs_of, rows_of = (_walked[name] for name in ("walk", "jobs_of", "rows_of"))

@@ -27,14 +27,14 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
-from orchestrator import ray_messages
 from orchestrator.cli import parse
+from orchestrator.cluster import messages as ray_messages
+from orchestrator.cluster.diagnosis import describe
+from orchestrator.cluster.placement import PlaceRelease, StartLimit
+from orchestrator.cluster.worker import within
 from orchestrator.config import SweepConfig
-from orchestrator.driver import describe
-from orchestrator.failure import StuckError
-from orchestrator.placement import PlaceRelease, StartLimit
-from orchestrator.processes import below, title_of
-from orchestrator.worker import within
+from orchestrator.interruption import below, title_of
+from orchestrator.store.failure import StuckError
 
 pytestmark = pytest.mark.sweeps
 

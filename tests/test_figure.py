@@ -4,9 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.curves import curves_from_rows, figure
-from orchestrator.palette import COLORS, color_of
-from orchestrator.published import TABLE, Published, first_of_each, known_values, load_published
+from orchestrator.page.figure import figure
+from orchestrator.page.palette import COLORS, color_of
+from orchestrator.results.curves import curves_from_rows
+from orchestrator.results.published import (
+    TABLE,
+    Published,
+    first_of_each,
+    known_values,
+    load_published,
+)
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]

@@ -8,9 +8,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.config import FinetuneConfig
-from core.finetune import BETAS, TrainingError, finetune_, learning_rate, num_windows
-from core.models import load_model, prunable_linears
+from core.models.blocks import prunable_linears
+from core.models.loading import load_model
 from core.parallel import Ranks
+from core.training.finetune import finetune_, num_windows
+from core.training.optimizer import BETAS, TrainingError, learning_rate
 
 RANKS = Ranks.current()
 CONFIG = FinetuneConfig(lr=1e-3, warmup_frac=0.25)

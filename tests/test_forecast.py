@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from core.config import FinetuneConfig, PruneConfig
-from core.model_source import EMBEDDED_DIR, local_source
-from core.models import describe_model
+from core.models.facts import describe_model
+from core.models.sources import EMBEDDED_DIR, local_source
 from core.precision import training_dtype
-from orchestrator import cli, forecast
-from orchestrator.cell import ModelInputs, TextInput
-from orchestrator.changes import changes
+from orchestrator import cli
 from orchestrator.config import GridConfig, SweepConfig
-from orchestrator.cost import GPUS, ModelCost
-from orchestrator.planner import Planner
-from orchestrator.rates import measured_rates
+from orchestrator.estimate import forecast
+from orchestrator.estimate.devices import GPUS
+from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.estimate.rates import measured_rates
+from orchestrator.plan.changes import changes
+from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.planner import Planner
 
 
 def inputs(identity="m1", **calibration) -> ModelInputs:

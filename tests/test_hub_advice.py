@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.named_texts import NAMED
+from core.texts.named_texts import NAMED
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "experiments" / "reproduce_sparsegpt.py")

@@ -17,9 +17,10 @@ from types import SimpleNamespace
 import datasets
 import pytest
 
-from core.identity import MovedError
-from core.model_source import resolve_model
-from core.texts import NAMED, resolve_text
+from core.hub.identity import MovedError
+from core.models.sources import resolve_model
+from core.texts.named_texts import NAMED
+from core.texts.sources import resolve_text
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT, CONVERTED = "a" * 40, "b" * 40
@@ -204,7 +205,7 @@ def test_a_text_that_the_hub_has_moved_is_said_so(monkeypatch, name, answer):
         if answer is not None:
             raise answer
 
-    monkeypatch.setattr("core.texts.hub_commit", hub_commit)
+    monkeypatch.setattr("core.texts.sources.hub_commit", hub_commit)
     with pytest.raises(ValueError, match="the hub has moved it") as caught:
         resolve_text(name, "evaluation")
     message, named = str(caught.value), NAMED[name]
@@ -221,7 +222,7 @@ print('"' + default_sampling(resolve_text("c4", "calibration")) + '"')
 
 
 def test_the_hub_is_asked_for_its_conversion_of_pickled_weights(monkeypatch):
-    from core import model_source
+    from core.models import sources as model_source
 
     asked = {}
 
@@ -257,7 +258,7 @@ def test_what_was_fetched_by_commit_is_found_by_name_without_a_network(
 ):
     from huggingface_hub import constants
 
-    from core import identity
+    from core.hub import identity
 
     commit = revision if revision == "c" * 40 else COMMIT
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -282,7 +283,7 @@ def test_a_model_that_the_hub_does_not_know_is_not_to_be_fetched(monkeypatch):
     def hub_commit(*_):
         raise MovedError("404 Client Error")
 
-    monkeypatch.setattr("core.model_source.hub_commit", hub_commit)
+    monkeypatch.setattr("core.models.sources.hub_commit", hub_commit)
     with pytest.raises(ValueError, match="no such model or revision .404 Client Error.") as caught:
         resolve_model("facebook/opt-125x")
     assert "hf download" not in str(caught.value) and "\n" not in str(caught.value)

@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
-from orchestrator.cell import Stage
-from orchestrator.keep import KEEP_ALL_BELOW_BYTES, kept_bytes, stages_to_drop
-from orchestrator.plan import Plan
+from orchestrator.estimate.keep import KEEP_ALL_BELOW_BYTES, kept_bytes, stages_to_drop
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.stages import Stage
 
 
 def plan_of(**stages):

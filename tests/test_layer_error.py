@@ -7,12 +7,14 @@ import torch
 from transformers import OPTConfig
 
 import core.sequential
-from core.config import PruneConfig, Target
-from core.models import load_model, prunable_linears
+from core.config import PruneConfig
+from core.models.blocks import prunable_linears
+from core.models.loading import load_model
 from core.parallel import Ranks
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian, InputNorms
 from core.pruners.layer_error import relative_error, row_step
+from core.targets import Target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ sys.modules.update(dict.fromkeys(absent))
 
 import core
 modules = [m.name for m in pkgutil.walk_packages(core.__path__, "core.")]
-assert {"core.sequential", "core.pruners.sparsegpt", "core.data"} <= set(modules), modules
+assert {"core.sequential", "core.pruners.sparsegpt", "core.texts.windows"} <= set(modules), modules
 for name in modules:
     importlib.import_module(name)
 print("imported", len(modules))

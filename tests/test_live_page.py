@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.server import serve
-from orchestrator.watched import Watched
+from orchestrator.page.server import serve
+from orchestrator.page.watched import Watched
 
 _here = Path(__file__)
 StoredSweep = runpy.run_path(str(_here.with_name("stored_sweep.py")))["StoredSweep"]

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from core.config import MaskStructure, Target
 from core.pruners.masks import (
     SAMPLE,
     block_quotas,
@@ -15,6 +14,7 @@ from core.pruners.masks import (
     row_mask,
     unstructured_mask,
 )
+from core.targets import MaskStructure, Target
 
 
 def random_mask(shape: tuple[int, ...], sparsity: float, seed: int) -> torch.Tensor:

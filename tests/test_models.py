@@ -24,19 +24,17 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from core.models import (
-    BACKBONES,
-    NO_LIMIT,
+from core.models.blocks import (
     block_inputs,
     decoder_blocks,
-    describe_model,
     hidden_backbone,
-    load_model,
-    load_tokenizer,
     prunable_linears,
-    resolve_model,
     run_block,
 )
+from core.models.facts import NO_LIMIT, describe_model
+from core.models.families import BACKBONES
+from core.models.loading import load_model, load_tokenizer
+from core.models.sources import resolve_model
 
 OPT = {
     "vocab_size": 96,

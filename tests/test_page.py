@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.curves import write_html
-from orchestrator.page import contents, render
-from orchestrator.results import SCHEMA
+from orchestrator.page.contents import contents, render, write_html
+from orchestrator.results.schema import SCHEMA
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]

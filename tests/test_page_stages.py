@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.curves import write_html
-from orchestrator.details import details_of
+from orchestrator.page.contents import write_html
+from orchestrator.results.details import details_of
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, control, iterative = (_synthetic[n] for n in ("make_row", "control", "iterative"))

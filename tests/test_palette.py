@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from orchestrator.page import ASSETS
-from orchestrator.palette import COLORS, DASHES, GREY, SYMBOLS
+from orchestrator.page.contents import ASSETS
+from orchestrator.page.palette import COLORS, DASHES, GREY, SYMBOLS
 
 # Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB.
 SIGHT = {

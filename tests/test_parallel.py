@@ -19,16 +19,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
-from core.checkpoint import first_row, save_model
-from core.config import FinetuneConfig, PruneConfig, Target
-from core.finetune import finetune_
-from core.models import load_model
-from core.parallel import Ranks, assign_owners, gathered, local, shard_, shard_like, whole, write_
-from core.perplexity import evaluate, evaluation_windows
-from core.pruners import PRUNERS, PruningError
+from core.config import FinetuneConfig, PruneConfig
+from core.measures.perplexity import evaluate, evaluation_windows
+from core.measures.sparsity import linears_by_name, measure
+from core.models.loading import load_model
+from core.models.saving import save_model
+from core.models.sharding import shard_
+from core.parallel import Ranks, assign_owners, gathered, local, shard_like, whole, write_
+from core.pruners import PRUNERS
+from core.pruners.base import PruningError
 from core.pruners.hessian import Hessian, InputNorms
 from core.sequential import prune_
-from core.sparsity import linears_by_name, measure
+from core.targets import Target
+from core.training.checkpoints import first_row
+from core.training.finetune import finetune_
 
 METHODS = ["magnitude", "wanda", "sparsegpt"]
 TARGETS = {"half": Target(0.5), "2:4": Target.structured("2:4")}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.models import load_model
+from core.measures.perplexity import Window, evaluate, evaluation_windows
+from core.models.loading import load_model
 from core.parallel import Ranks
-from core.perplexity import Window, evaluate, evaluation_windows
 
 RANKS = Ranks.current()
 VOCAB = 320

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 
 from core.config import CalibrationConfig, FinetuneConfig, PruneConfig
-from orchestrator.cell import ModelInputs, TextInput, canonical_json
 from orchestrator.config import GridConfig
-from orchestrator.planner import Planner
-from orchestrator.trials import dropped_cells, needed_stages, pack_trials
+from orchestrator.plan.identity import canonical_json
+from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.planner import Planner
+from orchestrator.plan.trials import dropped_cells, needed_stages, pack_trials
 
 SPARSITIES = (0.3, 0.5, 0.7)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from core.config import CalibrationConfig, EvalConfig
-from orchestrator import cluster
+from orchestrator.cluster import connection as cluster
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.results import row_key
-from orchestrator.store import Store
-from orchestrator.sweep import prepare, require_writable, run_sweep
+from orchestrator.plan.identity import row_key
+from orchestrator.preparation import prepare, require_writable
+from orchestrator.store.store import Store
+from orchestrator.sweep import run_sweep
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from core.checkpoint import load_masks
-from core.named_texts import NAMED
-from orchestrator.results import read_rows
+from core.models.masks import load_masks
+from core.texts.named_texts import NAMED
+from orchestrator.results.parquet import read_rows
 
 pytestmark = pytest.mark.sweeps
 

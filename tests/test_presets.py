@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from core.named_texts import NAMED
+from core.texts.named_texts import NAMED
 from orchestrator import cli
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -66,7 +66,7 @@ def unreachable(*_):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_without_weights_one_line_says_what_to_fetch(run, hub_texts, monkeypatch, name):
-    monkeypatch.setattr("core.model_source.hub_commit", unreachable)
+    monkeypatch.setattr("core.models.sources.hub_commit", unreachable)
     code, said, error = run(name)
     assert (code, said) == (2, "") and error.count("\n") == 1
     models = runpy.run_path(str(EXPERIMENTS / f"{name}.py"))["PRESET"].grid.models
@@ -86,7 +86,7 @@ def test_without_weights_one_line_says_what_to_fetch(run, hub_texts, monkeypatch
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_without_texts_one_line_says_what_to_fetch(run, monkeypatch, tiny_opt_dir, name):
-    monkeypatch.setattr("core.texts.hub_commit", unreachable)
+    monkeypatch.setattr("core.texts.sources.hub_commit", unreachable)
     code, said, error = run(name, "--models", str(tiny_opt_dir), *PRESETS[name][2])
     assert (code, said) == (2, "") and error.count("\n") == 1
     trains = name == "reproduce_prune_and_tune"
@@ -116,8 +116,8 @@ def download(name: str, *files: str) -> str:
 
 
 def test_weights_and_texts_that_are_missing_stand_in_one_line(run, monkeypatch):
-    monkeypatch.setattr("core.model_source.hub_commit", unreachable)
-    monkeypatch.setattr("core.texts.hub_commit", unreachable)
+    monkeypatch.setattr("core.models.sources.hub_commit", unreachable)
+    monkeypatch.setattr("core.texts.sources.hub_commit", unreachable)
     code, said, error = run("reproduce_alps")
     assert (code, said) == (2, "") and error.count("\n") == 1
     assert error.startswith(

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.config import Target
-from orchestrator import progress as module
-from orchestrator.cell import Cell
-from orchestrator.progress import MAX_ERRORS, MAX_LINES, WIDTH, Progress
+from core.targets import Target
+from orchestrator.cluster import progress as module
+from orchestrator.cluster.progress import MAX_ERRORS, MAX_LINES, WIDTH, Progress
+from orchestrator.plan.cell import Cell
 
 
 def cells_of(

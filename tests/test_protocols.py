@@ -11,12 +11,13 @@ import datasets
 import pytest
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
-from core.data import calibration_windows, joined, resolve_text
-from core.models import load_tokenizer
-from core.protocols import PROTOCOLS, ProtocolName
+from core.models.loading import load_tokenizer
+from core.texts.protocols import PROTOCOLS, ProtocolName
+from core.texts.sources import joined, resolve_text
+from core.texts.windows import calibration_windows
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
-from orchestrator.sweep import Sweep, prepare
-from orchestrator.tokens import COUNTS, missing_tokens
+from orchestrator.inputs.tokens import COUNTS, missing_tokens
+from orchestrator.preparation import Sweep, prepare
 
 WINDOW = 128
 

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core.checkpoint import save_masks
-from orchestrator import sparse_files
+from core.models.masks import save_masks
 from orchestrator.browse import main
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
-from orchestrator.model_card import licence_of
-from orchestrator.pruned_model import find_cell, recomputing, write_model
-from orchestrator.watched import Watched
+from orchestrator.page.watched import Watched
+from orchestrator.publish import sparse_files
+from orchestrator.publish.model_card import licence_of
+from orchestrator.publish.model_directory import find_cell, recomputing, write_model
 
 _stored = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))
 StoredSweep = _stored["StoredSweep"]

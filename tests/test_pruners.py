@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import PruneConfig, Target
-from core.pruners import PRUNERS, Pruned, Pruner, PruningError, Statistic
+from core.config import PruneConfig
+from core.pruners import PRUNERS
+from core.pruners.base import Pruned, Pruner, PruningError, Statistic
+from core.targets import Target
 
 METHODS = sorted(PRUNERS)
 CALIBRATED = [method for method in METHODS if PRUNERS[method].statistic is not None]

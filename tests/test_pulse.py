@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.config import Target
-from orchestrator.cell import Cell, Stage
-from orchestrator.pulse import Pulse
-from orchestrator.store import Store
-from orchestrator.trials import Trial
+from core.targets import Target
+from orchestrator.cluster.pulse import Pulse
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.stages import Stage
+from orchestrator.plan.trials import Trial
+from orchestrator.store.store import Store
 
 
 def cell(name, *stages):

@@ -1,4 +1,4 @@
-from orchestrator.ray_messages import Teller, line_of
+from orchestrator.cluster.messages import Teller, line_of
 
 LOST = "Raylet is terminated. Termination is unexpected.\n" + "    [state-dump] numbers\n" * 40
 

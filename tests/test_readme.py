@@ -15,7 +15,7 @@ from orchestrator.browse import BrowseConfig
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
 from orchestrator.flags import parse_flags
-from orchestrator.results import write_parquet
+from orchestrator.results.parquet import write_parquet
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, OPTConfig
 
-from core import lora
-from core.checkpoint import save_model
 from core.config import FinetuneConfig
-from core.distill import Distillation
-from core.finetune import TrainingError, finetune_
-from core.halves import PlainBlocks
-from core.models import block_inputs, decoder_blocks, load_model, prunable_linears, run_block
+from core.measures.sparsity import linears_by_name, measure
+from core.models.blocks import block_inputs, decoder_blocks, prunable_linears, run_block
+from core.models.loading import load_model
+from core.models.saving import save_model
 from core.parallel import Ranks
-from core.sparsity import linears_by_name, measure
-from core.training import MaskedAdamW, token_losses
+from core.training import lora
+from core.training.distillation import Distillation
+from core.training.finetune import finetune_
+from core.training.halves import PlainBlocks
+from core.training.optimizer import MaskedAdamW, TrainingError, token_losses
 
 RANKS = Ranks.current()
 WINDOWS = torch.randint(320, (10, 24), generator=torch.Generator().manual_seed(0))

@@ -16,16 +16,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
-from core import lora
-from core.checkpoint import load_masks, save_model
-from core.config import FinetuneConfig, PruneConfig, Target
-from core.finetune import finetune_
-from core.models import load_model
-from core.parallel import Ranks, local, shard_, shard_like, whole
+from core.config import FinetuneConfig, PruneConfig
+from core.measures.sparsity import linears_by_name, measure
+from core.models.loading import load_model
+from core.models.masks import load_masks
+from core.models.saving import save_model
+from core.models.sharding import shard_
+from core.parallel import Ranks, local, shard_like, whole
 from core.pruners import PRUNERS
 from core.sequential import prune_
-from core.sparsity import linears_by_name, measure
-from core.training import MaskedAdamW
+from core.targets import Target
+from core.training import lora
+from core.training.finetune import finetune_
+from core.training.optimizer import MaskedAdamW
 
 two_ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("two_ranks.py"))))
 STEPS = 20

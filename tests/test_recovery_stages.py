@@ -7,25 +7,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.checkpoint import load_masks
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConfig
-from core.finetune import TrainingError
+from core.models.masks import load_masks
 from core.parallel import Ranks
 from core.pruners import PRUNERS
-from orchestrator import recovery
-from orchestrator.cell import ModelInputs, TextInput, identity
-from orchestrator.config import (
-    GridConfig,
-    OutputConfig,
-    ResourceConfig,
-    SweepConfig,
-    require_read,
-)
-from orchestrator.planner import Planner
-from orchestrator.results import check_row
-from orchestrator.sweep import make_job, prepare, require_writable, trials_of
-from orchestrator.tokens import missing_tokens, save_tokens
-from orchestrator.walk import Walk
+from core.training import finetune
+from core.training.optimizer import TrainingError
+from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig, require_read
+from orchestrator.inputs.tokens import missing_tokens, save_tokens
+from orchestrator.plan.identity import identity
+from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.planner import Planner
+from orchestrator.preparation import prepare, require_writable
+from orchestrator.results.schema import check_row
+from orchestrator.sweep import make_job, trials_of
+from orchestrator.trial import training as recovery
+from orchestrator.trial.walk import Walk
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -142,7 +139,7 @@ def test_the_learning_rate_with_the_lowest_validation_loss_is_kept(tiny_opt_dir,
 def test_a_rate_that_diverges_is_out_and_the_stage_fails_only_if_all_do(
     tiny_opt_dir, texts, tmp_path, monkeypatch
 ):
-    real = recovery.finetune_
+    real = finetune.finetune_
 
     def finetune_(model, masks, windows, config, *rest, **settings):
         if config.lr >= bound:

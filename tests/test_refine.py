@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.config import PruneConfig, Target
-from core.pruners import PRUNERS, Pruned, make_pruner, needs_calibration
+from core.config import PruneConfig
+from core.pruners import PRUNERS, make_pruner, needs_calibration
 from core.pruners import refine as module
+from core.pruners.base import Pruned
 from core.pruners.hessian import Hessian
 from core.pruners.refine import Refined, refine, row_errors
+from core.targets import Target
 
 METHODS = sorted(PRUNERS)
 TARGETS = [Target(0.5), Target(0.8), Target.structured("2:4"), Target.structured("3:8")]

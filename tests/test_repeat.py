@@ -15,11 +15,11 @@ from core.parallel import Ranks
 from orchestrator import cli
 from orchestrator import sweep as sweeps
 from orchestrator.config import GridConfig, ResourceConfig, SweepConfig
-from orchestrator.job import Job
+from orchestrator.plan.identity import row_key
+from orchestrator.plan.job import Job
 from orchestrator.repeat import Outcome, compare_cell, recorded_settings
-from orchestrator.results import row_key
-from orchestrator.store import Store
-from orchestrator.walk import Walk
+from orchestrator.store.store import Store
+from orchestrator.trial.walk import Walk
 
 CELL = SimpleNamespace(id="c" * 32, stages=("root", "s1"), evaluations=("e1",))
 

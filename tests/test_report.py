@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.record import copy_shared_rows, gather, labels_of
-from orchestrator.results import row_key
+from orchestrator.plan.identity import row_key
+from orchestrator.results.gathering import copy_shared_rows, gather
+from orchestrator.results.record import labels_of
 
 
 class Rows:

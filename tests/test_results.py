@@ -7,17 +7,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs, parquet
 
-from orchestrator.results import (
-    SCHEMA,
-    format_perplexity,
-    key_of,
-    mean_and_std,
-    read_rows,
-    row_key,
-    summary_table,
-    to_table,
-    write_parquet,
-)
+from orchestrator.plan.identity import row_key
+from orchestrator.results.numbers import format_perplexity, mean_and_std
+from orchestrator.results.parquet import read_rows, to_table, write_parquet
+from orchestrator.results.schema import SCHEMA, key_of
+from orchestrator.results.summary import summary_table
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from core.config import Target
 from core.schedule import round_tokens, scheduled_path, structured_path, unstructured_path
+from core.targets import Target
 
 
 def sparsities(path: list[Target]) -> list[float]:

@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, OPTConfig
 
-from core.config import PruneConfig, Target
-from core.models import load_model, prunable_linears
+from core.activations import Group
+from core.config import PruneConfig
+from core.measures.sparsity import assert_growing, linears_by_name, measure
+from core.models.blocks import prunable_linears
+from core.models.loading import load_model
 from core.parallel import Ranks
-from core.pruners import PRUNERS, PruningError
-from core.sequential import Group, prune_, solve_cost
-from core.sparsity import assert_growing, linears_by_name, measure
+from core.pruners import PRUNERS
+from core.pruners.base import PruningError
+from core.sequential import prune_, solve_cost
+from core.targets import Target
 
 RANKS, HALF = Ranks.current(), Target(0.5)
 METHODS = ["magnitude", "wanda", "sparsegpt"]

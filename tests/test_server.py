@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.server import LOOPBACK, serve
-from orchestrator.watched import Watched
+from orchestrator.page.server import LOOPBACK, serve
+from orchestrator.page.watched import Watched
 
 _stored = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))
 StoredSweep = _stored["StoredSweep"]

@@ -3,7 +3,7 @@
 import runpy
 from pathlib import Path
 
-from orchestrator.side_by_side import differing_settings, side_by_side
+from orchestrator.page.side_by_side import differing_settings, side_by_side
 
 make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
 

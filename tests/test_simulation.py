@@ -7,10 +7,10 @@ from time import perf_counter
 
 import pytest
 
-from orchestrator.branches import cut_branches
-from orchestrator.trials import TRIALS_A_SLOT, needed_stages, pack_trials, shared_stages
+from orchestrator.plan.branches import cut_branches
+from orchestrator.plan.trials import TRIALS_A_SLOT, needed_stages, pack_trials, shared_stages
 
-PATH = Path(__file__).resolve().parents[1] / "experiments" / "simulate_scheduling.py"
+PATH = Path(__file__).resolve().parents[1] / "experiments" / "benches" / "simulate_scheduling.py"
 SPEC = importlib.util.spec_from_file_location("simulate_scheduling", PATH)
 assert SPEC is not None and SPEC.loader is not None
 simulation = importlib.util.module_from_spec(SPEC)

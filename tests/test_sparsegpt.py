@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import PruneConfig, Target
+from core.config import PruneConfig
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian, factorise
 from core.pruners.sparsegpt import solve
+from core.targets import Target
 
 FRAC = 0.01
 

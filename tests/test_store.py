@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.files import SCRATCH, owned_name
-from orchestrator.store import Store
+from orchestrator.store.files import SCRATCH, owned_name
+from orchestrator.store.store import Store
 
 
 @pytest.fixture

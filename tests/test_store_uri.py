@@ -8,9 +8,10 @@ import pytest
 from pyarrow import fs
 
 from orchestrator.browse import BrowseConfig, export_all
-from orchestrator.pruned_model import write_model
-from orchestrator.store import MANIFEST, Store, content
-from orchestrator.watched import Watched
+from orchestrator.page.watched import Watched
+from orchestrator.publish.model_directory import write_model
+from orchestrator.store.manifests import MANIFEST, content
+from orchestrator.store.store import Store
 
 StoredSweep = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))["StoredSweep"]
 

@@ -17,11 +17,13 @@ from pyarrow import parquet
 
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
-from orchestrator.report import collect, describe_plan
-from orchestrator.results import read_rows
-from orchestrator.store import Store
-from orchestrator.sweep import prepare, trials_of
-from orchestrator.tasks import task_runs
+from orchestrator.dry_run import describe_plan
+from orchestrator.plan.tasks import task_runs
+from orchestrator.preparation import prepare
+from orchestrator.report import collect
+from orchestrator.results.parquet import read_rows
+from orchestrator.store.store import Store
+from orchestrator.sweep import trials_of
 
 HERE = Path(__file__).resolve().parent
 MADE = runpy.run_path(str(HERE / "record_stored_sweep.py"))

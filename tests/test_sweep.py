@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from core.checkpoint import load_masks
-from orchestrator.results import SCHEMA, read_rows
+from core.models.masks import load_masks
+from orchestrator.results.parquet import read_rows
+from orchestrator.results.schema import SCHEMA
 
 pytestmark = pytest.mark.sweeps
 

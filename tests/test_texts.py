@@ -12,9 +12,9 @@ from dataclasses import replace
 import datasets
 import pytest
 
-from core.identity import file_hash
-from core.named_texts import rows_hash
-from core.texts import FLAGS, NAMED, documents, joined, resolve_text, same_text
+from core.hub.identity import file_hash
+from core.texts.named_texts import FLAGS, NAMED, rows_hash
+from core.texts.sources import documents, joined, resolve_text, same_text
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +173,7 @@ def test_a_local_copy_of_a_named_text_is_read_by_its_rule(tmp_path, monkeypatch)
     content, rule = text.identity.split(" ", 1)
     assert content == f"sha256:{file_hash(table)}" and str(tmp_path) not in text.identity
     # What the hub gives differs in nothing but where the content is from.
-    monkeypatch.setattr("core.texts.hub_commit", lambda *_: "a" * 40)
+    monkeypatch.setattr("core.texts.sources.hub_commit", lambda *_: "a" * 40)
     from_hub = resolve_text("ptb", "evaluation")
     assert from_hub.identity.split(" ", 1)[1] == rule and from_hub.identity != text.identity
     assert same_text(text, from_hub)

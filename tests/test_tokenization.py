@@ -5,11 +5,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from core import tokenization
-from core.data import joined, resolve_text
-from core.models import load_tokenizer
-from core.named_texts import EMBEDDED_DIR
-from core.tokenization import cut, cuts_at_lines, tokenize
+from core.models.loading import load_tokenizer
+from core.texts import tokenization
+from core.texts.named_texts import EMBEDDED_DIR
+from core.texts.sources import joined, resolve_text
+from core.texts.tokenization import cut, cuts_at_lines, tokenize
 
 HOSTILE = (
     "a\nb a\n\nb a \nb a\n b a\r\nb a's\ns 1\n1 .\n2 é\nb a\né \u2028a\n\n\n  b\ta\n\tb </s>\nb "

@@ -4,13 +4,14 @@ import pytest
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.parallel import Ranks
+from orchestrator import preparation
 from orchestrator import sweep as sweeps
-from orchestrator import trials
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.job import Job
-from orchestrator.tokens import missing_tokens, save_tokens
-from orchestrator.trials import shared_stages
-from orchestrator.walk import Walk
+from orchestrator.inputs.tokens import missing_tokens, save_tokens
+from orchestrator.plan import trials
+from orchestrator.plan.job import Job
+from orchestrator.plan.trials import shared_stages
+from orchestrator.trial.walk import Walk
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def sweep(tiny_opt_dir, tiny_text_file, tmp_path, one_thread):
         resources=ResourceConfig(cpus_per_worker=1),
         output=OutputConfig(out_dir=str(tmp_path / "out"), keep="none"),
     )
-    found = sweeps.prepare(config)
+    found = preparation.prepare(config)
     found.seconds = dict.fromkeys(found.plan.stages, 1.0)
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.results import read_rows
+from orchestrator.results.parquet import read_rows
 
 pytestmark = pytest.mark.sweeps
 

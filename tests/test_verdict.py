@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import OPTConfig
 
-from orchestrator.results import write_parquet
+from orchestrator.results.parquet import write_parquet
 
 make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -98,7 +98,7 @@ def test_a_run_that_judged_nothing_reproduced_nothing(judge, tiny_opt_dir):
     ],
 )
 def test_a_hub_model_that_no_paper_knows_is_named(judge, monkeypatch, name, who):
-    monkeypatch.setattr("orchestrator.verdict.models_of", lambda _: {"gpt2": "gpt2"})
+    monkeypatch.setattr("orchestrator.publish.verdict.models_of", lambda _: {"gpt2": "gpt2"})
     code, said = judge(name, [DENSE | {"perplexity": 30.0}], model="gpt2")
     assert code == 1 and f"gpt2: {who} nothing of gpt2" in said and "nothing was judged" in said
 

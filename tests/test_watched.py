@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import watched
-from orchestrator.watched import Watched
+from orchestrator.page import contents, watched
+from orchestrator.page.watched import Watched
 
 _stored = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))
 StoredSweep = _stored["StoredSweep"]
@@ -51,7 +51,7 @@ def test_a_row_that_cannot_be_read_is_left_out(sweep, content):
 
 def test_contents_are_drawn_anew_only_when_rows_change(sweep, monkeypatch):
     drawn = []
-    real = watched.page_contents
+    real = contents.page_contents
     monkeypatch.setattr(watched, "page_contents", lambda *a, **k: drawn.append(1) or real(*a, **k))
     sweep.finish(0)
     seen = Watched(sweep.store.root)

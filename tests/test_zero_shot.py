@@ -11,14 +11,17 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core import zero_shot
-from core.config import EvalConfig, Target
-from core.zero_shot import metrics_of, require_tasks, run_task, task_identity, task_label
-from orchestrator import cli, cluster, tasks
+from core.config import EvalConfig
+from core.measures import zero_shot
+from core.measures.zero_shot import metrics_of, require_tasks, run_task, task_identity, task_label
+from core.targets import Target
+from orchestrator import cli, tasks
+from orchestrator.cluster import connection as cluster
 from orchestrator.config import ResourceConfig, SweepConfig
-from orchestrator.record import task_columns
-from orchestrator.results import SCHEMA, read_rows, write_parquet
-from orchestrator.tasks import task_runs
+from orchestrator.plan.tasks import task_runs
+from orchestrator.results.gathering import task_columns
+from orchestrator.results.parquet import read_rows, write_parquet
+from orchestrator.results.schema import SCHEMA
 
 DOCUMENTS = [
     {"question": "ka lo mi", "choices": ["ren tus", "or a pel"], "answer": 0},

@@ -1,12 +1,13 @@
 """A sweep without Ray, for tests of what goes wrong: its trials one after another, and its rows."""
 
 from core.parallel import Ranks
-from orchestrator.job import Job
-from orchestrator.store import Store
-from orchestrator.sweep import make_job, prepare, require_writable, trials_of
-from orchestrator.tokens import missing_tokens, save_tokens
-from orchestrator.trials import shared_stages
-from orchestrator.walk import Walk
+from orchestrator.inputs.tokens import missing_tokens, save_tokens
+from orchestrator.plan.job import Job
+from orchestrator.plan.trials import shared_stages
+from orchestrator.preparation import prepare, require_writable
+from orchestrator.store.store import Store
+from orchestrator.sweep import make_job, trials_of
+from orchestrator.trial.walk import Walk
 
 MEASURED = ("seconds", "finished_at", "peak_memory", "config", "code_version", "sweep_id")
 """Parts of names of columns that two equal runs may differ in."""

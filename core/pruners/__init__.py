@@ -2,7 +2,7 @@
 
 from core.config import PruneConfig
 from core.pruners.alps import Alps
-from core.pruners.base import Pruned, Pruner, PruningError, Solution, Statistic
+from core.pruners.base import Pruner
 from core.pruners.magnitude import Magnitude
 from core.pruners.refine import Refined
 from core.pruners.sparsegpt import SparseGPT

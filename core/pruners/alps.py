@@ -24,18 +24,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from core.config import Target
-from core.pruners.base import (
-    COMMON_FIELDS,
-    Pruned,
-    Pruner,
-    PruningError,
-    Solution,
-    Statistic,
-)
+from core.pruners.base import COMMON_FIELDS, Pruned, Pruner, PruningError, Solution, Statistic
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import choose
 from core.pruners.sparsegpt import solve, solve_operations
+from core.targets import Target
 
 # Penalties in units of the scaled H, whose diagonal is 1, and steps taken with each. Their number
 # is fixed: a stop that looks at the support would couple matrices that are solved together.

@@ -15,8 +15,9 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from core.config import PruneConfig, Target
+from core.config import PruneConfig
 from core.pruners.quantise import Grid
+from core.targets import Target
 
 COMMON_FIELDS = ("refine", "allocation")
 """PruneConfig fields that every method reads: what is done after it, and with which targets."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.config import MaskStructure, Target
+from core.targets import MaskStructure, Target
 
 # Scores sampled to find out where a long row's k-th smallest lies.
 SAMPLE = 2048

@@ -31,9 +31,9 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
-from core.config import MaskStructure, Target
 from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.hessian import Hessian, InputNorms
+from core.targets import MaskStructure, Target
 
 REFINE_VERSION = 2
 """Raised whenever refined numbers would change; part of a stage's identity where refine is on."""

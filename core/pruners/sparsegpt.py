@@ -23,22 +23,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from core.config import MaskStructure, Target
-from core.pruners.base import (
-    COMMON_FIELDS,
-    Pruned,
-    Pruner,
-    PruningError,
-    Solution,
-    Statistic,
-)
-from core.pruners.hessian import (
-    DAMPENING_STEP,
-    Factor,
-    Hessian,
-    factorise,
-    inverse_triangle,
-)
+from core.pruners.base import COMMON_FIELDS, Pruned, Pruner, PruningError, Solution, Statistic
+from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise, inverse_triangle
 from core.pruners.masks import (
     assert_room,
     block_quotas,
@@ -48,6 +34,7 @@ from core.pruners.masks import (
     require_divisible,
 )
 from core.pruners.quantise import Grid, find_grid
+from core.targets import MaskStructure, Target
 
 # Columns solved one by one before a matrix product carries their changes on; N:M takes its M.
 PANEL = 16

@@ -8,10 +8,10 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from core.config import Target
 from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import choose
+from core.targets import Target
 
 
 @final

@@ -1,0 +1,1 @@
+"""The Hugging Face hub: exact identities of content, and what to fetch."""

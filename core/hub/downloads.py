@@ -1,0 +1,102 @@
+"""What to fetch for work without a network: commands that fill the cache of the hub's client.
+
+Raised where a model or a text is neither in the cache nor to be had from the hub; a sweep puts
+everything it lacks into one line.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from core.hub.identity import RepoType
+
+CONVERSION = "refs/pr/N"
+"""Where the hub's bot puts safetensors of a repository that has pickled weights only."""
+MODEL_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
+"""Config, tokenizer and weights of any model; no pickled weights."""
+CONVERTED_FILES = ("model*.safetensors*",)
+
+
+@dataclass(frozen=True)
+class Download:
+    """One command of the hub's client, which fetches into its cache."""
+
+    repo: str
+    revision: str | None = None
+    files: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    """Globs of the files to fetch, where these have no certain names."""
+    kind: RepoType = "model"
+
+    @property
+    def command(self) -> str:
+        """As typed into a shell."""
+        words = ["hf", "download", self.repo, *self.files]
+        words += ["--repo-type", self.kind] if self.kind != "model" else []
+        words += ["--revision", self.revision] if self.revision else []
+        for pattern in self.patterns:
+            words += ["--include", pattern]
+        return shlex.join(words)
+
+
+class NotFetchedError(ValueError):
+    """A model or a text is not in the cache, and the hub does not give it."""
+
+    def __init__(self, flag: str, name: str, cause: str, downloads: Sequence[Download]):
+        self.flag, self.name, self.cause, self.downloads = flag, name, cause, tuple(downloads)
+        super().__init__(what_to_fetch([self]))
+
+    @classmethod
+    def together(cls, missing: Sequence[NotFetchedError]) -> ValueError:
+        """One error for all of these."""
+        return missing[0] if len(missing) == 1 else ValueError(what_to_fetch(missing))
+
+
+def model_downloads(repo: str, revision: str | None, pickled: bool) -> list[Download]:
+    """What `resolve_model` finds in the cache later.
+
+    Args:
+        repo: the repository.
+        revision: the one asked for, if any.
+        pickled: whether the main branch is known to have pickled weights only.
+    """
+    found = [Download(repo, revision, patterns=MODEL_FILES)]
+    if pickled and revision is None:
+        found.append(Download(repo, CONVERSION, patterns=CONVERTED_FILES))
+    return found
+
+
+def what_to_fetch(missing: Sequence[NotFetchedError]) -> str:
+    """One line: what is missing, why, and the commands that fetch it."""
+    names: dict[str, list[str]] = {}
+    for one in missing:
+        names.setdefault(one.flag, []).append(one.name)
+    flags = ", ".join(f"--{flag} {' '.join(given)}" for flag, given in names.items())
+    downloads = merged(download for one in missing for download in one.downloads)
+    commands = " && ".join(download.command for download in downloads)
+    number = ""
+    if any(download.revision == CONVERSION for download in downloads):
+        number = (
+            " (N: on the model's page of the hub, the number of SFconvertbot's pull request "
+            "'Adding `safetensors` variant of this model'; main has pickled weights only)"
+        )
+    kinds = {download.kind for download in downloads}
+    instead = ["a local directory"] * ("model" in kinds)
+    instead += ["a copy of a text's file as NAME=FILE"] * ("dataset" in kinds)
+    it = "it" if len(missing) == 1 else "them"
+    return (
+        f"{flags}: not in the hub's cache, and the hub does not give {it} ({missing[0].cause}); "
+        f"fetch with a network: {commands}{number}; or give {' or '.join(instead)}"
+    )
+
+
+def merged(downloads: Iterable[Download]) -> list[Download]:
+    """One command for each repository and revision, files of one dataset side by side."""
+    found: dict[tuple[str, str | None, str], Download] = {}
+    for one in downloads:
+        key = (one.repo, one.revision, one.kind)
+        files = (*found[key].files, *one.files) if key in found else one.files
+        found[key] = replace(one, files=tuple(dict.fromkeys(files)))
+    return list(found.values())

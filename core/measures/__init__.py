@@ -1,0 +1,1 @@
+"""Measures of a model: perplexity, sparsity, counts, zero-shot tasks."""

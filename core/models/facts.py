@@ -1,0 +1,68 @@
+"""Facts of a model that planning needs, read from its config alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from core.models.blocks import prunable_linears
+from core.models.loading import quiet, read_config
+from core.models.sources import ModelSource
+
+NO_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One prunable matrix."""
+
+    name: str
+    rows: int
+    cols: int
+    block: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a plan needs to know of a model, from its config alone."""
+
+    name: str
+    model_type: str
+    num_blocks: int
+    hidden_size: int
+    vocab_size: int
+    max_seq_len: int
+    """Tokens; `NO_LIMIT` where the config names none."""
+    dtype: str
+    """Of the stored weights: `float32`, `bfloat16` or `float16`."""
+    num_parameters: int
+    linears: tuple[Linear, ...]
+
+
+def describe_model(source: ModelSource) -> ModelFacts:
+    """Reads the config and builds the model without memory for weights.
+
+    Raises:
+        ValueError: in one line, for a model that cannot be pruned here.
+    """
+    config = read_config(source)
+    with torch.device("meta"), quiet():
+        model = AutoModelForCausalLM.from_config(config)
+    per_block = prunable_linears(model)
+    return ModelFacts(
+        name=source.name,
+        model_type=config.model_type,
+        num_blocks=len(per_block),
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        max_seq_len=getattr(config, "max_position_embeddings", None) or NO_LIMIT,
+        dtype=str(config.dtype or torch.float32).removeprefix("torch."),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        linears=tuple(
+            Linear(name, linear.out_features, linear.in_features, index)
+            for index, linears in enumerate(per_block)
+            for name, linear in linears.items()
+        ),
+    )

@@ -1,0 +1,138 @@
+"""Loads causal language models, finds their decoder blocks and prunable linears, runs blocks.
+
+The only file that knows model families. All of them share one description: a *backbone* module
+runs embeddings, then a `ModuleList` of decoder blocks called `layers`, then a final norm; every
+`nn.Linear` inside a block is prunable and nothing else is. A new family is one line of `BACKBONES`
+and one tiny config in `tests/test_models.py`. Which model a name means is told by
+`model_source.py`, whose names are offered here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from core.checks import require
+from core.hub.identity import first_line
+from core.models.families import BACKBONES, EXPERT_COUNTS
+from core.models.sources import ModelSource, config_dir, tokenizer_dir, weights_dir
+
+
+def read_config(source: ModelSource) -> PreTrainedConfig:
+    """Return the config of a model; refuse in one line what cannot be pruned here."""
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(config_dir(source), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        remedy = f"its config cannot be read: {first_line(error)}"
+        raise ValueError(f"--models {source.name}: {remedy}") from error
+    kind, known = config.model_type, ", ".join(BACKBONES)
+    experts = max((getattr(config, key, None) or 0 for key in EXPERT_COUNTS), default=0)
+    remedy = f"a mixture of experts ({kind}) cannot be pruned; known are {known}"
+    require(experts <= 1 and "moe" not in kind, "models", source.name, remedy)
+    remedy = f"no decoder blocks are known for model type {kind!r}; known are {known}"
+    require(kind in BACKBONES, "models", source.name, remedy)
+    remedy = "its weights are quantized; give the model they were made from"
+    require(getattr(config, "quantization_config", None) is None, "models", source.name, remedy)
+    return config
+
+
+def load_model(source: ModelSource | str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Loads weights in `dtype` on the CPU, for evaluation (no dropout, no key-value cache).
+
+    Raises:
+        ValueError: if the checkpoint lacks weights, which would otherwise start out random.
+    """
+    source = _source(source)
+    config = read_config(source)
+    config.use_cache = False
+    try:
+        with quiet():
+            directory = weights_dir(source)
+            # A conversion to safetensors on the hub may hold the weights alone.
+            alone = not (directory / "config.json").is_file()
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                directory,
+                config=config,
+                generation_config=GenerationConfig.from_model_config(config) if alone else None,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, SafetensorError) as error:
+        remedy = f"its weights cannot be loaded: {first_line(error)}"
+        raise ValueError(f"--models {source.name}: {remedy}") from error
+    model, info = loaded
+    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    remedy = f"{len(absent)} weights are missing or misshapen, first {absent[:1]}; save it anew"
+    require(not absent, "models", source.name, remedy)
+    return model.eval()
+
+
+def sample_model(source: ModelSource, num_blocks: int, dtype: torch.dtype) -> PreTrainedModel:
+    """The first blocks of a model with random weights, to time what the whole would take."""
+    config = read_config(source)
+    config.use_cache = False
+    config.num_hidden_layers = min(num_blocks, config.num_hidden_layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    with quiet():
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def load_tokenizer(source: ModelSource | str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer stored with a model.
+
+    Raises:
+        ValueError: in one line, if there is none.
+    """
+    source = _source(source)
+    try:
+        with quiet():
+            directory = tokenizer_dir(source)
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:
+        # A missing tokenizer surfaces as whatever the last parser tried on it raises.
+        remedy = f"its tokenizer cannot be loaded: {first_line(error)}"
+        raise ValueError(f"--models {source.name}: {remedy}") from error
+    # Without tokenizer files some families get a tokenizer that knows no text, without a word.
+    known = len(tokenizer) > len(tokenizer.all_special_tokens)
+    require(known, "models", source.name, "has no tokenizer files; save its tokenizer beside it")
+    return tokenizer
+
+
+def _source(source: ModelSource | str | Path) -> ModelSource:
+    """A directory as a source; its identity is not asked for, so nothing is hashed."""
+    if isinstance(source, ModelSource):
+        return source
+    return ModelSource(str(source), str(source), revision=None, identity="")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars and load reports off the terminal."""
+    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

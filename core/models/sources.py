@@ -1,0 +1,218 @@
+"""Finds a model by directory, hub name or `embedded`, and says exactly which one it is.
+
+Knows files and the hub, not model families (those are in `models.py`). Weights are safetensors
+only; nothing is downloaded here but the answer which commit a name stands for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+from core.checks import require
+from core.hub.downloads import NotFetchedError, model_downloads
+from core.hub.identity import (
+    MovedError,
+    cached_refs,
+    cached_snapshot,
+    files_hash,
+    first_line,
+    hub_commit,
+)
+
+EMBEDDED = "embedded"
+EMBEDDED_DIR = Path(__file__).parents[1] / "assets" / "model"
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILES = re.compile(r"tokenizer.*|vocab.*|merges\.txt|.*_tokens(_map)?\.json|.*\.model")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is, and which one it is."""
+
+    name: str
+    """As the user gave it."""
+    path_or_repo: str
+    """A local directory, or the repository on the hub."""
+    revision: str | None
+    """The hub commit; None for a local directory."""
+    identity: str
+    """The hub commit, or `sha256:` of the local config, tokenizer and weights."""
+    weights_revision: str | None = None
+    """The hub commit with the safetensors weights, where it is another one than `revision`."""
+
+
+def resolve_model(name: str, revision: str | None = None) -> ModelSource:
+    """Finds a model by directory, hub name (`org/model` or `org/model@revision`) or `embedded`.
+
+    Raises:
+        ValueError: in one line, if there is none or it has no safetensors weights.
+    """
+    path = EMBEDDED_DIR if name == EMBEDDED else Path(name).expanduser()
+    if path.exists() or name == EMBEDDED:
+        require(
+            revision is None,
+            "models",
+            name,
+            f"revision {revision} has no effect on a local directory; leave it out",
+        )
+        return local_source(name, path)
+    repo, _, asked = name.partition("@")
+    require(
+        re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", repo) is not None,
+        "models",
+        repr(name),
+        "no such directory; give a model directory, a hub name such as facebook/opt-125m, or "
+        f"{EMBEDDED!r}",
+    )
+    return _hub_source(name, repo, revision or asked or None)
+
+
+def local_source(name: str, path: Path) -> ModelSource:
+    """The source of a checkpoint directory; raises ValueError if a part of it is absent."""
+    require(
+        (path / "config.json").is_file(),
+        "models",
+        name,
+        "has no config.json; give the directory that save_pretrained wrote",
+    )
+    weights = _weights(path)
+    require(
+        bool(weights),
+        "models",
+        name,
+        "has no (or not all of its) *.safetensors weights; save it with safetensors",
+    )
+    files = [path / "config.json", *weights]
+    files += [file for file in path.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
+    # Absolute: workers run in a directory of their own.
+    return ModelSource(name, str(path.absolute()), None, f"sha256:{files_hash(files)}")
+
+
+def _weights(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, index included; empty unless all are there."""
+    index = directory / WEIGHTS_INDEX
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if not index.is_file():
+        return []
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    files = [directory / shard for shard in shards]
+    return [index, *files] if all(file.is_file() for file in files) else []
+
+
+def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
+    try:
+        commit = hub_commit(repo, "config.json", revision, "model")
+        require(commit is not None, "models", name, "has no config.json on the hub")
+        snapshot = _cached_weights(repo, commit)
+        if snapshot is None and revision is None:
+            snapshot = _cached_conversion(repo)
+        weights = snapshot.name if snapshot else _asked_weights(repo, commit)
+        if weights is None and revision is None:
+            weights = _asked_conversion(repo)
+    except ConnectionError as error:
+        if get_close_matches(name, [EMBEDDED]):
+            remedy = f"no such directory; did you mean {EMBEDDED!r}? The hub says: {error}"
+            raise ValueError(f"--models {name}: {remedy}") from error
+        if isinstance(error, MovedError):
+            remedy = (
+                f"no such directory, and the hub has no such model or revision ({error}); check "
+                "the name, or log in with `hf auth login` where it is not open to all"
+            )
+            raise ValueError(f"--models {name}: {remedy}") from error
+        downloads = model_downloads(repo, revision, _is_pickled(repo))
+        given = name if "@" in name or revision is None else f"{name}@{revision}"
+        raise NotFetchedError("models", given, str(error), downloads) from error
+    remedy = "has no safetensors weights, and pickled ones are not loaded; convert it first"
+    require(weights is not None, "models", name, remedy)
+    assert commit is not None and weights is not None
+    if weights == commit:
+        return ModelSource(name, repo, commit, commit)
+    return ModelSource(name, repo, commit, f"{commit}+{weights}", weights)
+
+
+def _cached_weights(repo: str, revision: str | None) -> Path | None:
+    """The cache's snapshot of a revision, if all its safetensors are there."""
+    for file in (WEIGHTS, WEIGHTS_INDEX):
+        snapshot = cached_snapshot(repo, file, revision, "model")
+        if snapshot is not None and _weights(snapshot):
+            return snapshot
+    return None
+
+
+def _asked_weights(repo: str, revision: str | None) -> str | None:
+    """The commit of a revision if the hub has safetensors there."""
+    return hub_commit(repo, WEIGHTS, revision, "model") or hub_commit(
+        repo, WEIGHTS_INDEX, revision, "model"
+    )
+
+
+def _is_pickled(repo: str) -> bool:
+    """Whether the main branch is known to have pickled weights only."""
+    snapshot = cached_snapshot(repo, "config.json", None, "model")
+    found = snapshot is not None and any(snapshot.glob("pytorch_model*.bin*"))
+    return found or re.fullmatch(r"facebook/opt-[\d.]+[mb]", repo) is not None
+
+
+def _cached_conversion(repo: str) -> Path | None:
+    """As `_asked_conversion`, as far as the cache knows."""
+    notes = sorted(cached_refs(repo, "model").glob("refs/pr/*"))
+    names = [f"refs/pr/{note.name}" for note in notes]
+    return next(filter(None, (_cached_weights(repo, name) for name in names)), None)
+
+
+def _asked_conversion(repo: str) -> str | None:
+    """The commit of the hub's own safetensors conversion, which older models such as OPT rely on.
+
+    Their main branch has pickled weights only; the conversion is an open pull request by the
+    hub's bot. `from_pretrained` looks for it too, but not for a pinned commit.
+    """
+    try:
+        requests = HfApi().get_repo_discussions(
+            repo, author="SFconvertbot", discussion_type="pull_request", discussion_status="open"
+        )
+        numbers = [pull.num for pull in requests if "safetensors" in pull.title]
+    except Exception as error:
+        raise ConnectionError(first_line(error)) from error
+    return _asked_weights(repo, f"refs/pr/{numbers[0]}") if numbers else None
+
+
+def config_dir(source: ModelSource) -> Path:
+    """The local directory with the config, fetched if need be."""
+    if source.revision is None:
+        return Path(source.path_or_repo)
+    file = hf_hub_download(source.path_or_repo, "config.json", revision=source.revision)
+    return Path(file).parent
+
+
+def tokenizer_dir(source: ModelSource) -> Path:
+    """The local directory with the tokenizer and the config, fetched if need be."""
+    directory = config_dir(source)
+    names = {file.name for file in directory.iterdir()}
+    whole = "tokenizer_config.json" in names and names & {"tokenizer.json", "vocab.json"}
+    if source.revision is None or whole:
+        # Asking the hub for files that a model may not have takes minutes without a network.
+        return directory
+    patterns = ["tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model"]
+    return Path(
+        snapshot_download(source.path_or_repo, revision=source.revision, allow_patterns=patterns)
+    )
+
+
+def weights_dir(source: ModelSource) -> Path:
+    """The local directory with the safetensors weights, fetched if need be."""
+    if source.revision is None:
+        return Path(source.path_or_repo)
+    revision = source.weights_revision or source.revision
+    snapshot = _cached_weights(source.path_or_repo, revision)
+    if snapshot is not None:
+        return snapshot
+    # Not every safetensors file: some repositories hold the weights twice.
+    patterns = ["model*.safetensors", WEIGHTS_INDEX, "generation_config.json"]
+    return Path(snapshot_download(source.path_or_repo, revision=revision, allow_patterns=patterns))

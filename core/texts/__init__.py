@@ -1,0 +1,1 @@
+"""Texts: names and files become text, and text becomes token windows."""

@@ -1,0 +1,1 @@
+"""Masked training: objectives, parameters that train, checkpoints."""

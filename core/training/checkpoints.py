@@ -1,0 +1,105 @@
+"""Files of a model, its masks, and a half-done round of training. No pickle anywhere.
+
+A stage's output is an ordinary Hugging Face directory plus `masks.safetensors`, masks packed eight
+to a byte. A training checkpoint holds, for every rank, its rows of weights and Adam moments, so any
+other number of ranks can read it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from transformers import PreTrainedModel
+
+from core.parallel import Ranks, local
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def first_row(tensor: Tensor) -> int:
+    """Where this rank's rows begin in the full tensor (FSDP2 shards dimension 0)."""
+    if not isinstance(tensor, DTensor):
+        return 0
+    _, offset = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    return offset[0]
+
+
+def save_training(
+    directory: Path,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer | None,
+    step: int,
+    ranks: Ranks,
+) -> None:
+    """Writes this rank's rows of weights that train, their moments, and the steps done.
+
+    Without an optimizer there are no moments. What every rank holds in full, rank 0 writes.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors, rows = {}, {}
+    shared = ranks.rank > 0
+    for name, param in model.named_parameters():
+        if not param.requires_grad or (shared and not isinstance(param, DTensor)):
+            continue
+        rows[name] = first_row(param)
+        tensors[f"weight/{name}"] = local(param.detach()).cpu().contiguous()
+        for moment in MOMENTS if optimizer is not None else ():
+            value = optimizer.state[param][moment]  # pyright: ignore[reportOptionalMemberAccess]
+            tensors[f"{moment}/{name}"] = local(value).cpu().contiguous()
+    file = directory / f"rank-{ranks.rank:05}-of-{ranks.size:05}.safetensors"
+    save_file(tensors, file, metadata={"step": str(step), "first_rows": json.dumps(rows)})
+
+
+def load_training_(
+    directory: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer | None
+) -> int:
+    """Restores what `save_training` wrote, by any number of ranks; returns the steps done."""
+    paths = sorted(directory.glob("rank-*.safetensors"))
+    assert paths, f"no checkpoint in {directory}"
+    files = [safe_open(path, framework="pt") for path in paths]
+    metadata = [file.metadata() for file in files]
+    starts = [json.loads(m["first_rows"]) for m in metadata]
+    step = int(metadata[0]["step"])
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if not param.requires_grad:
+                continue
+            tensors = {"weight": param}
+            if optimizer is not None:
+                tensors |= {moment: torch.zeros_like(param) for moment in MOMENTS}
+                optimizer.state[param] = {
+                    "step": torch.tensor(float(step)),
+                    **{moment: tensors[moment] for moment in MOMENTS},
+                }
+            for kind, tensor in tensors.items():
+                pieces = [
+                    (start[name], file.get_slice(f"{kind}/{name}"))
+                    for start, file in zip(starts, files)
+                    if name in start
+                ]
+                copy_rows_(local(tensor), first_row(param), pieces)
+    return step
+
+
+def copy_rows_(target: Tensor, first: int, pieces: list[tuple[int, object]]) -> None:
+    """Fills `target`, rows `first ...` of a full tensor, from pieces that start at given rows."""
+    if target.numel() == 0:
+        return
+    filled = 0
+    for start, piece in pieces:
+        count = piece.get_shape()[0]  # pyright: ignore[reportAttributeAccessIssue]
+        low, high = max(first, start), min(first + len(target), start + count)
+        if low < high:
+            rows = piece[low - start : high - start]  # pyright: ignore[reportIndexIssue]
+            target[low - first : high - first].copy_(rows)
+            filled += high - low
+    assert filled == len(target), "rows are missing: the checkpoint lacks the file of a rank"

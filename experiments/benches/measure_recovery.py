@@ -1,0 +1,125 @@
+"""Measures the peak memory of training of every kind, beside what a dry run expects.
+
+    python experiments/benches/measure_recovery.py DIRECTORY_OF_A_MODEL [--seq-len 512] ...
+
+Each kind runs in a process of its own on random tokens, a few steps on one worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from core.config import FinetuneConfig, PruneConfig
+from core.models.facts import describe_model
+from core.models.loading import load_model
+from core.models.sources import local_source
+from core.parallel import Ranks
+from core.precision import DTYPES, inference_dtype, training_dtype
+from core.pruners import PRUNERS
+from core.sequential import prune_
+from core.targets import Target
+from core.training.finetune import finetune_
+from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.trial.clock import peak_memory
+
+KINDS = {
+    "plain": {},
+    "plain, recomputed": {},
+    "bias_norm": {"trainable": "bias_norm"},
+    "masklora": {"trainable": "masklora"},
+    "distill": {"distill": True},
+    "distill bias_norm": {"distill": True, "trainable": "bias_norm"},
+    "reconstruct": {"objective": "reconstruct"},
+    "reconstruct masklora": {"objective": "reconstruct", "trainable": "masklora"},
+}
+
+
+def main() -> None:
+    """Runs every kind, or one of them where it is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--kind", choices=KINDS)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="cpu")
+    flags = parser.parse_args()
+    if flags.kind is not None:
+        print(peak_of(flags))
+        return
+    facts = describe_model(local_source(str(flags.model), flags.model))
+    device = torch.device(flags.device)
+    windows = TextInput("random", {"num_samples": 16, "seq_len": flags.seq_len})
+    inputs = ModelInputs(
+        name=facts.name,
+        identity="",
+        dtype=inference_dtype(flags.dtype, facts.dtype, device),
+        training_dtype=training_dtype(flags.dtype, device),
+        calibration=windows,
+        finetune=windows,
+        finetune_tokens=flags.tokens,
+        batch_tokens=4096,
+        evaluations=(windows,),
+    )
+    print(f"{facts.num_parameters:,} parameters, trained in {inputs.training_dtype}")
+    print(f"{'kind':<22} {'GiB':>6} {'expected':>9} {'ratio':>6}")
+    for kind in flags.kinds:
+        out = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--kind", kind],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        peak = float(out[-1])
+        cost = ModelCost(
+            facts,
+            inputs,
+            flags.device,
+            finetune=FinetuneConfig(**KINDS[kind]),
+            recompute=kind.endswith("recomputed"),
+        )
+        parts = cost.phases(True, 1, flags.micro_batch_tokens)["finetune"]
+        wanted = sum(parts.values())
+        print(f"{kind:<22} {peak / 2**30:6.2f} {wanted / 2**30:9.2f} {wanted / peak:6.2f}")
+
+
+def peak_of(flags: argparse.Namespace) -> float:
+    """Bytes at the highest point of training, loading included."""
+    facts = describe_model(local_source(str(flags.model), flags.model))
+    device = torch.device(flags.device)
+    ranks = Ranks.current(device)
+    config = FinetuneConfig(**KINDS[flags.kind])
+    model = load_model(flags.model, torch.float32).to(device)
+    teacher = None
+    if config.distill or config.objective == "reconstruct":
+        dense = inference_dtype(flags.dtype, facts.dtype, device)
+        teacher = load_model(flags.model, DTYPES[dense]).to(device).requires_grad_(False)
+    masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.5), ranks).masks
+    generator = torch.Generator().manual_seed(0)
+    stream = torch.randint(4, facts.vocab_size, (flags.tokens,), generator=generator)
+    finetune_(
+        model,
+        masks,
+        stream.view(-1, flags.seq_len),
+        config,
+        ranks,
+        # Moments are there from the second step on, beside activations.
+        batch_windows=max(1, flags.tokens // 2 // flags.seq_len),
+        teacher=teacher,
+        micro_batch=max(1, flags.micro_batch_tokens // flags.seq_len),
+        compute_dtype=DTYPES[training_dtype(flags.dtype, device)],
+        recompute=flags.kind.endswith("recomputed"),
+    )
+    return peak_memory(device)
+
+
+if __name__ == "__main__":
+    main()

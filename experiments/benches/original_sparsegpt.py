@@ -1,0 +1,101 @@
+"""The other side of the solvers' benchmarks: the original SparseGPT class, and llm-compressor's.
+
+A checkout of IST-DASLab/sparsegpt is imported as it is; nothing of it is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.models.blocks import block_inputs, decoder_blocks, prunable_linears, run_block
+
+LLMCOMPRESSOR = """
+import sys, time, torch
+from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_weight
+rows, cols = map(int, sys.argv[1:])
+times = []
+for _ in range(5):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(cols, rows, bias=False)
+    x = torch.randn(2 * cols, cols)
+    hessians = {layer: x.T @ x}
+    start = time.perf_counter()
+    sparsify_weight(layer, hessians, 0.5, 0, 0, 128, 0.01, False)
+    times.append(time.perf_counter() - start)
+print(sorted(times)[2])
+"""
+
+
+def load_reference(path: Path) -> type:
+    """The original class; it synchronises CUDA without asking whether there is any."""
+    sys.path.insert(0, str(path))
+    if not torch.cuda.is_available():
+        torch.cuda.synchronize = lambda *_: None
+    from sparsegpt import SparseGPT  # pyright: ignore[reportMissingImports]
+
+    return SparseGPT
+
+
+def quiet(action: Callable[..., Any], *args: Any) -> None:
+    """Runs what prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        action(*args)
+
+
+def prune_matrices(
+    reference: type, weights: list[Tensor], hessian: Tensor, sparsity: float, into: list[Tensor]
+) -> None:
+    """The original class, matrix by matrix; `into` receives the new weights."""
+    into.clear()
+    for weight in weights:
+        linear = nn.Linear(weight.shape[1], len(weight), bias=False, device=weight.device)
+        linear.weight.data = weight.clone()
+        solver = reference(linear)
+        solver.H = hessian.clone()
+        quiet(solver.fasterprune, sparsity)
+        into.append(linear.weight.data)
+
+
+@torch.no_grad()
+def prune_model(reference: type, model: Any, windows: Tensor, sparsity: float) -> None:
+    """The original's sequential loop: window by window, one statistic for each linear."""
+    batches = [block_inputs(model, window) for window in windows.split(1)]
+    hidden, arguments = [h for h, _ in batches], [kwargs for _, kwargs in batches]
+    for index, (block, named) in enumerate(
+        zip(decoder_blocks(model), prunable_linears(model), strict=True)
+    ):
+        solvers = {name: reference(linear) for name, linear in named.items()}
+        hooks = [
+            linear.register_forward_hook(
+                lambda _, inputs, output, solver=solvers[name]: solver.add_batch(inputs[0], output)
+            )
+            for name, linear in named.items()
+        ]
+        for h, kwargs in zip(hidden, arguments):
+            run_block(block, h, kwargs[index])
+        for hook in hooks:
+            hook.remove()
+        for solver in solvers.values():
+            quiet(solver.fasterprune, sparsity)
+        hidden = [run_block(block, h, kwargs[index]) for h, kwargs in zip(hidden, arguments)]
+
+
+def bench_llmcompressor(python: str) -> dict[str, float]:
+    """Its solver on each shape of an OPT-125M block, one at a time."""
+    shapes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
+    command = [python, "-c", LLMCOMPRESSOR]
+    return {
+        "seconds": sum(
+            float(subprocess.check_output([*command, str(rows), str(cols)]).split()[-1])
+            for rows, cols in shapes
+        )
+    }

@@ -1,0 +1,202 @@
+"""Plans and packs a sweep of 10,000 cells for 1,000 slots, and plays it through without Ray.
+
+    python experiments/benches/simulate_scheduling.py [--slots 1000] [--models 12] [--spot-hours 6]
+
+A discrete-event simulation: idle slots take trials in order, a trial costs a start-up and then its
+stages one after another, a spot slot is lost now and then (exponential, mean --spot-hours), comes
+back, and its trial goes on behind the last finished stage. Bounds: no schedule ends before the
+longest chain of stages, nor before all work spread evenly over the slots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import random
+import resource
+import time
+from dataclasses import dataclass
+from statistics import fmean
+from unittest import mock
+
+from core.config import FinetuneConfig, PruneConfig
+from orchestrator.config import GridConfig
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.planner import Planner
+from orchestrator.plan.trials import Trial, needed_stages, pack_trials
+
+START_SECONDS, REPLACE_SECONDS = 20.0, 180.0
+"""A worker group's start, measured as 10 to 30 s; a spot node until it is back, assumed."""
+SECONDS = {"prune": 300.0, "finetune": 900.0, "evaluate": 20.0}
+SEEDS, SPOT_SEEDS = 5, 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a schedule comes to."""
+
+    makespan: float
+    work: float
+    """Seconds of stages, each once."""
+    lost: float
+    """Seconds of half-done stages thrown away."""
+    interruptions: int
+    bound: float
+
+    @property
+    def overhead(self) -> float:
+        """Makespan over the lower bound, less one."""
+        return self.makespan / self.bound - 1
+
+
+def synthetic_models(count: int) -> list[ModelInputs]:
+    """Models that exist in name only."""
+    text = TextInput("text", {"text": "t", "seq_len": 2048})
+    calibration = TextInput("c", {"text": "c", "num_samples": 128, "seq_len": 2048})
+    return [
+        ModelInputs(
+            name=f"model-{i}",
+            identity=f"{i}",
+            dtype="bfloat16",
+            training_dtype="bfloat16",
+            calibration=calibration,
+            finetune=text,
+            finetune_tokens=2**20,
+            batch_tokens=16_384,
+            evaluations=(text,),
+        )
+        for i in range(count)
+    ]
+
+
+def build_plan(num_models: int) -> Plan:
+    """About 500 cells for each model."""
+    grid = GridConfig(
+        models=tuple(f"model-{i}" for i in range(num_models)),
+        methods=("magnitude", "wanda", "sparsegpt"),
+        sparsities=tuple(i / 20 for i in range(1, 20)),
+        seeds=tuple(range(SEEDS)),
+    )
+    return Planner(grid, PruneConfig(), FinetuneConfig()).build(synthetic_models(num_models))
+
+
+def stage_costs(plan: Plan) -> dict[str, float]:
+    """Seconds of every stage; models differ in size by a factor of eight."""
+    return {
+        stage.id: SECONDS.get(stage.kind, 0.0) * 2 ** (int(stage.model.split("-")[1]) % 4)
+        for stage in plan.stages.values()
+    }
+
+
+def critical_path(plan: Plan, needed: set[str], costs: dict[str, float]) -> float:
+    """The longest chain from a dense model to any stage."""
+    ends: dict[str, float] = {}
+    for stage in itertools.chain.from_iterable(plan.walk(root.id) for root in plan.roots()):
+        before = ends[stage.parent] if stage.parent is not None else 0.0
+        ends[stage.id] = before + (costs[stage.id] if stage.id in needed else 0.0)
+    return max(ends.values())
+
+
+def simulate(
+    trials: list[Trial],
+    costs: dict[str, float],
+    slots: int,
+    bound: float,
+    spot_seconds: float | None,
+    seed: int = 0,
+) -> Outcome:
+    """Plays the trials through, dearest first, as Tune starts them in order."""
+    rng = random.Random(seed)
+    waiting = [[costs[stage.id] for stage in trial.stages] for trial in trials]
+    waiting.sort(key=sum)
+    work = sum(map(sum, waiting))
+    free = [0.0] * slots
+    makespan = lost = 0.0
+    interruptions = 0
+    heapq.heapify(free)
+    again: list[tuple[float, list[float]]] = []
+    while waiting or again:
+        now = heapq.heappop(free)
+        if again and (not waiting or again[0][0] <= now):
+            since, stages = heapq.heappop(again)
+            now = max(now, since)
+        else:
+            stages = waiting.pop()
+        limit = rng.expovariate(1 / spot_seconds) if spot_seconds else float("inf")
+        spent, done = START_SECONDS, 0
+        for seconds in stages:
+            if spent + seconds > limit:
+                break
+            spent, done = spent + seconds, done + 1
+        if done == len(stages):
+            makespan = max(makespan, now + spent)
+            heapq.heappush(free, now + spent)
+            continue
+        interruptions += 1
+        lost += max(0.0, limit - spent)
+        heapq.heappush(again, (now + limit, stages[done:]))
+        heapq.heappush(free, now + limit + REPLACE_SECONDS)
+    return Outcome(makespan, work, lost, interruptions, bound)
+
+
+def pack(
+    plan: Plan,
+    cells: list[Cell],
+    needed: set[str],
+    costs: dict[str, float],
+    slots: int,
+    a_slot: int,
+) -> list[Trial]:
+    """Trials as sweeps pack them, for another number of trials a slot; 0: one for each method."""
+    with mock.patch("orchestrator.plan.trials.TRIALS_A_SLOT", a_slot):
+        return pack_trials(plan, cells, needed, costs, slots if a_slot else 1)
+
+
+def main() -> None:
+    """Prints what planning took and what the schedules come to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--slots", type=int, default=1000)
+    parser.add_argument("--models", type=int, default=12)
+    parser.add_argument("--spot-hours", type=float, default=6.0)
+    flags = parser.parse_args()
+    start = time.perf_counter()
+    plan = build_plan(flags.models)
+    cells = list(plan.cells.values())
+    needed = needed_stages(plan, cells, set(), set())
+    costs = stage_costs(plan)
+    pack_trials(plan, cells, needed, costs, flags.slots)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{len(cells):,} cells, {len(needed):,} stages; planned and packed for {flags.slots:,}")
+    print(f"slots in {seconds:.2f} s, peak memory {peak:.2f} GiB")
+    longest = critical_path(plan, needed, costs)
+    total = sum(costs[stage] for stage in needed)
+    for slots in (flags.slots // 10, flags.slots):
+        bound = max(longest, total / slots)
+        print(
+            f"\n{slots:,} slots: no schedule ends before {bound / 3600:.1f} h (longest chain "
+            f"{longest / 3600:.1f},\n{total / 3600:,.0f} h of work / {slots:,} = "
+            f"{total / slots / 3600:.1f}); mean of {SPOT_SEEDS} runs with spot"
+        )
+        print(f"{'trials':>12} {'':>6} {'hours':>6} {'use':>5} {'spot h':>7} use  lost")
+        for a_slot in (0, 1, 2, 4, 8):
+            trials = pack(plan, cells, needed, costs, slots, a_slot)
+            name = f"{a_slot} a slot" if a_slot else "one a method"
+            calm = simulate(trials, costs, slots, bound, None)
+            spot = [
+                simulate(trials, costs, slots, bound, flags.spot_hours * 3600, seed)
+                for seed in range(SPOT_SEEDS)
+            ]
+            hours = fmean(run.makespan for run in spot) / 3600
+            print(
+                f"{name:>12} {len(trials):>6,} {calm.makespan / 3600:>6.1f} "
+                f"{total / (calm.makespan * slots):>5.0%} {hours:>7.1f} "
+                f"{total / (hours * 3600 * slots):.0%} {fmean(r.lost for r in spot) / total:>4.0%}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The Tune trial: one TorchTrainer after another until every cell of the trial has a row.
+
+A worker group that dies is started again and finds what is done in the store. When it dies too
+often at one place, the cell it was at becomes a failed row and the rest of the trial goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from orchestrator.cluster.diagnosis import describe
+from orchestrator.cluster.giving_up import give_up_on_next, progress, without_failed
+from orchestrator.cluster.placement import PlaceRelease, StartLimit
+from orchestrator.cluster.worker import train_worker
+from orchestrator.plan.job import Job
+from orchestrator.store.failure import is_no_space
+from orchestrator.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3
+"""Times that a worker group is started again without having got further."""
+HEALTH_CHECK_SECONDS = "0.3"
+"""Train's controller polls its workers this often; its default costs seconds for every cell."""
+HALTED = "halted"
+"""What a trial reports when the whole sweep cannot go on."""
+TIMEOUTS = (
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S",
+)
+"""Ray's own limits for a place in the cluster, for a report of all ranks, for a sign of life."""
+
+
+def run_trial(config: dict[str, Any], jobs: dict[str, dict[str, Any]]) -> None:
+    """Runs the job that the trial's config names.
+
+    Args:
+        config: Tune's config; `trial.id` names the job, the rest is for Tune's table.
+        jobs: all jobs of the sweep by id.
+    """
+    whole = Job.from_dict(jobs[config["trial"]["id"]])
+    store = Store(whole.store_root)
+    job = without_failed(whole, store)
+    os.environ.update(dict.fromkeys(TIMEOUTS, f"{whole.timeout_seconds:g}"))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
+    failures, reached = 0, None
+    while job is not None:
+        try:
+            make_trainer(job, config).fit()
+            return
+        except Exception as error:
+            if not isinstance(error, ray.train.TrainingFailedError) and not is_no_space(error):
+                raise
+            failure = describe(job, error)
+        logger.warning("a worker group ended early: %s", failure.line)
+        if failure.halts:
+            ray.tune.report({HALTED: failure.line})
+            return
+        here = progress(job, store)
+        failures = (failures if here == reached else 0) + failure.counts
+        reached = here
+        if failure.retry and failures <= MAX_FAILURES:
+            job = without_failed(job, store)
+            continue
+        failures, reached = 0, None
+        job = give_up_on_next(job, store, failure)
+        while job is not None and failure.whole_trial:
+            job = give_up_on_next(job, store, failure)
+
+
+def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
+    """A worker group for a job, placed on one node where it fits."""
+    # Ray takes others than its public kind for "custom workarounds".
+    limit = StartLimit(2 * job.timeout_seconds)  # Half of it may go by waiting for a place.
+    callbacks: list[Any] = [TuneReportCallback(), PlaceRelease(), limit]
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=job.to_dict(),
+        torch_config=TorchConfig(timeout_s=max(1, round(job.timeout_seconds))),
+        scaling_config=ScalingConfig(
+            num_workers=job.num_workers,
+            use_gpu=bool(config["gpus_per_worker"]),
+            resources_per_worker=resources_of(job, config),
+        ),
+        run_config=RunConfig(
+            # The store is the truth, so no run may take up another's state: a new name each.
+            name=f"train-{job.id}-{uuid.uuid4().hex[:8]}",
+            storage_path=config["storage_path"],
+            # Starting again is decided here, where it is known how far the store has come.
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
+            callbacks=callbacks,
+        ),
+    )
+
+
+def resources_of(job: Job, config: dict[str, Any]) -> dict[str, float]:
+    """What one worker takes."""
+    resources = {"CPU": float(job.threads)}
+    if config["gpus_per_worker"]:
+        resources["GPU"] = config["gpus_per_worker"]
+    return resources

@@ -1,0 +1,87 @@
+"""Cells that a trial gives up on, and the job that is left."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.cluster.diagnosis import Failure
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.identity import row_key
+from orchestrator.plan.job import Job
+from orchestrator.results.rows import build_row
+from orchestrator.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+def progress(job: Job, store: Store) -> tuple[int, int]:
+    """How far a job has come: stages stored, and steps of the round of training it is in."""
+    stored = store.names("stages")
+    missing = [stage for stage in job.stages if stage.id not in stored]
+    steps = store.names(f"checkpoints/{missing[0].id}") if missing else set()
+    return len(missing), max((int(name) for name in steps if name.isdigit()), default=0)
+
+
+def rows_of(job: Job, store: Store) -> dict[str, dict[str, Any]]:
+    """Rows of a job's cells by key; a store may hold thousands of others."""
+    return store.rows({row_key(cell.id, each) for cell in job.cells for each in cell.evaluations})
+
+
+def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
+    """Marks the cells at the first missing stage as failed, or not run, and leaves them out.
+
+    Returns the job without them, or None where no cell is open, so that nothing is left to give up.
+    """
+    rows = rows_of(job, store)
+    open_cells = [
+        cell
+        for cell in job.cells
+        if any(row_key(cell.id, evaluation) not in rows for evaluation in cell.evaluations)
+    ]
+    if not open_cells:
+        return None
+    manifests = store.stages()
+    order = {stage.id: i for i, stage in enumerate(job.stages) if stage.id not in manifests}
+
+    def next_stage(cell: Cell) -> int:
+        return min((order[s] for s in cell.all_stages() if s in order), default=-1)
+
+    stuck = min(next_stage(cell) for cell in open_cells)
+    affected = [cell for cell in open_cells if next_stage(cell) == stuck]
+    shortest = min(len(cell.stages) for cell in affected)
+    for cell in affected:
+        status = "failed" if len(cell.stages) == shortest else "not_run"
+        for evaluation in cell.evaluations:
+            row = build_row(
+                job, cell, evaluation, manifests.get, status, failure.line, failure.interrupted
+            )
+            store.put_row(row_key(cell.id, evaluation), row)
+    logger.error("gave up on %d cells: %s", len(affected), failure.line)
+    done = {cell.id for cell in job.cells} - {cell.id for cell in open_cells}
+    return without(job, done | {cell.id for cell in affected})
+
+
+def without_failed(job: Job, store: Store) -> Job | None:
+    """The job without the cells that have failed in this sweep; None if none is left.
+
+    Cells to be tried again have lost their rows when the sweep began, so a failed row is new.
+    """
+    rows = rows_of(job, store)
+
+    def has_failed(cell: Cell) -> bool:
+        found = [rows.get(row_key(cell.id, evaluation), {}) for evaluation in cell.evaluations]
+        return all(
+            row.get("status") in ("failed", "not_run") and not row["_interrupted"] for row in found
+        )
+
+    return without(job, {cell.id for cell in job.cells if has_failed(cell)})
+
+
+def without(job: Job, cell_ids: set[str]) -> Job | None:
+    """The job of the other cells, with the stages that these are made of; None if none is left."""
+    cells = tuple(cell for cell in job.cells if cell.id not in cell_ids)
+    wanted = {stage for cell in cells for stage in cell.all_stages()}
+    stages = tuple(stage for stage in job.stages if stage.id in wanted)
+    return replace(job, cells=cells, stages=stages) if cells else None

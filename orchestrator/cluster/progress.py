@@ -1,0 +1,130 @@
+"""What a person sees while a sweep runs: one line per finished cell, with the time left.
+
+Plain ASCII within 80 columns, no colour and nothing overwritten, so a log file reads like the
+terminal. A large sweep prints every nth cell, and each error once.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import time
+from typing import Any, TextIO
+
+from ray.tune import Callback
+
+from orchestrator.plan.cell import Cell
+from orchestrator.results.numbers import clock
+
+WIDTH = 80
+MAX_LINES = 60
+"""About as many cells are said; of a larger sweep every nth."""
+MAX_ERRORS = 10
+"""As many failed cells are said with their error; the closing table and the page have all."""
+
+
+class Progress(Callback):
+    """Prints finished cells as Tune hears of them."""
+
+    def __init__(
+        self, cells: dict[str, Cell], costs: dict[str, float], out: TextIO | None = None
+    ) -> None:
+        """Cells to come and their estimated seconds (of the stages that they alone add)."""
+        self.cells, self.costs, self.out = cells, costs, out or sys.stdout
+        self.seen: set[str] = set()
+        self.failed: set[str] = set()
+        self.errors: set[str] = set()
+        self.every = -(-len(cells) // MAX_LINES)
+        self.start = time.monotonic()
+        self.first: tuple[float, float] | None = None
+        self.many_models = len({cell.model for cell in cells.values()}) > 1
+        self.many_seeds = len({cell.seed for cell in cells.values()} - {None}) > 1
+        self.longest = max((len(self.name(cell)) for cell in cells.values()), default=0)
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Says which trial begins, unless there are many."""
+        spec = trial.config["trial"]
+        if len(trials) * 5 <= MAX_LINES:
+            what = f"{spec['model']} {spec['method']}"
+            count = spec["num_cells"]
+            cells = "1 cell" if count == 1 else f"{count} cells"
+            self.say(f"started  {fitted(what, WIDTH - 30)}: {cells}")
+
+    def on_trial_result(
+        self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Prints a finished cell once, however often its trial was restarted."""
+        cell_id = result.get("cell")
+        if cell_id is None or cell_id in self.seen:
+            return
+        self.seen.add(cell_id)
+        if result["status"] == "failed":
+            self.failed.add(cell_id)
+        done, total = len(self.seen), len(self.cells)
+        told = result["status"] == "failed" and len(self.failed) <= MAX_ERRORS
+        if told or done % self.every == 0 or done == total:
+            self.say(self.line(cell_id, result))
+        if told and result["error"] not in self.errors:
+            self.errors.add(result["error"])
+            wrapped = textwrap.wrap(ascii(result["error"])[1:-1], WIDTH - 4, max_lines=3)
+            self.say("\n".join("    " + line for line in wrapped))
+        if self.first is None:
+            self.first = time.monotonic(), self.done_cost()
+
+    def line(self, cell_id: str, result: dict[str, Any]) -> str:
+        """`[ 4/38] sparsegpt iterative 0.7     23.40  33s left`."""
+        total = str(len(self.cells))
+        count = f"[{len(self.seen):{len(total)}}/{total}] "
+        done = result["status"] == "done"
+        value = number(result["perplexity"]) if done else result["status"].replace("_", " ")
+        end = f" {value:>8}  {self.time_left()}"
+        if self.failed and done:
+            end += f", {len(self.failed)} failed"
+        room = min(self.longest, WIDTH - len(count) - 34)
+        return f"{count}{self.name(self.cells[cell_id], room):<{room}}{end}"
+
+    def name(self, cell: Cell, room: int = WIDTH) -> str:
+        """What tells a cell from the others of this sweep; of a long model's name the ends."""
+        target = cell.target.mask_structure or f"{cell.target.sparsity:g}"
+        if cell.method == "dense":
+            target = f"round {cell.round}" if cell.round else ""
+        words = [cell.method, cell.regime, target]
+        if self.many_seeds and cell.seed is not None:
+            words.append(f"s{cell.seed}" if self.many_models else f"seed {cell.seed}")
+        name = ascii(" ".join(filter(None, words)))[1:-1]
+        if self.many_models:
+            model = ascii(cell.model.rstrip("/").rpartition("/")[2])[1:-1]
+            name = f"{fitted(model, max(5, room - len(name) - 1))} {name}"
+        return fitted(name, room)
+
+    def done_cost(self) -> float:
+        """Estimated seconds of what is finished."""
+        return sum(self.costs.get(cell, 0.0) for cell in self.seen)
+
+    def time_left(self) -> str:
+        """What is left at the pace since the first cell: before it, Ray starts."""
+        now = time.monotonic()
+        if len(self.seen) == len(self.cells):
+            return f"in {clock(now - self.start)}"
+        since, before = self.first or (now, 0.0)
+        done = self.done_cost()
+        if self.first is None or done <= before:
+            return f"{clock(now - self.start)} so far"
+        return f"{clock((now - since) * (sum(self.costs.values()) - done) / (done - before))} left"
+
+    def say(self, line: str) -> None:
+        """Prints at once, also into a file."""
+        print(line, file=self.out, flush=True)
+
+
+def number(perplexity: float) -> str:
+    """A perplexity within eight columns."""
+    return f"{perplexity:.2f}" if perplexity < 99_999.5 else f"{perplexity:.2e}"
+
+
+def fitted(text: str, width: int) -> str:
+    """The text, its middle left out where it is longer than `width`."""
+    if len(text) <= width:
+        return text
+    half = (width - 2) // 2
+    return f"{text[: width - 2 - half]}..{text[len(text) - half :]}"

@@ -1,0 +1,135 @@
+"""Slots: how many worker groups fit into a cluster at a time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+
+from core.checks import require
+from orchestrator.config import ResourceConfig
+
+SCALING_FLAG = "--autoscaling-config="
+FIRST_WORKER_SECONDS = 900
+"""Installing torch on a new machine takes minutes."""
+
+
+def cpus_per_worker(config: ResourceConfig) -> int:
+    """CPU cores, and torch threads, of a worker."""
+    return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // config.num_workers)
+
+
+def gpus_per_worker(config: ResourceConfig) -> float:
+    """GPUs of a worker."""
+    return (config.gpus_per_worker or 1.0) if config.use_gpu else 0.0
+
+
+def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
+    """Trials that fit at a time.
+
+    Raises:
+        ValueError: not even one fits; names the flag.
+    """
+    cpus = cpus_per_worker(config) * config.num_workers
+    slots = int(available.get("CPU", 0) // cpus)
+    has = f"{available.get('CPU', 0):g} CPU cores"
+    require(
+        slots > 0, "num-workers", config.num_workers, f"needs {cpus} CPU cores; there are {has}"
+    )
+    if config.use_gpu:
+        gpus = gpus_per_worker(config) * config.num_workers
+        fits = int(available.get("GPU", 0) // gpus + 1e-9)
+        have = f"{available.get('GPU', 0):g}"
+        require(fits > 0, "use-gpu", config.num_workers, f"needs {gpus:g} GPUs; there are {have}")
+        slots = min(slots, fits)
+    return min(slots, config.max_concurrent_trials or slots)
+
+
+def slots_of_cluster(config: ResourceConfig) -> int:
+    """Trials at a time on the cluster joined.
+
+    What its autoscaler may reach counts, not what is up now. Machines that come by themselves are
+    waited for; a cluster that has none and does not say what it may get is asked for as many trials
+    as wanted.
+
+    Raises:
+        ValueError: not even one trial fits; names the flag.
+    """
+    scaling = autoscaling(ray.get_runtime_context().gcs_address)
+    reachable = reachable_resources(scaling, ray.cluster_resources())
+    if not reachable.get("CPU") and any(t.get("min_workers") for t in node_types(scaling)):
+        print("waiting for the cluster's first worker", flush=True)
+        end = time.monotonic() + FIRST_WORKER_SECONDS
+        while not reachable.get("CPU") and time.monotonic() < end:
+            time.sleep(2)
+            reachable = ray.cluster_resources()
+    elif not reachable.get("CPU"):
+        slots = config.max_concurrent_trials or 1
+        asked = f"no workers yet; asking for {slots} trials at a time (--max-concurrent-trials)"
+        print(asked, flush=True)
+        return slots
+    return num_slots(config, reachable)
+
+
+def has_node_for(cpus: int, gpus: float) -> bool:
+    """Whether a node that is up has these resources, in use or not."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in alive)
+
+
+def planned_slots(config: ResourceConfig) -> int:
+    """Trials at a time that a dry run plans for: on this machine where one fits, else as asked."""
+    try:
+        return num_slots(config, local_resources())
+    except ValueError:
+        return config.max_concurrent_trials or 1
+
+
+def reachable_resources(scaling: Mapping[str, Any], up: Mapping[str, float]) -> dict[str, float]:
+    """What the autoscaler may bring a cluster to, at least what is up.
+
+    Args:
+        scaling: the autoscaler's config, empty where nothing scales.
+        up: resources of the nodes that are up.
+    """
+    most: dict[str, float] = {}
+    for node_type in node_types(scaling):
+        count = min(node_type.get("max_workers", 0), scaling.get("max_workers", 0))
+        for name, value in (node_type.get("resources") or {}).items():
+            most[name] = most.get(name, 0.0) + count * value
+    return {name: max(most.get(name, 0.0), up.get(name, 0.0)) for name in {*most, *up}}
+
+
+def node_types(scaling: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Types of nodes in an autoscaler's config; a head's own allows no workers."""
+    return list((scaling.get("available_node_types") or {}).values())
+
+
+def autoscaling(gcs_address: str) -> dict[str, Any]:
+    """Config of a cluster's autoscaler, which runs on its head; empty where none does.
+
+    Ray itself tells no one what a cluster may grow to: only that process knows its file.
+    """
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = command.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if f"--gcs-address={gcs_address}" in words:
+            for word in words:
+                path = os.path.expanduser(word.removeprefix(SCALING_FLAG))
+                if word.startswith(SCALING_FLAG) and os.path.isfile(path):
+                    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return {}
+
+
+def local_resources() -> dict[str, float]:
+    """What this machine has, without asking Ray."""
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}

@@ -1,0 +1,59 @@
+"""The function that each Train worker runs: Ray's context on one side, the walk on the other."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray.train
+import torch
+
+from orchestrator.plan.job import Job
+from orchestrator.store.failure import StuckError
+from orchestrator.store.store import Store
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Walks one trial on this rank; reports once per finished cell."""
+    # Three seconds of imports that only ranks need: the command, the trial and Ray's controller
+    # hold this function as well.
+    from core.parallel import Ranks
+    from orchestrator.trial.walk import Walk
+
+    job = Job.from_dict(config)
+    torch.set_num_threads(job.threads)
+    ranks = Ranks.current(ray.train.torch.get_device())
+    report = within(ray.train.report, job.timeout_seconds)
+    Walk(job, Store(job.store_root), ranks, report).run()
+
+
+def within(
+    report: Callable[[dict[str, Any]], None], seconds: float
+) -> Callable[[dict[str, Any]], None]:
+    """`report` that raises StuckError where nobody takes the report in time.
+
+    Ray waits for ever for a controller that no longer asks.
+    """
+
+    def call(metrics: dict[str, Any]) -> None:
+        outcome: queue.Queue[BaseException | None] = queue.Queue()
+
+        def work() -> None:
+            try:
+                report(metrics)
+            except BaseException as error:
+                outcome.put(error)
+            else:
+                outcome.put(None)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            error = outcome.get(timeout=seconds)
+        except queue.Empty:
+            raise StuckError(f"a report timed out: not taken within {seconds:g} s") from None
+        if error is not None:
+            raise error
+
+    return call

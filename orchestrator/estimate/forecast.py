@@ -1,0 +1,138 @@
+"""What a sweep will take, as the dry run prints it: memory, operations, hours, price, disk.
+
+From models' configs, from texts tokenised to count what is evaluated, and from two blocks of random
+weights timed on this machine; no stage runs. Hours are of all stages to run, one after another on
+one device: this machine as measured now, and four GPUs by their data sheets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import torch
+
+from orchestrator.estimate.devices import GIB, GPUS
+from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.estimate.rates import measured_rates
+from orchestrator.inputs.resolved import ResolvedModel
+from orchestrator.inputs.tokens import num_stored_tokens, tokens_id
+from orchestrator.plan.stages import Stage
+from orchestrator.store.store import Store
+
+KINDS = ("prune", "finetune", "evaluate")
+GPU_MICRO_BATCH_TOKENS = 2_048
+"""Tokens a forward pass in the smallest number of workers: fewer fit where a model is large."""
+LARGEST_TIMED = 2_000_000_000
+"""Parameters of a model beyond which this machine is not timed on a part of it."""
+
+
+def on_this_machine(model: ResolvedModel, cost: ModelCost) -> ModelCost | None:
+    """The cost by rates measured now; None without such a device or for a model too large."""
+    device = torch.device(cost.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return None
+    if model.facts.num_parameters > LARGEST_TIMED:
+        return None
+    dtypes = model.inputs.dtype, model.inputs.training_dtype
+    rates = measured_rates(model.source, model.facts, *dtypes, device)
+    return dataclasses.replace(cost, rates=rates)
+
+
+def on_gpu(cost: ModelCost, name: str) -> ModelCost:
+    """The cost on a card: its rates, bf16 where training would use it, weights as stored."""
+    inputs = dataclasses.replace(cost.inputs, training_dtype="bfloat16")
+    return dataclasses.replace(cost, inputs=inputs, device="cuda", rates=GPUS[name].rates)
+
+
+def count_eval_tokens(
+    stages: Iterable[Stage],
+    models: list[ResolvedModel],
+    tokens: dict[str, torch.Tensor],
+    store: Store,
+) -> dict[str, int]:
+    """Tokens of the texts that evaluate stages read, tokenised just now or stored, by stage id."""
+    identities = {model.inputs.name: model.source.identity for model in models}
+    found = {}
+    for stage in stages:
+        if stage.kind == "evaluate":
+            name = tokens_id(stage, identities[stage.model])
+            assert name is not None
+            held = tokens.get(name)
+            found[stage.id] = num_stored_tokens(store, name) if held is None else held.numel()
+    return found
+
+
+def memory_lines(cost: ModelCost, trains: bool, num_workers: int, micro_batch: int) -> list[str]:
+    """GiB of a worker in each phase, part by part."""
+    phases = cost.phases(trains, num_workers, micro_batch)
+    parts = [p for p in dict.fromkeys(n for f in phases.values() for n in f) if p != "base"]
+    widths = {part: max(8, len(part) + 1) for part in parts}
+    head = "".join(f"{part:>{widths[part]}}" for part in parts)
+    lines = [f"  GiB a worker{head}  in all"]
+    for phase, found in phases.items():
+        row = "".join(
+            f"{found[part] / GIB:>{width}.2f}" if part in found else " " * width
+            for part, width in widths.items()
+        )
+        lines.append(f"  {phase:<12}{row}{sum(found.values()) / GIB:>8.2f}")
+    if cost.cpu_offload and trains:
+        host = cost.host_memory(num_workers, micro_batch) / GIB
+        lines.append(f"  of host memory beside it, for shards that stay there: {host:.2f}")
+    return lines
+
+
+def work_lines(
+    costs: dict[str, ModelCost],
+    stages: list[Stage],
+    eval_tokens: dict[str, int],
+    trains: bool,
+    price: float | None,
+) -> list[str]:
+    """Operations and hours of each kind of stage by device, workers and price.
+
+    Args:
+        costs: by the name of a column; `here` where this machine was timed.
+        stages: of one model, to run.
+        eval_tokens: of evaluate stages by id.
+        trains: whether any stage trains.
+        price: of a GPU hour, in any currency.
+    """
+    lines = [f"  {'':<9}{'stages':>7}{'PFLOP':>9}" + "".join(f"{n:>10}" for n in costs)]
+    totals = dict.fromkeys(costs, 0.0)
+    any_cost = next(iter(costs.values()))
+    for kind in KINDS:
+        mine = [stage for stage in stages if stage.kind == kind]
+        if not mine:
+            continue
+        tokens = [eval_tokens.get(stage.id, 0) for stage in mine]
+        operations = sum(
+            sum(any_cost.operations(stage, count).values()) for stage, count in zip(mine, tokens)
+        )
+        row = f"  {kind:<9}{len(mine):>7}{operations / 1e15:>9.3g}"
+        for name, cost in costs.items():
+            seconds = sum(cost.seconds(stage, count) for stage, count in zip(mine, tokens))
+            totals[name] += seconds
+            row += f"{hours(seconds):>10}"
+        lines.append(row)
+    lines.append(f"  {'hours':<25}" + "".join(f"{hours(totals[name]):>10}" for name in costs))
+    fits = {name: workers(cost, name, trains) for name, cost in costs.items()}
+    lines.append(f"  {'fewest workers':<25}" + "".join(f"{fits[name]:>10}" for name in costs))
+    note = f"  (workers with --micro-batch-tokens {GPU_MICRO_BATCH_TOKENS})"
+    if price is not None:
+        row = (f"{totals[n] / 3600 * price:,.2f}" if n in GPUS else "" for n in costs)
+        lines.append(f"  {f'price at {price:g} an hour':<25}" + "".join(f"{p:>10}" for p in row))
+    return [*lines, note]
+
+
+def workers(cost: ModelCost, name: str, trains: bool) -> str:
+    """The smallest number of workers of a card that hold a trial."""
+    if name not in GPUS:
+        return ""
+    count = cost.smallest_num_workers(trains, GPU_MICRO_BATCH_TOKENS, GPUS[name].usable_bytes)
+    return "none fits" if count is None else str(count)
+
+
+def hours(seconds: float) -> str:
+    """Hours to two digits after the point, or three where there are few."""
+    return f"{seconds / 3600:,.2f} h" if seconds >= 360 else f"{seconds / 3600:.3f} h"

@@ -1,0 +1,93 @@
+"""Operations a second that this machine reaches on a model, timed before anything is planned.
+
+A model of two blocks and random weights, built from the config alone, goes forward and backward as
+stages do, so that what is not a matrix product (norms, rotary embeddings, softmax, the loss) counts
+as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from core.models.facts import ModelFacts
+from core.models.loading import sample_model
+from core.models.sources import ModelSource
+from core.precision import DTYPES, autocast
+
+SAMPLE_BLOCKS = 2
+SAMPLE_TOKENS = 1024
+
+
+def measured_rates(
+    source: ModelSource, facts: ModelFacts, dtype: str, training_dtype: str, device: torch.device
+) -> dict[str, float]:
+    """Operations a second of each kind of work, by `WORK DTYPE`; a few seconds for a small model.
+
+    Args:
+        source: whose config is read; no weights are.
+        facts: of the whole model.
+        dtype: of calibration and evaluation.
+        training_dtype: of training; weights are float32 then.
+        device: where.
+    """
+    seq_len = min(facts.max_seq_len, 512)
+    size = (max(1, SAMPLE_TOKENS // seq_len), seq_len)
+    tokens = torch.randint(0, facts.vocab_size, size, device=device)
+    model = sample_model(source, SAMPLE_BLOCKS, DTYPES[dtype]).to(device)  # pyright: ignore
+    operations = sample_operations(facts, tokens)
+
+    def forward() -> None:
+        with torch.no_grad():
+            loss_of(model, tokens).item()
+
+    rates = {f"forward {dtype}": operations / best_seconds(forward)}
+    model = model.float()
+    trained = autocast(device, torch.float32, DTYPES[training_dtype])
+
+    def step() -> None:
+        with trained:
+            loss = loss_of(model, tokens)
+        loss.backward()
+        model.zero_grad()
+
+    rates[f"training {training_dtype}"] = 3 * operations / best_seconds(step)
+    return rates | {"float32": product_rate(facts, device)}
+
+
+def sample_operations(facts: ModelFacts, tokens: torch.Tensor) -> float:
+    """Of one forward pass of the small model, as `ModelCost.forward_operations` counts them."""
+    blocks = min(SAMPLE_BLOCKS, facts.num_blocks)
+    weights = sum(one.rows * one.cols for one in facts.linears if one.block < blocks)
+    attention = blocks * facts.hidden_size * tokens.shape[1]
+    return 2.0 * tokens.numel() * (weights + facts.vocab_size * facts.hidden_size + attention)
+
+
+def loss_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean loss of the next token."""
+    logits = model(tokens).logits[:, :-1].float()
+    return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def product_rate(facts: ModelFacts, device: torch.device) -> float:
+    """Operations a second of float32 products as wide as the model's: statistics and solves."""
+    widest = max(facts.linears, key=lambda one: one.rows * one.cols)
+    inputs = torch.ones(512, widest.cols, device=device)
+    weight = torch.ones(widest.rows, widest.cols, device=device)
+    seconds = best_seconds(lambda: (inputs @ weight.T).sum().item())
+    return 2.0 * inputs.numel() * widest.rows / seconds
+
+
+def best_seconds(call: Callable[[], object], limit: float = 1.0) -> float:
+    """The fastest of several calls, the first left out."""
+    call()
+    best, start = float("inf"), time.perf_counter()
+    while time.perf_counter() - start < limit:
+        begin = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begin)
+    return best

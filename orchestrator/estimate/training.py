@@ -1,0 +1,103 @@
+"""Peak memory of a worker in a training stage, part by part, for every objective and choice.
+
+`cost.py` counts the plain case, all parameters and next-token loss; here is what differs. Bytes
+of logits were fitted to peaks measured by `experiments/benches/measure_recovery.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.estimate.devices import WIDTHS
+
+if TYPE_CHECKING:
+    from orchestrator.estimate.model_cost import ModelCost
+
+HEAD_WIDTH = 12
+"""Bytes of a logit beside the one in the compute dtype: float32 copy, log-softmax, gradient."""
+DISTILL_WIDTH = 20
+"""Bytes of a logit that distillation adds: both models' softened log-softmax and its gradient."""
+VECTORS = 8
+"""Vectors of hidden size in a block, about: biases and norms."""
+
+
+def training_parts(
+    cost: ModelCost, plain: dict[str, float], num_workers: int, tokens: int, per_token: float
+) -> dict[str, float]:
+    """Peak bytes of a worker by part, the same parts as of plain training.
+
+    Args:
+        cost: the model, objective and choice of what trains.
+        plain: the parts of plain training.
+        num_workers: ranks that the model is sharded over.
+        tokens: of a forward pass.
+        per_token: bytes that a token keeps from forward to backward, of all blocks.
+    """
+    config, facts, parts = cost.finetune, cost.facts, dict(plain)
+    blocks, hidden = facts.num_blocks, facts.hidden_size
+    teacher = WIDTHS[cost.inputs.dtype] * facts.num_parameters / num_workers
+    if config.objective == "reconstruct":
+        # One block at a time is whole, the dense one beside it, and half of it trains; no logits.
+        block = cost.block_parameters / blocks
+        hidden_states = 2 * 4.0 * cost.inputs.finetune_tokens / num_workers * hidden
+        parts |= {
+            "weights": 4.0 * facts.num_parameters / num_workers + teacher + 2 * 4 * block,
+            "gradients": 4 * block * 2 / 3,
+            "adam": 8 * block * 2 / 3,
+            "activations": 2 * tokens * per_token / blocks + hidden_states,
+        }
+        blocks = 1
+    elif cost.recompute:
+        head = WIDTHS[cost.inputs.training_dtype] + HEAD_WIDTH
+        kept = 4.0 * blocks * hidden + per_token / blocks
+        parts["activations"] = tokens * (kept + head * facts.vocab_size)
+    if config.trainable != "all":
+        trained = VECTORS * hidden * blocks / num_workers
+        if config.trainable == "masklora":
+            # Whole on every worker, weights included.
+            factors = sum(one.rows + one.cols for one in facts.linears if one.block < blocks)
+            trained += 4 / 3 * config.recovery()["lora_rank"] * factors
+        parts |= {"gradients": 4 * trained, "adam": 8 * trained}
+    if config.distill:
+        parts["weights"] += teacher
+        parts["activations"] += DISTILL_WIDTH * tokens * facts.vocab_size
+    return parts
+
+
+def offloaded_parts(cost: ModelCost, parts: dict[str, float], width: int) -> dict[str, float]:
+    """Bytes on the device where shards stay in host memory (`--cpu-offload`).
+
+    On the device are two blocks, one of them ahead of its turn, and what lies outside of blocks;
+    gradients of one block before they leave. Never measured on a GPU.
+
+    Args:
+        cost: the model, objective and choice of what trains.
+        parts: bytes of a worker by part without offloading, of one phase.
+        width: bytes of a weight.
+    """
+    block = cost.block_parameters / cost.facts.num_blocks
+    outside = cost.facts.num_parameters - cost.block_parameters
+    models = 2 if cost.finetune.distill and "adam" in parts else 1
+    copy = WIDTHS[cost.inputs.training_dtype] if "adam" in parts else 0
+    most = {
+        "weights": models * (width + copy) * (2 * block + outside),
+        "gradients": 4 * (block + outside),
+        "adam": 0.0,
+        "masks": 0.0,
+    }
+    return {part: min(size, most.get(part, size)) for part, size in parts.items()}
+
+
+def training_operations(fields: dict[str, Any], whole: float, blocks: float) -> float:
+    """Operations of a training stage.
+
+    Args:
+        fields: the stage's.
+        whole: operations of a forward pass over its tokens.
+        blocks: the same without the head.
+    """
+    rates = len(fields["lr"]) if isinstance(fields.get("lr"), list) else 1
+    if "objective" in fields:
+        # Of each half the dense block's output, ours and its gradient; then both blocks once more.
+        return rates * blocks * 20 / 3
+    return rates * whole * (4 if "distill" in fields else 3)

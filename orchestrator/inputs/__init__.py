@@ -1,0 +1,1 @@
+"""Inputs: names become models, texts and tokens, checked before anything runs."""

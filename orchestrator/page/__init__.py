@@ -1,0 +1,1 @@
+"""The HTML page, static and live; the only package that imports Plotly."""

@@ -1,0 +1,1 @@
+"""Planning, pure: grid -> cells -> stages -> trials."""

@@ -1,0 +1,107 @@
+"""Pure: the branches that trials are made of, cut as fine as the slots to fill ask for.
+
+A branch is a path from the dense model to some stage and everything below it. Where one of them
+takes longer than a slot's share of all work, it is cut at its first fork; the parts repeat the
+path above the fork, since trials cannot wait for each other. Only a stage that no seed enters has a
+fork of chains below it, and such a stage is cheap beside a chain that trains round after round.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.stages import Stage
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Needed stages on a path, those that evaluate them, and all below its last stage."""
+
+    plan: Plan
+    needed: set[str]
+    path: tuple[str, ...]
+    """Ids of stages, the one below the dense model first."""
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """In the order a worker group walks them, parents first."""
+        above = [
+            stage
+            for stage_id in self.path[:-1]
+            for stage in (self.plan.stages[stage_id], *self.evaluations(stage_id))
+        ]
+        below = self.plan.walk(self.path[-1])
+        return [stage for stage in (*above, *below) if stage.id in self.needed]
+
+    def evaluations(self, stage_id: str) -> list[Stage]:
+        """Evaluate stages of a stage."""
+        children = (self.plan.stages[child] for child in self.plan.children.get(stage_id, []))
+        return [stage for stage in children if stage.kind == "evaluate"]
+
+    def seconds(self, costs: Mapping[str, float]) -> float:
+        """Of all its stages."""
+        return sum(costs.get(stage.id, 0.0) for stage in self.stages)
+
+    def parts(self) -> list[Branch]:
+        """The branches below its first fork, each with the path to it; none where it has none."""
+        path = self.path
+        while True:
+            below = [
+                child
+                for child in self.plan.children.get(path[-1], [])
+                if self.plan.stages[child].kind != "evaluate"
+                and any(stage.id in self.needed for stage in self.plan.walk(child))
+            ]
+            if len(below) > 1:
+                return [Branch(self.plan, self.needed, (*path, child)) for child in below]
+            if not below:
+                return []
+            path = (*path, below[0])
+
+
+def cut_branches(
+    plan: Plan, needed: set[str], costs: Mapping[str, float], count: int
+) -> dict[tuple[str, str], list[Branch]]:
+    """Branches by model and method, none of them longer than it must be.
+
+    Args:
+        plan: the whole plan.
+        needed: stages to run.
+        costs: seconds by stage; what has none costs nothing.
+        count: trials that share the work; a branch longer than one's share is cut.
+    """
+    found = [
+        branch
+        for root in plan.roots()
+        for child in plan.children.get(root.id, [])
+        if (branch := Branch(plan, needed, (child,))).stages
+    ]
+    order = {child: i for i, child in enumerate(plan.stages)}
+    seconds = [branch.seconds(costs) for branch in found]
+    total = sum(seconds)
+    heap = [(-cost, i, branch) for i, (cost, branch) in enumerate(zip(seconds, found))]
+    heapq.heapify(heap)
+    # Breaks ties of equal cost in the heap, so that branches are never compared.
+    turns = itertools.count(len(heap))
+    whole: list[Branch] = []
+    while heap:
+        cost, _, branch = heapq.heappop(heap)
+        parts = branch.parts() if -cost > total / count else []
+        costs_of_parts = [part.seconds(costs) for part in parts]
+        repeated = sum(costs_of_parts) + cost
+        if not parts or repeated > -cost - max(costs_of_parts):
+            whole.append(branch)
+            continue
+        total += repeated
+        for part, part_cost in zip(parts, costs_of_parts):
+            heapq.heappush(heap, (-part_cost, next(turns), part))
+    groups: dict[tuple[str, str], list[Branch]] = {}
+    for branch in sorted(whole, key=lambda branch: [order[stage] for stage in branch.path]):
+        last = plan.stages[branch.path[-1]]
+        groups.setdefault((last.model, last.method), []).append(branch)
+    return groups

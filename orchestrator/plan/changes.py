@@ -1,0 +1,91 @@
+"""Pure: why a stage is not in the store, in the words of the setting that changed.
+
+A stage is named by a hash, so a changed setting shows as a stage that is not there. The nearest
+stored one at the same place of the grid says which setting it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.stages import Stage
+
+PLACE = ("method", "sparsity", "mask_structure", "seed", "round")
+"""Fields that say where in the grid a stage is; one that differs there is another point."""
+SHORT = 24
+"""Characters of a value that is worth showing; hashes of texts are longer."""
+
+
+def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def changes(
+    plan: Plan, cell: Cell, missing: Collection[str], manifests: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """How the first missing stage that has a stored neighbour differs from it; empty without one.
+
+    Args:
+        plan: the plan of the cell.
+        cell: one that is to run.
+        missing: its stages that are not stored.
+        manifests: what is stored, by stage id.
+    """
+    stages = (plan.stages[stage] for stage in cell.all_stages() if stage in missing)
+    return next(filter(None, (changed_fields(s, plan, manifests) for s in stages)), [])
+
+
+def changed_fields(
+    stage: Stage, plan: Plan, manifests: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """How the nearest stored stage differs: `lr was 0.0003, is 0.0001`; empty where none is near.
+
+    Args:
+        stage: one that is not stored.
+        plan: the plan that it is of.
+        manifests: what is stored, by stage id.
+    """
+    mine = flat(stage.fields)
+    nearest: list[str] | None = None
+    for manifest in manifests.values():
+        if (manifest["kind"], manifest["method"]) != (stage.kind, stage.method):
+            continue
+        if manifest["model"] != stage.model:
+            continue
+        moved = manifest["parent"] != stage.parent
+        if moved and stage.kind != "prune":
+            continue  # It follows what its parent is, and only prune stages say where that stands.
+        theirs = flat(manifest["fields"])
+        if any(theirs.get(name) != mine.get(name) for name in PLACE):
+            continue
+        differing = [name for name in mine | theirs if theirs.get(name) != mine.get(name)]
+        said = [difference(name, theirs.get(name), mine.get(name)) for name in differing]
+        if moved:
+            said.append(parent_difference(stage, plan))
+        if said and (nearest is None or len(said) < len(nearest)):
+            nearest = said
+    return nearest or []
+
+
+def difference(name: str, before: Any, now: Any) -> str:
+    """One field, with its values where they are short."""
+    if max(len(str(before)), len(str(now))) > SHORT:
+        return f"{name} changed"
+    return f"{name} was {before}, is {now}"
+
+
+def parent_difference(stage: Stage, plan: Plan) -> str:
+    """What a changed parent means: another model at the root, another path further on."""
+    assert stage.parent is not None
+    root = plan.stages[stage.parent].kind == "dense"
+    return "the model or its dtype changed" if root else "the path before it changed"

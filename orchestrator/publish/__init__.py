@@ -1,0 +1,1 @@
+"""Publishing: tables, figures, comparisons with papers, models as directories."""

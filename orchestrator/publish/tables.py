@@ -1,0 +1,160 @@
+"""Curves -> tables for papers.
+
+One table a model and evaluation, lines are methods and regimes, columns are targets. Numbers are
+mean ± sample standard deviation over seeds; the best of each column is bold; the caption says the
+protocol. A mean that leaves out a seed (failed, not finite) is marked and never the best.
+Pure data; `typesetting.py` writes it down.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.results.curves import Curve, Point, curves_from_rows
+from orchestrator.results.numbers import format_perplexity
+from orchestrator.results.schema import Row, key_of
+
+MARK = "!"
+"""Behind a mean that leaves out a seed."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method and regime over all targets."""
+
+    method: str
+    regime: str
+    settings: str
+    """What sets it apart from lines of the same method and regime; empty where nothing does."""
+    cells: tuple[Point | None, ...]
+    is_control: bool
+
+    @property
+    def name(self) -> str:
+        """As the table shows it."""
+        regime = "fine-tuned alike" if self.is_control else self.regime
+        return " ".join(filter(None, (self.method, regime, self.settings)))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A model on an evaluation."""
+
+    model: str
+    evaluation: str
+    caption: str
+    targets: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+    def is_best(self, line: Line, column: int) -> bool:
+        """Whether no other line reads lower in this column."""
+        point = line.cells[column]
+        rivals = [other.cells[column] for other in self.lines if not other.is_control]
+        whole = [p.perplexity for p in rivals if p and is_whole(p) and p.perplexity is not None]
+        if point is None or line.is_control or not is_whole(point) or not whole:
+            return False
+        assert point.perplexity is not None
+        return format_perplexity(point.perplexity) == format_perplexity(min(whole))
+
+
+def is_whole(point: Point) -> bool:
+    """Whether every seed gave a finite perplexity."""
+    return point.status == "done" and point.perplexity is not None
+
+
+def tables_from_rows(rows: Iterable[Row]) -> list[Table]:
+    """The tables of the current grid."""
+    rows = list(rows)
+    by_key = {key_of(row): row for row in rows}
+    facets: dict[tuple[str, str], list[Curve]] = defaultdict(list)
+    for curve in curves_from_rows(rows):
+        facets[curve.model, str(curve.evaluation)].append(curve)
+    return [make_table(curves, by_key) for curves in facets.values()]
+
+
+def make_table(curves: Sequence[Curve], rows: Mapping[str, Row]) -> Table:
+    """The table of the curves of one facet."""
+    pruned = [curve for curve in curves if curve.regime != "dense"]
+    targets = {target_of(p): None for c in pruned for p in c.points if not c.is_control}
+    ordered = sorted(targets)
+    groups: dict[tuple[str, str, str], dict[Any, Point]] = defaultdict(dict)
+    for curve in pruned:
+        name = (curve.method, curve.regime, settings_of(curve, pruned))
+        groups[name] |= {target_of(point): point for point in curve.points}
+    lines = [
+        Line(*name, tuple(points.get(t) for t in ordered), is_control=name[0] == "dense")
+        for name, points in sorted(groups.items(), key=lambda item: item[0][0] != "dense")
+    ]
+    return Table(
+        curves[0].model,
+        str(curves[0].evaluation),
+        caption_of(curves, rows),
+        tuple(structure or f"{sparsity:g}" for _, sparsity, structure in ordered),
+        tuple(lines),
+    )
+
+
+def target_of(point: Point) -> tuple[bool, float, str]:
+    """Sorts sparsities before mask structures."""
+    return (bool(point.mask_structure), point.sparsity, point.mask_structure or "")
+
+
+def settings_of(curve: Curve, curves: Iterable[Curve]) -> str:
+    """What sets a curve apart from those of the same method, regime and structure."""
+    same = ("method", "regime", "structure")
+    alike = [c for c in curves if all(getattr(c, name) == getattr(curve, name) for name in same)]
+    names = ("method_settings", "schedule", "budget", "training", "calibration")
+    differ = [name for name in names if len({getattr(c, name) for c in alike}) > 1]
+    return " ".join(str(getattr(curve, name)) for name in differ)
+
+
+def caption_of(curves: Sequence[Curve], rows: Mapping[str, Row]) -> str:
+    """What a reader needs to compare with other work."""
+    evaluation = curves[0].evaluation
+    mine = [rows[key] for curve in curves for point in curve.points for key in point.rows]
+    facts = [f"{evaluation.protocol} protocol"]
+    if evaluation.seq_len:
+        facts.append(f"windows of {evaluation.seq_len:,} tokens")
+    if evaluation.stride and evaluation.stride != evaluation.seq_len:
+        facts.append(f"stride {evaluation.stride:,}")
+    if evaluation.num_tokens:
+        facts.append(f"{evaluation.num_tokens:,} tokens evaluated")
+    text = [f"Perplexity of {curves[0].model} on {evaluation.text} ({', '.join(facts)})"]
+    dense = [p.perplexity for c in curves if c.regime == "dense" for p in c.points]
+    if dense and dense[0] is not None:
+        text.append(f"dense {format_perplexity(dense[0])}")
+    text += [f"calibration: {told}" for told in calibrations(curves)]
+    text += trainings(mine)
+    seeds = sorted({row["seed"] for row in mine if row.get("seed") is not None})
+    if len(seeds) > 1:
+        text.append(f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}")
+    elif seeds:
+        text.append(f"one seed ({seeds[0]})")
+    points = [p for c in curves if c.regime != "dense" for p in c.points]
+    text.append("lower is better, the best of each column in bold")
+    if any(not is_whole(p) and p.perplexity is not None for p in points):
+        text.append(f"{MARK} leaves out seeds that failed or are not finite")
+    return "; ".join(text) + "."
+
+
+def calibrations(curves: Iterable[Curve]) -> list[str]:
+    """Calibration texts and sizes."""
+    known = {curve.calibration for curve in curves if curve.calibration.text and curve.points}
+    told = [f"{c.text}, {c.tokens:,} tokens" for c in known if c.tokens]
+    return sorted(told)
+
+
+def trainings(rows: Iterable[Row]) -> list[str]:
+    """Training tokens of each regime that trains, over its cells' whole history."""
+    counts: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        if row["status"] == "done" and row["method"] != "dense" and row.get("num_finetune_tokens"):
+            counts[row["regime"]].add(row["num_finetune_tokens"])
+    told = []
+    for regime, tokens in sorted(counts.items()):
+        span = [f"{count:,}" for count in sorted({min(tokens), max(tokens)})]
+        told.append(f"{regime}: {' to '.join(span)} training tokens")
+    return told

@@ -1,0 +1,169 @@
+"""Perplexities that other people's papers report, and which of them a model stands for.
+
+`assets/published.csv` is the whole table. Curves draw its values as hollow markers, presets of
+published tables compare with it (`comparison.py`). No Ray, no Plotly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+import csv
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from core.models.facts import ModelFacts
+    from core.models.sources import ModelSource
+
+TABLE = Path(__file__).parent / "assets" / "published.csv"
+PUBLISHED_WINDOW = 2048
+"""Tokens a window behind every value of the table."""
+LOADERS = {"sparsegpt": "sparsegpt", "wanda": "sparsegpt", "alps": "alps"}
+"""Whose reading of PTB and C4 a protocol has, as core/texts/protocols.py says; WikiText-2 test all of
+these read alike. Wanda's longer windows for other models are told by the window."""
+OPT_SIZES = {
+    (12, 768): "facebook/opt-125m",
+    (24, 1024): "facebook/opt-350m",
+    (24, 2048): "facebook/opt-1.3b",
+    (32, 2560): "facebook/opt-2.7b",
+    (32, 4096): "facebook/opt-6.7b",
+}
+"""Published models by number of blocks and hidden size."""
+OPT_VOCABULARY = 50_272
+
+
+@dataclass(frozen=True)
+class Published:
+    """A perplexity that somebody else reported."""
+
+    model: str
+    method: str
+    mask_structure: str | None
+    sparsity: float
+    eval_text: str
+    perplexity: float
+    source: str
+    protocol: str = "sparsegpt"
+    """How that paper's code reads the text."""
+    std: float | None = None
+    """Standard deviation over seeds, where the paper gives one."""
+    num_seeds: int = 1
+
+    def read_as(self, eval_text: str, protocol: str) -> bool:
+        """Whether an evaluation reads the same text the same way."""
+        return self.eval_text == eval_text and reading(eval_text, protocol) == self.reading
+
+    def compares(self, model: str, evaluation: Any) -> bool:
+        """Whether a curve is of the same model (hub name or folder), text and windows."""
+        same_model = _base(self.model) == _base(model)
+        same_text = self.read_as(evaluation.text, evaluation.protocol)
+        return same_model and same_text and evaluation.seq_len in (None, PUBLISHED_WINDOW)
+
+    def story(self) -> list[str]:
+        """What hovering says."""
+        target = self.mask_structure or f"sparsity {self.sparsity:g}"
+        spread = "" if self.std is None else f" ± {self.std:g} over {self.num_seeds} seeds"
+        return [
+            f"published: {self.method} · {target}",
+            f"perplexity {self.perplexity:g}{spread}",
+            f"{self.source}; whole {self.eval_text} test text, windows of {PUBLISHED_WINDOW}",
+        ]
+
+    def spread(self) -> dict[str, Any]:
+        """How much seeds change it, for a page that has a single seed to show."""
+        assert self.std is not None
+        return {
+            "model": self.model,
+            "sparsity": self.sparsity,
+            "target": self.target,
+            "relative": round(self.std / self.perplexity, 4),
+            "source": self.source,
+        }
+
+    @property
+    def reading(self) -> str:
+        """How that paper's code reads the text: equal where two codes read it alike."""
+        return reading(self.eval_text, self.protocol)
+
+    @property
+    def setting(self) -> tuple[str, str, str | None, float]:
+        """What was pruned, how and how far."""
+        return (self.model, self.method, self.mask_structure, self.sparsity)
+
+    @property
+    def target(self) -> str:
+        """Sparsity or mask structure, in words."""
+        return self.mask_structure or f"{self.sparsity:g}"
+
+
+def reading(eval_text: str, protocol: str) -> str:
+    """Whose reading of a text a protocol has; that of any other protocol is its own."""
+    loader = LOADERS.get(protocol, protocol)
+    return "sparsegpt" if eval_text == "wikitext2" and protocol in LOADERS else loader
+
+
+def _base(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2].lower()
+
+
+def load_published(path: Path = TABLE) -> list[Published]:
+    """Reads a table of published values; lines that begin with # are comments."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        return [
+            Published(
+                model=row["model"],
+                method=row["method"],
+                mask_structure=row["mask_structure"] or None,
+                sparsity=float(row["sparsity"]),
+                eval_text=row["eval_text"],
+                perplexity=float(row["perplexity"]),
+                source=row["source"],
+                protocol=row["protocol"],
+                std=float(row["std"]) if row["std"] else None,
+                num_seeds=int(row["num_seeds"]),
+            )
+            for row in rows
+        ]
+
+
+def known_values(path: str | None) -> list[Published]:
+    """What a page compares with: a user's table, if there is one, then the project's.
+
+    Raises:
+        ValueError: the table cannot be read; in one line.
+    """
+    own: list[Published] = []
+    if path is not None:
+        try:
+            own = load_published(Path(path))
+        except OSError as error:
+            raise ValueError(f"--published {path}: cannot be read ({error.strerror})") from None
+        except (KeyError, TypeError, ValueError) as error:
+            remedy = f"use the columns of {TABLE.parent.name}/{TABLE.name}"
+            raise ValueError(f"--published {path}: {remedy} ({error!r})") from None
+        if not own:
+            raise ValueError(f"--published {path}: has no values; write one a line")
+    return first_of_each([*own, *load_published()])
+
+
+def first_of_each(values: Iterable[Published]) -> list[Published]:
+    """One value a setting and reading of a text: the first in the table's order."""
+    found: dict[tuple[object, ...], Published] = {}
+    for value in values:
+        found.setdefault((*value.setting, value.eval_text, value.reading), value)
+    return list(found.values())
+
+
+def published_model(source: ModelSource, facts: ModelFacts) -> str | None:
+    """The name under which papers report on a model; None if they do not.
+
+    A repository on the hub is what its name says. A local directory is told by the sizes in its
+    config alone, whatever it is called.
+    """
+    if source.revision is not None:
+        return source.path_or_repo
+    if facts.model_type != "opt" or facts.vocab_size != OPT_VOCABULARY:
+        return None
+    return OPT_SIZES.get((facts.num_blocks, facts.hidden_size))

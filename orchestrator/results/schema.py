@@ -1,0 +1,134 @@
+"""Rows: one per cell and evaluation text, from the store's JSON to Parquet and to the terminal.
+
+Place in the flow: ... -> perplexity -> **row -> Parquet** -> curve. `SCHEMA` is the whole contract
+of a row; the table that closes a sweep is drawn here too, and needs neither Ray nor Plotly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from orchestrator.plan.identity import row_key
+from typing import Any
+import json
+import pyarrow as pa
+
+Row = dict[str, Any]
+
+_TEXT, _REAL, _COUNT = pa.string(), pa.float64(), pa.int64()
+_REQUIRED = frozenset(
+    "cell_id model method regime sparsity protocol eval_text status in_current_grid".split()
+)
+_COLUMNS: dict[str, pa.DataType] = {
+    "cell_id": _TEXT,
+    "model": _TEXT,
+    "method": _TEXT,
+    "method_settings": _TEXT,  # JSON
+    "mask_structure": _TEXT,
+    "regime": _TEXT,
+    "sparsity": _REAL,
+    "measured_sparsity": _REAL,
+    "measured_sparsity_worst": _REAL,  # of the matrix farthest from the target
+    "num_pruned": _COUNT,
+    "num_prunable": _COUNT,
+    "seed": _COUNT,
+    "protocol": _TEXT,
+    "eval_text": _TEXT,
+    "eval_seq_len": _COUNT,
+    "eval_stride": _COUNT,
+    "perplexity": _REAL,
+    "nll": _REAL,
+    "num_eval_tokens": _COUNT,
+    "word_perplexity": _REAL,
+    "byte_perplexity": _REAL,
+    "num_eval_words": _COUNT,
+    "num_eval_bytes": _COUNT,
+    "perplexity_before_finetune": _REAL,
+    "dense_perplexity": _REAL,
+    "num_finetune_tokens": _COUNT,  # of the cell's whole history
+    "finetune_lr": _REAL,  # of the last round; of several, the one that was chosen
+    "finetune_settings": _TEXT,  # JSON of what differs from plain training; null where nothing
+    "round": _COUNT,
+    "num_rounds": _COUNT,
+    "schedule": _TEXT,
+    "budget": _TEXT,
+    "path": pa.list_(_REAL),  # sparsities of the branch up to this cell
+    "calibration_text": _TEXT,
+    "calibration_tokens": _COUNT,
+    "calibration_seq_len": _COUNT,
+    "prune_seconds": _REAL,
+    "finetune_seconds": _REAL,
+    "evaluate_seconds": _REAL,
+    "peak_memory_bytes": _COUNT,
+    "num_workers": _COUNT,
+    "device": _TEXT,
+    "machine": _TEXT,  # that of the evaluation
+    "dtype": _TEXT,
+    "status": _TEXT,  # one of STATUSES
+    "error": _TEXT,
+    "stage_id": _TEXT,
+    "stage_dir": _TEXT,
+    "config": _TEXT,  # JSON
+    "code_version": _TEXT,
+    "torch_version": _TEXT,
+    "transformers_version": _TEXT,
+    "ray_version": _TEXT,
+    "finished_at": _TEXT,  # ISO 8601, UTC: what the JSON rows hold, and it sorts
+    "dampening_frac_used": _REAL,
+    "sweep_id": _TEXT,
+    "in_current_grid": pa.bool_(),
+}
+SCHEMA = pa.schema([pa.field(name, kind, name not in _REQUIRED) for name, kind in _COLUMNS.items()])
+"""Columns of `results.parquet`, in order; those of tasks follow. Only `_REQUIRED` are not null."""
+
+TASK_PREFIX = "task:"
+"""Begins the columns that `--eval.tasks` adds, `task:NAME:METRIC`; all of them real numbers."""
+
+STATUSES = ("done", "failed", "not_run", "stopped")
+REGIMES = ("oneshot", "finetune", "iterative")
+
+
+def key_of(row: Row) -> str:
+    """The key of a row as the curves and the page use it, from the row's own columns."""
+    fields = ("protocol", "eval_text", "eval_seq_len", "eval_stride", "num_eval_tokens")
+    return row_key(row["cell_id"], json.dumps([row.get(field) for field in fields]))
+
+
+def check_row(row: Row) -> None:
+    """Asserts the contract of `SCHEMA`: known columns, required ones present, counts whole."""
+    unknown = sorted(name for name in set(row) - set(_COLUMNS) if not name.startswith(TASK_PREFIX))
+    assert not unknown, f"row has columns outside SCHEMA: {', '.join(unknown)}"
+    missing = sorted(name for name in _REQUIRED if row.get(name) is None)
+    assert not missing, f"row {row.get('cell_id')} lacks {', '.join(missing)}"
+    assert row["status"] in STATUSES, f"row {row['cell_id']} has status {row['status']!r}"
+    for name, value in row.items():  # Arrow would truncate 3.5 to 3 without a word
+        if name.startswith(TASK_PREFIX):
+            continue
+        whole = value is None or isinstance(value, int) and not isinstance(value, bool)
+        assert _COLUMNS[name] != _COUNT or whole, f"{name} of {row['cell_id']} is {value!r}"
+
+
+def sort_key(row: Row) -> tuple[Any, ...]:
+    """Model, method, regime, mask structure, sparsity, seed, text; ids break ties."""
+    seed, turn = row.get("seed"), row.get("round")
+    return (
+        row["model"],
+        row["method"],
+        row["regime"],
+        row.get("mask_structure") or "",
+        row["sparsity"],
+        -1 if seed is None else seed,
+        row["eval_text"],
+        -1 if turn is None else turn,
+        row["cell_id"],
+        key_of(row),
+    )
+
+
+def task_columns_of(rows: Iterable[Row]) -> list[str]:
+    """The columns beyond `SCHEMA` that some of the rows have, in order."""
+    return sorted({name for row in rows for name in row if name.startswith(TASK_PREFIX)})
+
+
+def regime_order(regime: str) -> int:
+    """Where a regime stands in tables and legends: the more training, the later; dense first."""
+    return REGIMES.index(regime) if regime in REGIMES else -1

@@ -1,0 +1,56 @@
+"""Versions of what numbers came from, recorded with every stage and row."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version
+from pathlib import Path
+import functools
+import os
+import platform
+import subprocess
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    """Versions of this project (with the commit, if it is a checkout), torch and Ray."""
+    return {
+        "code_version": code_version(),
+        "torch_version": version("torch"),
+        "transformers_version": version("transformers"),
+        "ray_version": version("ray"),
+    }
+
+
+def code_version() -> str:
+    """Package version, with the commit of the checkout it runs from."""
+    try:
+        released = version("prune-sweep")
+    except PackageNotFoundError:
+        released = "unknown"
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return released
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{released}+{done.stdout.strip()}" if done.returncode == 0 else released
+
+
+@functools.cache
+def machine(device: str) -> str:
+    """What seconds were taken on, without a name of the machine itself: a GPU, else CPU cores."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores of {processor()}"
+
+
+def processor() -> str:
+    """The CPU's name as it gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""A trial: the stages that one worker group walks, without Ray."""
