@@ -30,9 +30,6 @@ from core.pruners.masks import num_pruned
 from core.pruners.wanda import Wanda
 from core.targets import Target
 
-ALLOCATION_VERSION = 1
-"""Raised whenever targets would change; part of a stage's identity where allocation is on."""
-
 # Of the paper: an outlier is this many times the mean (M), and the half span of densities (lambda).
 OUTLIER_FACTOR, HALF_SPAN = 5.0, 0.08
 

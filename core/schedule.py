@@ -29,12 +29,11 @@ def scheduled_path(target: float, num_rounds: int, schedule: Schedule) -> list[T
     return [Target(s) for s in path]
 
 
-def structured_path(structure: str) -> list[Target]:
-    """(M-1):M, ..., N:M at the same M."""
-    parsed = MaskStructure.parse(structure)
+def structured_path(structure: MaskStructure) -> list[Target]:
+    """Return the targets (M-1):M, ..., N:M at the same M."""
     return [
-        Target.structured(f"{survivors}:{parsed.group}")
-        for survivors in range(parsed.group - 1, parsed.survivors - 1, -1)
+        Target.structured(f"{survivors}:{structure.group}")
+        for survivors in range(structure.group - 1, structure.survivors - 1, -1)
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from core.checks import require
 
@@ -18,17 +19,17 @@ class MaskStructure:
 
     @classmethod
     def parse(cls, text: str, flag: str = "mask-structures") -> MaskStructure:
-        """Reads `"N:M"`; raises ValueError unless 0 < N < M."""
+        """Read `"N:M"`.
+
+        Raises:
+            ValueError: it is something else, or not 0 < N < M.
+        """
         match = re.fullmatch(r"(\d+):(\d+)", text)
         require(match is not None, flag, repr(text), "write N:M, for example 2:4")
         assert match is not None
         survivors, group = int(match[1]), int(match[2])
-        require(
-            0 < survivors < group,
-            flag,
-            text,
-            "N of every M inputs survive, so 0 < N < M, for example 2:4",
-        )
+        remedy = "N of every M inputs survive, so 0 < N < M, for example 2:4"
+        require(0 < survivors < group, flag, text, remedy)
         return cls(survivors, group)
 
     @property
@@ -42,7 +43,7 @@ class MaskStructure:
 
 @dataclass(frozen=True)
 class Target:
-    """What a prune step aims at: a sparsity, or a mask structure (then the sparsity follows)."""
+    """Aim of a prune step: a sparsity, or a mask structure (then the sparsity follows)."""
 
     sparsity: float
     """Fraction of zeros wanted in each pruned matrix, 0 to 1."""
@@ -50,14 +51,26 @@ class Target:
     """`"N:M"` or None for unstructured."""
 
     def __post_init__(self) -> None:
-        require(
-            math.isfinite(self.sparsity) and 0 <= self.sparsity <= 1,
-            "sparsities",
-            self.sparsity,
-            "a sparsity is a fraction between 0 and 1",
-        )
+        remedy = "a sparsity is a fraction between 0 and 1"
+        is_fraction = math.isfinite(self.sparsity) and 0 <= self.sparsity <= 1
+        require(is_fraction, "sparsities", self.sparsity, remedy)
 
     @classmethod
     def structured(cls, text: str) -> Target:
-        """The target of an N:M structure."""
+        """Return the target of an N:M structure."""
         return cls(round(MaskStructure.parse(text).sparsity, 6), text)
+
+    @cached_property
+    def structure(self) -> MaskStructure | None:
+        """The parsed mask structure; None for unstructured."""
+        return None if self.mask_structure is None else MaskStructure.parse(self.mask_structure)
+
+    @property
+    def label(self) -> str:
+        """The target as people read it: `0.5` or `2:4`."""
+        return self.mask_structure or f"{self.sparsity:g}"
+
+    @property
+    def order(self) -> tuple[bool, float, str]:
+        """Sort key: rising sparsities, then mask structures."""
+        return self.mask_structure is not None, self.sparsity, self.mask_structure or ""

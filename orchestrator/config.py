@@ -14,7 +14,7 @@ import tyro
 
 from core.checks import require, require_known, require_unique
 from core.config import CalibrationConfig, DType, EvalConfig, FinetuneConfig, PruneConfig
-from core.pruners import PRUNERS, needs_calibration
+from core.methods import METHODS, needs_calibration
 from core.schedule import Schedule, scheduled_path, structured_path, unstructured_path
 from core.targets import Target
 from core.texts.protocols import PROTOCOLS, ProtocolName
@@ -64,7 +64,7 @@ class GridConfig:
         if self.mask_structures:
             require_unique("mask-structures", self.mask_structures)
         for method in self.methods:
-            require_known("methods", method, PRUNERS)
+            require_known("methods", method, METHODS)
         for regime in self.regimes:
             require_known("regimes", regime, REGIMES)
         for seed in self.seeds:
@@ -90,8 +90,8 @@ class GridConfig:
         """The targets that a branch passes through on the way to its last."""
         if regime != "iterative":
             return [target]
-        if target.mask_structure is not None:
-            return structured_path(target.mask_structure)
+        if target.structure is not None:
+            return structured_path(target.structure)
         if self.schedule == "grid":
             return unstructured_path(target.sparsity, [round(s, 6) for s in self.sparsities])
         return scheduled_path(target.sparsity, self.num_rounds or DEFAULT_ROUNDS, self.schedule)
@@ -189,7 +189,8 @@ class OutputConfig:
     files are always written, below OUT_DIR/ray."""
     published: str | None = None
     """CSV of perplexities to compare with, with the columns of
-    orchestrator/results/assets/published.csv and before its values; drawn as hollow markers where model, text and windows are the same."""
+    orchestrator/results/assets/published.csv and before its values. They are drawn as hollow
+    markers where model, text and windows are the same."""
 
     def __post_init__(self) -> None:
         require(bool(self.out_dir.strip()), "out-dir", "(empty)", "name a directory or URI")
@@ -264,7 +265,7 @@ def require_read(config: SweepConfig, explicit: set[str]) -> None:
         explicit: flags given on the command line, without dashes, e.g. `calibration.text`.
     """
     grid = config.grid
-    methods = [PRUNERS[name] for name in grid.methods]
+    methods = [METHODS[name] for name in grid.methods]
     calibrated = any(needs_calibration(name, config.prune) for name in grid.methods)
     iterative = "iterative" in grid.regimes
     for flag in sorted(explicit):

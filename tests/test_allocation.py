@@ -142,7 +142,7 @@ def test_an_option_enters_identities_only_where_it_is_on(option):
     off, on = prune_stages(), prune_stages(**option)
     (name,) = option
     for method, stage in on.items():
-        reads = name in PRUNERS[method].fields_read
+        reads = name in PRUNERS[method].facts.fields_read
         assert (stage.id != off[method].id) == reads
         assert stage.fields["settings"].get(name) == (option[name] if reads else None)
         assert name not in off[method].fields["settings"]

@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 from core.config import PruneConfig
+from core.methods import METHODS
 from core.pruners import PRUNERS
 from core.pruners.base import Pruned, Pruner, PruningError, Statistic
 from core.targets import Target
 
-METHODS = sorted(PRUNERS)
-CALIBRATED = [method for method in METHODS if PRUNERS[method].statistic is not None]
+NAMES = sorted(PRUNERS)
+CALIBRATED = [method for method in NAMES if PRUNERS[method].statistic is not None]
 STRUCTURES = ["2:4", "1:4", "3:4", "2:8"]
 TARGETS = [Target(0.0), Target(0.123), Target(0.5), Target(1.0), Target.structured("2:4")]
 # 7 rows of 40 inputs, in mask blocks of 16: two whole ones and a rest.
 ROWS, COLS, BLOCK = 7, 40, 16
 
-all_methods = pytest.mark.parametrize("method", METHODS)
+all_methods = pytest.mark.parametrize("method", NAMES)
 calibrated_methods = pytest.mark.parametrize("method", CALIBRATED)
 all_targets = pytest.mark.parametrize(
     "target", TARGETS, ids=lambda target: target.mask_structure or target.sparsity
@@ -87,15 +88,18 @@ def assert_exact(method: str, pruned: Pruned, target: Target) -> None:
 
 
 def test_the_registry_names_each_method_as_its_class_does():
-    assert PRUNERS == {pruner.name: pruner for pruner in PRUNERS.values()}
-    assert set(PRUNERS) == {"magnitude", "wanda", "sparsegpt", "alps"}
+    assert set(PRUNERS) == set(METHODS) == {"magnitude", "wanda", "sparsegpt", "alps"}
+    for name, pruner in PRUNERS.items():
+        assert pruner.facts is METHODS[name]
+        statistic = None if pruner.statistic is None else pruner.statistic.__name__
+        assert statistic == METHODS[name].statistic
 
 
 @all_methods
 def test_a_pruner_is_frozen_versioned_and_reads_known_fields(method):
     pruner = make(method)
-    assert isinstance(pruner.version, int) and pruner.version >= 1
-    assert set(pruner.fields_read) <= {f.name for f in dataclasses.fields(PruneConfig)}
+    assert isinstance(pruner.facts.version, int) and pruner.facts.version >= 1
+    assert set(pruner.facts.fields_read) <= {f.name for f in dataclasses.fields(PruneConfig)}
     with pytest.raises(dataclasses.FrozenInstanceError):
         pruner.config = PruneConfig()
 
@@ -108,7 +112,7 @@ def test_only_fields_read_change_the_result(method):
         other = make(method, **{name: value})
         pairs = [p.prune([weight], gather(p, inputs), Target(0.5)) for p in (default, other)]
         same = torch.equal(pairs[0].matrices[0].weight, pairs[1].matrices[0].weight)
-        assert same == (name not in default.fields_read)
+        assert same == (name not in default.facts.fields_read)
 
 
 @all_methods

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.config import PruneConfig
-from core.pruners import PRUNERS, make_pruner, needs_calibration
+from core.methods import needs_calibration
+from core.pruners import PRUNERS, make_pruner
 from core.pruners import refine as module
 from core.pruners.base import Pruned
 from core.pruners.hessian import Hessian
@@ -57,7 +58,7 @@ def errors(hessian: Tensor, weight: Tensor, pruned: Pruned) -> Tensor:
 
 @all_methods
 def test_every_method_reads_refinement_and_allocation(method):
-    assert {"refine", "allocation"} <= set(PRUNERS[method].fields_read)
+    assert {"refine", "allocation"} <= set(PRUNERS[method].facts.fields_read)
     assert make_pruner(method, PruneConfig(refine="swaps")).statistic is Hessian
     assert needs_calibration(method, PruneConfig(allocation="owl"))
 
@@ -179,12 +180,14 @@ WORKER = """
 import json, os, sys, torch
 import torch.distributed as dist
 from core.allocation import allocate, matrices, outlier_ratios
-from core.config import PruneConfig, Target
-from core.models import load_model
-from core.parallel import Ranks, shard_, whole
+from core.config import PruneConfig
+from core.targets import Target
+from core.models.loading import load_model
+from core.models.sharding import shard_
+from core.parallel import Ranks, whole
 from core.pruners import make_pruner
 from core.sequential import prune_
-from core.sparsity import linears_by_name
+from core.measures.sparsity import linears_by_name
 from safetensors.torch import save_file
 from pathlib import Path
 

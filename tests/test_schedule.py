@@ -3,7 +3,7 @@
 import pytest
 
 from core.schedule import round_tokens, scheduled_path, structured_path, unstructured_path
-from core.targets import Target
+from core.targets import MaskStructure, Target
 
 
 def sparsities(path: list[Target]) -> list[float]:
@@ -53,13 +53,13 @@ def test_intermediate_sparsities_are_rounded_to_six_decimals():
 
 
 def test_structures_lose_one_survivor_a_round():
-    path = structured_path("1:4")
+    path = structured_path(MaskStructure(1, 4))
     assert [target.mask_structure for target in path] == ["3:4", "2:4", "1:4"]
     assert sparsities(path) == [0.25, 0.5, 0.75]
 
 
 def test_the_mildest_structure_takes_one_round():
-    assert structured_path("7:8") == [Target(0.125, "7:8")]
+    assert structured_path(MaskStructure(7, 8)) == [Target(0.125, "7:8")]
 
 
 def test_a_round_budget_is_spent_in_every_round():

@@ -1,4 +1,4 @@
-"""The methods: one file each behind the contract of `base.py`."""
+"""The pruning methods, one file each behind the contract of `base.py`."""
 
 from core.config import PruneConfig
 from core.pruners.alps import Alps
@@ -9,19 +9,12 @@ from core.pruners.sparsegpt import SparseGPT
 from core.pruners.wanda import Wanda
 
 PRUNERS: dict[str, type[Pruner]] = {
-    pruner.name: pruner for pruner in (Magnitude, Wanda, SparseGPT, Alps)
+    pruner.facts.name: pruner for pruner in (Magnitude, Wanda, SparseGPT, Alps)
 }
-
-__all__ = ["PRUNERS", "Pruned", "Pruner", "PruningError", "Solution", "Statistic"]
-__all__ += ["make_pruner", "needs_calibration"]
+"""The class of each method of `core/methods.py`."""
 
 
 def make_pruner(method: str, config: PruneConfig) -> Pruner:
-    """The pruner of a method, with the refinement that the config asks for."""
+    """Return the pruner of a method, with the refinement that the config asks for."""
     pruner = PRUNERS[method](config)
     return pruner if config.refine is None else Refined(config, pruner)
-
-
-def needs_calibration(method: str, config: PruneConfig) -> bool:
-    """Whether a method, set like this, looks at the inputs of layers."""
-    return config.allocation != "uniform" or make_pruner(method, config).statistic is not None

@@ -24,7 +24,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from core.pruners.base import COMMON_FIELDS, Pruned, Pruner, PruningError, Solution, Statistic
+from core.methods import METHODS, Method
+from core.pruners.base import Pruned, Pruner, PruningError, Solution, Statistic
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import choose
 from core.pruners.sparsegpt import solve, solve_operations
@@ -46,9 +47,7 @@ CG_CHUNK = 2**18
 class Alps(Pruner):
     """ADMM for the support, conjugate gradients for the weights; starts from SparseGPT's."""
 
-    name: ClassVar[str] = "alps"
-    version: ClassVar[int] = 3
-    fields_read: ClassVar[tuple[str, ...]] = (*COMMON_FIELDS, "dampening_frac", "block_size")
+    facts: ClassVar[Method] = METHODS["alps"]
     statistic: ClassVar[type[Statistic] | None] = Hessian
 
     def prune_checked(

@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from core.config import PruneConfig
+from core.methods import Method
 from core.pruners.quantise import Grid
 from core.targets import Target
-
-COMMON_FIELDS = ("refine", "allocation")
-"""PruneConfig fields that every method reads: what is done after it, and with which targets."""
 
 
 class PruningError(ArithmeticError):
@@ -94,15 +92,10 @@ class Pruner(ABC):
 
     config: PruneConfig
 
-    name: ClassVar[str]
-    version: ClassVar[int]
-    """ALGORITHM_VERSION: raised whenever the method's numbers would change."""
-    fields_read: ClassVar[tuple[str, ...]] = COMMON_FIELDS
-    """The PruneConfig fields that this method reads; only they enter a stage's identity."""
+    facts: ClassVar[Method]
+    """Name, version and the settings read, from `core/methods.py`."""
     statistic: ClassVar[type[Statistic] | None] = None
-    """What it needs to know of the inputs by itself; refinement needs the Hessian as well."""
-    keeps_values: ClassVar[bool] = False
-    """Whether survivors keep their original value; else the method moves them."""
+    """Statistic that the method needs of its inputs; `facts` names the same one."""
 
     @final
     def prune(

@@ -8,6 +8,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
+from core.methods import METHODS, Method
 from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.masks import choose
 from core.targets import Target
@@ -18,9 +19,7 @@ from core.targets import Target
 class Magnitude(Pruner):
     """Score `|w|`, compared within a whole matrix; survivors keep their value. No calibration."""
 
-    name: ClassVar[str] = "magnitude"
-    version: ClassVar[int] = 1
-    keeps_values: ClassVar[bool] = True
+    facts: ClassVar[Method] = METHODS["magnitude"]
 
     def prune_checked(
         self,

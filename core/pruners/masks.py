@@ -128,10 +128,9 @@ def choose(
     whole: bool = False,
 ) -> Tensor:
     """The mask of a whole matrix for a target; `by_row` compares within rows, else everywhere."""
-    if target.mask_structure is not None:
-        structure = MaskStructure.parse(target.mask_structure)
-        require_divisible(scores.shape[1], structure)
-        return group_mask(scores, structure, earlier)
+    if target.structure is not None:
+        require_divisible(scores.shape[1], target.structure)
+        return group_mask(scores, target.structure, earlier)
     if by_row:
         return row_mask(scores, target.sparsity, earlier, whole)
     return unstructured_mask(scores, target.sparsity, earlier)

@@ -19,9 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-QUANTISE_VERSION = 1
-"""Raised whenever rounded numbers would change; part of an identity where weight_bits is set."""
-
 
 @dataclass(frozen=True)
 class Grid:

@@ -31,12 +31,10 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
+from core.methods import OPTION_VERSIONS, Method
 from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.hessian import Hessian, InputNorms
-from core.targets import MaskStructure, Target
-
-REFINE_VERSION = 2
-"""Raised whenever refined numbers would change; part of a stage's identity where refine is on."""
+from core.targets import Target
 
 # Survivors and pruned weights of a row whose pairs are tried: those cheapest by themselves.
 CANDIDATES = 32
@@ -54,8 +52,9 @@ class Refined(Pruner):
 
     method: Pruner
 
-    name: ClassVar[str] = "refined"
-    version: ClassVar[int] = REFINE_VERSION
+    facts: ClassVar[Method] = Method(
+        "refined", OPTION_VERSIONS["refine"], "swaps after another method", statistic="Hessian"
+    )
     statistic: ClassVar[type[Statistic] | None] = Hessian
 
     def prune_checked(
@@ -73,13 +72,13 @@ class Refined(Pruner):
             own = norms(hessian, statistic.num_tokens)
         solution = self.method.prune(weights, own, target, masks)
         matrices = refine(
-            hessian, weights, solution.matrices, target, masks, self.method.keeps_values
+            hessian, weights, solution.matrices, target, masks, self.method.facts.keeps_values
         )
         return replace(solution, matrices=matrices)
 
     def solve_operations(self, rows: Sequence[int], cols: int) -> float:
         """The method's, and conjugate gradients before and after; swaps are no products."""
-        products = 0 if self.method.keeps_values else 2 * (CG_STEPS + 1)
+        products = 0 if self.method.facts.keeps_values else 2 * (CG_STEPS + 1)
         before = self.method.solve_operations(rows, cols)
         return before + products * 2.0 * sum(rows) * cols**2
 
@@ -110,9 +109,7 @@ def refine(
         masks: earlier masks of the branch, or None.
         keeps_values: whether survivors keep their original value.
     """
-    group = None
-    if target.mask_structure is not None:
-        group = MaskStructure.parse(target.mask_structure).group
+    group = None if target.structure is None else target.structure.group
     rows = [len(weight) for weight in weights]
     mask = torch.cat([one.mask for one in pruned])
     allowed = torch.ones_like(mask) if masks is None else torch.cat(list(masks))

@@ -23,7 +23,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from core.pruners.base import COMMON_FIELDS, Pruned, Pruner, PruningError, Solution, Statistic
+from core.methods import METHODS, Method
+from core.pruners.base import Pruned, Pruner, PruningError, Solution, Statistic
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise, inverse_triangle
 from core.pruners.masks import (
     assert_room,
@@ -51,15 +52,7 @@ ChooseMask = Callable[[Tensor, int], Tensor]
 class SparseGPT(Pruner):
     """The masks of `block_size` columns (N:M: of M) are chosen on compensated weights."""
 
-    name: ClassVar[str] = "sparsegpt"
-    version: ClassVar[int] = 2
-    fields_read: ClassVar[tuple[str, ...]] = (
-        *COMMON_FIELDS,
-        "dampening_frac",
-        "block_size",
-        "weight_bits",
-        "quant_group_size",
-    )
+    facts: ClassVar[Method] = METHODS["sparsegpt"]
     statistic: ClassVar[type[Statistic] | None] = Hessian
 
     def prune_checked(
@@ -114,16 +107,15 @@ def solve(
         original *= earlier
     ends, panel = blocks(len(original), target, block_size)
     rows = [len(weight) for weight in weights]
-    by_panel = target.mask_structure is not None
-    if target.mask_structure is None:
+    structure = target.structure
+    if structure is None:
         choose = unstructured_choice(rows, ends, target.sparsity, masks)
     else:
-        structure = MaskStructure.parse(target.mask_structure)
         for mask in masks or ():
             assert_room(mask, structure)
         choose = structured_choice(structure)
     sweep = Sweep(original, factor, choose, earlier, grid)
-    sweep.run(ends, panel, by_panel)
+    sweep.run(ends, panel, by_panel=structure is not None)
     grids = [None] * len(rows) if grid is None else grid.split(rows)
     return [
         Pruned(part.to(weight.dtype), kept, own)
@@ -135,9 +127,8 @@ def solve(
 
 def blocks(cols: int, target: Target, block_size: int) -> tuple[list[int], int]:
     """Where mask blocks end, and the columns of one panel; N:M groups never straddle either."""
-    panel = PANEL
-    if target.mask_structure is not None:
-        structure = MaskStructure.parse(target.mask_structure)
+    panel, structure = PANEL, target.structure
+    if structure is not None:
         require_divisible(cols, structure)
         panel = structure.group
         block_size = max(panel, block_size // panel * panel)

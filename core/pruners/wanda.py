@@ -8,6 +8,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
+from core.methods import METHODS, Method
 from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import choose
@@ -19,9 +20,7 @@ from core.targets import Target
 class Wanda(Pruner):
     """Score `|w_ij| * ||x_j||`; each row prunes `round(s * cols)`; survivors keep their value."""
 
-    name: ClassVar[str] = "wanda"
-    version: ClassVar[int] = 1
-    keeps_values: ClassVar[bool] = True
+    facts: ClassVar[Method] = METHODS["wanda"]
     statistic: ClassVar[type[Statistic] | None] = InputNorms
 
     def prune_checked(

@@ -56,5 +56,5 @@ def solve_seconds(cost: ModelCost, pruner: Pruner) -> float:
     seconds = COLUMN_SECONDS * sum(group[0].cols for group in groups)
     if isinstance(pruner, Refined):
         searched = sum(one.rows * one.cols**2 for group in groups for one in group)
-        seconds += SWAP_SECONDS[cost.device, pruner.method.keeps_values] * searched
+        seconds += SWAP_SECONDS[cost.device, pruner.method.facts.keeps_values] * searched
     return cost.facts.num_blocks * seconds

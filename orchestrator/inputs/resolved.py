@@ -18,7 +18,6 @@ from core.hub.downloads import NotFetchedError
 from core.models.facts import ModelFacts, describe_model
 from core.models.sources import EMBEDDED, ModelSource, resolve_model
 from core.precision import inference_dtype, training_dtype
-from core.targets import MaskStructure
 from core.texts import sources
 from core.texts import windows as data
 from core.texts.protocols import PROTOCOLS, Protocol
@@ -95,11 +94,11 @@ def resolve_one(config: SweepConfig, name: str, device: torch.device) -> Resolve
     """One model with its calibration, training and evaluation texts."""
     source = named_source(name)
     facts = describe_model(source)
-    for text in config.grid.mask_structures:
-        structure = MaskStructure.parse(text)
+    for structure in filter(None, (target.structure for target in config.grid.targets())):
         for linear in facts.linears:
             remedy = f"{linear.name} has {linear.cols} inputs, not a multiple of {structure.group}"
-            require(linear.cols % structure.group == 0, "mask-structures", text, remedy)
+            fits = linear.cols % structure.group == 0
+            require(fits, "mask-structures", str(structure), remedy)
     is_embedded = name == EMBEDDED
     names = text_names(config, is_embedded)
     texts: dict[str, sources.Text] = {}

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.checks import require
+from core.methods import needs_calibration
 from core.models.sources import EMBEDDED
-from core.pruners import needs_calibration
 from core.texts.named_texts import Role, TextName
 from core.texts.protocols import PROTOCOLS
 from orchestrator.config import SweepConfig

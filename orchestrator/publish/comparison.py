@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config import PruneConfig
-from core.pruners import PRUNERS
+from core.methods import METHODS
 from orchestrator.results.numbers import format_perplexity
 from orchestrator.results.published import PUBLISHED_WINDOW, Published
 from orchestrator.results.schema import Row
@@ -160,7 +160,7 @@ def foreign_setting(row: Row) -> str | None:
         return f"--dtype {row['dtype']}"
     if row["method"] == "dense":
         return None
-    usual = PruneConfig().settings(PRUNERS[row["method"]].fields_read)
+    usual = PruneConfig().settings(METHODS[row["method"]].fields_read)
     for name, found in json.loads(row["method_settings"]).items():
         if usual.get(name) != found:
             return f"--prune.{name.replace('_', '-')} {found}"

@@ -1,0 +1,71 @@
+"""Facts of the pruning methods that plans and flags need, without importing torch.
+
+The class of each method in `core/pruners/` takes its facts from this table, so each fact is written
+once. Versions enter stage identities. Raise one whenever the numbers that it stands for change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.config import PruneConfig
+
+StatisticName = Literal["InputNorms", "Hessian"]
+
+COMMON_FIELDS = ("refine", "allocation")
+"""`PruneConfig` fields that every method reads."""
+OPTION_VERSIONS = {"refine": 2, "allocation": 1, "weight_bits": 1}
+"""Version of each option of `PruneConfig`; part of an identity only where the option is on."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Facts of one method."""
+
+    name: str
+    version: int
+    summary: str
+    """One line for people who choose a method."""
+    fields_read: tuple[str, ...] = COMMON_FIELDS
+    """The `PruneConfig` fields that this method reads; only they enter a stage's identity."""
+    statistic: StatisticName | None = None
+    """Statistic of layer inputs that the method needs by itself; refinement needs the Hessian."""
+    keeps_values: bool = False
+    """True if survivors keep their original value."""
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("magnitude", 1, "smallest weights of a matrix; no calibration", keeps_values=True),
+        Method(
+            "wanda",
+            1,
+            "weight times input norm, row by row (arXiv 2306.11695)",
+            statistic="InputNorms",
+            keeps_values=True,
+        ),
+        Method(
+            "sparsegpt",
+            2,
+            "prunes column by column and compensates (arXiv 2301.00774)",
+            (*COMMON_FIELDS, "dampening_frac", "block_size", "weight_bits", "quant_group_size"),
+            "Hessian",
+        ),
+        Method(
+            "alps",
+            3,
+            "ADMM for the mask, conjugate gradients for the weights (arXiv 2406.07831)",
+            (*COMMON_FIELDS, "dampening_frac", "block_size"),
+            "Hessian",
+        ),
+    )
+}
+"""All methods by name, the cheapest first."""
+
+
+def needs_calibration(method: str, config: PruneConfig) -> bool:
+    """Return True if a method with these settings looks at the inputs of layers."""
+    observed = METHODS[method].statistic is not None or config.refine is not None
+    return observed or config.allocation != "uniform"
