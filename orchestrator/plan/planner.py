@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from core.allocation import ALLOCATION_VERSION
 from core.config import FinetuneConfig, PruneConfig
-from core.pruners import PRUNERS, needs_calibration
-from core.pruners.quantise import QUANTISE_VERSION
-from core.pruners.refine import REFINE_VERSION
+from core.methods import METHODS, OPTION_VERSIONS, needs_calibration
 from core.schedule import round_tokens
 from core.targets import Target
 from orchestrator.config import GridConfig
@@ -21,11 +18,6 @@ from orchestrator.plan.plan import Plan
 
 FINETUNE_VERSION = 1
 """Raised whenever the numbers of finetune stages would change."""
-OPTION_VERSIONS = {
-    "refine": REFINE_VERSION,
-    "allocation": ALLOCATION_VERSION,
-    "weight_bits": QUANTISE_VERSION,
-}
 RECOVERY_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1}
 """Raised with the numbers of training that has one of these on."""
 DENSE = "dense"
@@ -109,7 +101,7 @@ class Planner:
         self, plan: Plan, model: ModelInputs, method: str, parent: str, target: Target, seed: int
     ) -> str:
         """A prune stage; only fields that the method reads enter its identity."""
-        pruner = PRUNERS[method]
+        pruner = METHODS[method]
         settings = self.prune.settings(pruner.fields_read)
         fields: dict[str, Any] = {
             "method": method,
