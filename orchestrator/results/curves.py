@@ -6,20 +6,15 @@ here and are what tests assert on; `curves.py` draws them and decides nothing.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import replace
-from orchestrator.results.numbers import mean_and_std
-from orchestrator.results.schema import Row
-from orchestrator.results.schema import key_of
-from orchestrator.results.schema import regime_order
-from orchestrator.results.schema import sort_key
-from orchestrator.results.story import story
-from typing import Any
 import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.results.numbers import mean_and_std
+from orchestrator.results.schema import Row, key_of, regime_order, sort_key
+from orchestrator.results.story import story
 
 TROUBLES = ("failed", "non-finite", "stopped", "not_run")
 """What may have befallen a cell or its perplexity, the worst first."""

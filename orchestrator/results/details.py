@@ -6,12 +6,11 @@ of older stores recorded less, and then less is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from orchestrator.results.numbers import MAX_LOSSES
-from orchestrator.results.numbers import thinned
-from orchestrator.results.schema import Row
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from orchestrator.results.numbers import MAX_LOSSES, thinned
+from orchestrator.results.schema import Row
 
 Manifest = Callable[[str], dict[str, Any] | None]
 MANY_LOSSES = 200_000

@@ -6,12 +6,12 @@ published tables compare with it (`comparison.py`). No Ray, no Plotly.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-import csv
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
 if TYPE_CHECKING:
     from core.models.facts import ModelFacts
     from core.models.sources import ModelSource
@@ -20,8 +20,11 @@ TABLE = Path(__file__).parent / "assets" / "published.csv"
 PUBLISHED_WINDOW = 2048
 """Tokens a window behind every value of the table."""
 LOADERS = {"sparsegpt": "sparsegpt", "wanda": "sparsegpt", "alps": "alps"}
-"""Whose reading of PTB and C4 a protocol has, as core/texts/protocols.py says; WikiText-2 test all of
-these read alike. Wanda's longer windows for other models are told by the window."""
+"""The code whose reading of PTB and C4 a protocol has, as core/texts/protocols.py says.
+
+All of these read WikiText-2's test text alike. Wanda's longer windows for other models show in the
+window length.
+"""
 OPT_SIZES = {
     (12, 768): "facebook/opt-125m",
     (24, 1024): "facebook/opt-350m",

@@ -6,12 +6,13 @@ whoever finds an out-dir knows what was asked for without resolving models and t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
+
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.plan import Plan
 from orchestrator.store.store import Store
-from typing import Any
-import json
 
 FOLDER = "sweeps"
 Record = dict[str, Any]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 from collections.abc import Callable
+from typing import Any
+
 from core.measures.likelihood import perplexity_per
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import stage_identity
 from orchestrator.plan.job import Job
-from typing import Any
-import datetime
-import json
 
 Manifest = Callable[[str], dict[str, Any] | None]
 

@@ -6,11 +6,13 @@ of a row; the table that closes a sweep is drawn here too, and needs neither Ray
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from orchestrator.plan.identity import row_key
-from typing import Any
 import json
+from collections.abc import Iterable
+from typing import Any
+
 import pyarrow as pa
+
+from orchestrator.plan.identity import row_key
 
 Row = dict[str, Any]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version
-from pathlib import Path
 import functools
 import os
 import platform
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""Results: rows become Parquet, points and curves, and a table for the terminal."""

@@ -1,0 +1,37 @@
+"""Rows as an Arrow table and as one Parquet file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import pyarrow as pa
+from pyarrow import parquet
+from pyarrow.fs import FileSystem
+
+from orchestrator.results.schema import _REAL, SCHEMA, Row, check_row, sort_key, task_columns_of
+from orchestrator.store.files import replace_file
+
+
+def to_table(rows: Iterable[Row]) -> pa.Table:
+    """Rows as an Arrow table, sorted; asserts that each one keeps the contract of `SCHEMA`."""
+    rows = list(rows)
+    for row in rows:
+        check_row(row)
+    tasks = (pa.field(name, _REAL) for name in task_columns_of(rows))
+    schema = pa.schema([*SCHEMA, *tasks])
+    return pa.Table.from_pylist(sorted(rows, key=sort_key), schema=schema)
+
+
+def write_parquet(
+    rows: Iterable[Row], path: str | os.PathLike[str], filesystem: FileSystem | None = None
+) -> None:
+    """Writes all rows as one Parquet file: a reader sees the old file or the new, never half."""
+    sink = pa.BufferOutputStream()
+    parquet.write_table(to_table(rows), sink, compression="zstd")
+    replace_file(sink.getvalue(), path, filesystem)
+
+
+def read_rows(path: str | os.PathLike[str], filesystem: FileSystem | None = None) -> list[Row]:
+    """The rows of a `results.parquet`, with every column of `SCHEMA`."""
+    return parquet.read_table(os.fspath(path), filesystem=filesystem).to_pylist()

@@ -1,0 +1,102 @@
+"""The table that closes a sweep, as text for a terminal."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from orchestrator.results.numbers import format_perplexity, mean_and_std
+from orchestrator.results.schema import Row, regime_order, sort_key
+
+
+def summary_table(rows: Iterable[Row], width: int = 79) -> str:
+    """The perplexities of the current grid as text: a block per model and evaluation.
+
+    Lines are methods and regimes, columns are targets; wider tables go on in further blocks. Apart
+    from the ± of several seeds the text is ASCII, whatever the names hold.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in sorted((r for r in rows if r["in_current_grid"]), key=sort_key):
+        names = ("model", "eval_text", "protocol")
+        groups[tuple(row[name] for name in names)].append(row)
+    blocks = [_model_block(group, width) for group in groups.values()]
+    return "\n\n".join(blocks) if blocks else "no cells yet"
+
+
+def _model_block(rows: list[Row], width: int) -> str:
+    dense = [row for row in rows if row["method"] == "dense"]
+    title = f"{_ascii(rows[0]['model'])} on {_ascii(rows[0]['eval_text'])}"
+    reference = _cell([row for row in dense if row["regime"] == "dense"])
+    heading = f"{title} ({_ascii(rows[0]['protocol'])}): perplexity, dense {reference}"
+    control: dict[int, list[Row]] = defaultdict(list)
+    for row in dense:
+        if row["regime"] != "dense":
+            control[row.get("round") or 0].append(row)
+    text = textwrap.wrap(heading, width)
+    if control:
+        turns = ", ".join(f"{_cell(control[turn])} (round {turn})" for turn in sorted(control))
+        text += textwrap.wrap(f"dense, fine-tuned alike: {turns}", width)
+    lines: dict[tuple[str, ...], dict[tuple[bool, float, str], list[Row]]] = {}
+    for row in sorted(rows, key=lambda row: (row["method"], regime_order(row["regime"]))):
+        if row["method"] != "dense":
+            structure = row.get("mask_structure") or ""
+            target = (bool(structure), row["sparsity"], structure)
+            lines.setdefault(_line_of(row), {}).setdefault(target, []).append(row)
+    table = _table_blocks(lines, width)
+    if any("!" in line for line in table):
+        table.append("! the mean leaves out seeds that failed or are not finite")
+    return "\n".join(text + table)
+
+
+def _line_of(row: Row) -> tuple[str, ...]:
+    """What separates two lines of the table: method and regime, then the settings behind them."""
+    settings = ("method_settings", "schedule", "budget", "finetune_settings", "calibration_text")
+    return (row["method"], row["regime"], *(str(row.get(name) or "") for name in settings))
+
+
+def _table_blocks(
+    lines: dict[tuple[str, ...], dict[tuple[bool, float, str], list[Row]]], width: int
+) -> list[str]:
+    names, notes = {}, []
+    for line in lines:
+        names[line] = _ascii(f"{line[0]} {line[1]}")
+        if sum(other[:2] == line[:2] for other in lines) > 1:
+            names[line] += f" [{len(notes) + 1}]"
+            note = f"[{len(notes) + 1}] " + " ".join(filter(None, line[2:]))
+            notes.append(textwrap.shorten(_ascii(note), width, placeholder=" ..."))
+    first = max(map(len, names.values()), default=0)
+    blocks: list[list[str]] = []
+    for target in sorted({target for line in lines.values() for target in line}):
+        column = [target[2] or f"{target[1]:g}"]
+        column += [_cell(cells.get(target, [])) for cells in lines.values()]
+        size = max(map(len, column)) + 2
+        if not blocks or len(blocks[-1][0]) + size > width:
+            blocks.append([" " * first, *(name.ljust(first) for name in names.values())])
+        blocks[-1] = [line + text.rjust(size) for line, text in zip(blocks[-1], column)]
+    return [line for i, block in enumerate(blocks) for line in [""] * bool(i) + block] + notes
+
+
+def _cell(rows: list[Row]) -> str:
+    """The text of one target: mean over its seeds, or why there is none."""
+    values = [
+        row["perplexity"]
+        for row in rows
+        if row["status"] == "done" and row.get("perplexity") is not None
+    ]
+    mean, std = mean_and_std(values)
+    if mean is not None:
+        complete = len(values) == len(rows) and all(map(math.isfinite, values))
+        return format_perplexity(mean, std) + "!" * (not complete)
+    if values:
+        return str(values[0])
+    for status in ("failed", "stopped", "not_run"):
+        if any(row["status"] == status for row in rows):
+            return status.replace("_", " ")
+    return "-"
+
+
+def _ascii(text: str) -> str:
+    return ascii(text)[1:-1]
