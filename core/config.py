@@ -6,6 +6,7 @@ Here only fields that change numbers; where work runs and where results go is th
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -99,28 +100,12 @@ OPTIONS = ("refine", "allocation", "weight_bits", "quant_group_size")
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """Masked training between or after prune steps: AdamW, warm-up, decay, no dropout."""
+class Training:
+    """Settings that every round of masked training reads: optimizer, objective, parameters."""
 
-    text: str | None = None
-    """As `calibration.text`; by default the embedded train part, else c4 (wikitext2 under
-    `--protocol prune-and-tune`)."""
-    tokens: int | None = None
-    """Training tokens a round (`budget=round`) or a cell (`budget=total`); by default 32,768 for
-    the embedded model, else 1,048,576."""
     lr: float | tuple[float, ...] = 3e-4
     """Peak learning rate. Of several, each round of a cell keeps the one with the lowest loss on
     `validation`."""
-    validation: str | None = None
-    """Text on which one of several learning rates is chosen, never one evaluated on; by default a
-    part of the training text's source that no other role reads."""
-    budget: Budget = "round"
-    """Whether `tokens` is spent in each round or in all rounds of a cell together."""
-    seq_len: int | None = None
-    """Tokens a window; by default min(2048, the model's maximum)."""
-    batch_tokens: int | None = None
-    """Tokens an optimizer step over all workers; by default 2,048 for the embedded model, else
-    8 windows."""
     warmup_frac: float = 0.1
     """Share of the steps with rising learning rate; then it falls linearly to zero."""
     weight_decay: float = 0.0
@@ -144,13 +129,6 @@ class FinetuneConfig:
     """Rank of `masklora`'s updates; 16 by default."""
 
     def __post_init__(self) -> None:
-        for flag, value in (
-            ("finetune.tokens", self.tokens),
-            ("finetune.batch-tokens", self.batch_tokens),
-        ):
-            require(value is None or value > 0, flag, value, "use a positive number of tokens")
-        if self.seq_len is not None:
-            require(self.seq_len > 1, "finetune.seq-len", self.seq_len, "use 2 tokens or more")
         require_unique("finetune.lr", self.lrs)
         for flag, value in (
             *(("finetune.lr", lr) for lr in self.lrs),
@@ -160,14 +138,14 @@ class FinetuneConfig:
             good = value is None or (math.isfinite(value) and value > 0)
             require(good, flag, value, "use a positive number")
         require(0 <= self.warmup_frac <= 1, "finetune.warmup-frac", self.warmup_frac, "use 0 to 1")
-        require(
-            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
-            "finetune.weight-decay",
-            self.weight_decay,
-            "use 0 or more",
-        )
+        decay = self.weight_decay
+        good = math.isfinite(decay) and decay >= 0
+        require(good, "finetune.weight-decay", decay, "use 0 or more")
         require_known("finetune.objective", self.objective, get_args(Objective))
         require_known("finetune.trainable", self.trainable, get_args(Trainable))
+        self._require_options_that_fit()
+
+    def _require_options_that_fit(self) -> None:
         mix, rank = self.distill_mix, self.lora_rank
         require(mix is None or 0 < mix <= 1, "finetune.distill-mix", mix, "use 0 to 1, not 0")
         require(rank is None or rank > 0, "finetune.lora-rank", rank, "use 1 or more, e.g. 16")
@@ -178,10 +156,8 @@ class FinetuneConfig:
             ("distill-temperature", self.distill_temperature, "--finetune.distill", self.distill),
             ("distill-mix", mix, "--finetune.distill", self.distill),
             ("lora-rank", rank, "--finetune.trainable masklora", self.trainable == "masklora"),
-            ("validation", self.validation, "several --finetune.lr", len(self.lrs) > 1),
         ):
-            remedy = f"has no effect without {needed}"
-            require(value is None or given, f"finetune.{flag}", value, remedy)
+            require_used(f"finetune.{flag}", value, given, needed)
 
     @property
     def lrs(self) -> tuple[float, ...]:
@@ -189,9 +165,9 @@ class FinetuneConfig:
         return self.lr if isinstance(self.lr, tuple) else (self.lr,)
 
     def recovery(self) -> dict[str, Any]:
-        """What differs from plain next-token training of all parameters; empty for that.
+        """Return the settings that differ from plain next-token training of all parameters.
 
-        It enters identities: what was trained before there was an option is found again.
+        They enter identities: stages trained before an option existed are found again.
         """
         found: dict[str, Any] = {}
         if self.objective != "next_token":
@@ -204,6 +180,60 @@ class FinetuneConfig:
         if self.trainable == "masklora":
             found["lora_rank"] = self.lora_rank or 16
         return found
+
+    def fields(self) -> dict[str, Any]:
+        """Return the settings as they enter identities."""
+        return {
+            "lr": self.lrs[0] if len(self.lrs) == 1 else list(self.lrs),
+            "warmup_frac": self.warmup_frac,
+            "weight_decay": self.weight_decay,
+            "clip_norm": self.clip_norm,
+            **self.recovery(),
+        }
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(Training):
+    """Masked training between or after prune steps: AdamW, warm-up, decay, no dropout."""
+
+    text: str | None = None
+    """As `calibration.text`; by default the embedded train part, else c4 (wikitext2 under
+    `--protocol prune-and-tune`)."""
+    tokens: int | None = None
+    """Training tokens a round (`budget=round`) or a cell (`budget=total`); by default 32,768 for
+    the embedded model, else 1,048,576."""
+    validation: str | None = None
+    """Text on which one of several learning rates is chosen, never one evaluated on; by default a
+    part of the training text's source that no other role reads."""
+    budget: Budget = "round"
+    """Whether `tokens` is spent in each round or in all rounds of a cell together."""
+    seq_len: int | None = None
+    """Tokens a window; by default min(2048, the model's maximum)."""
+    batch_tokens: int | None = None
+    """Tokens an optimizer step over all workers; by default 2,048 for the embedded model, else
+    8 windows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for flag, value in (
+            ("finetune.tokens", self.tokens),
+            ("finetune.batch-tokens", self.batch_tokens),
+        ):
+            require(value is None or value > 0, flag, value, "use a positive number of tokens")
+        if self.seq_len is not None:
+            require(self.seq_len > 1, "finetune.seq-len", self.seq_len, "use 2 tokens or more")
+        several = len(self.lrs) > 1
+        require_used("finetune.validation", self.validation, several, "several --finetune.lr")
+
+    def training(self) -> Training:
+        """Return the settings that every round reads."""
+        names = (field.name for field in dataclasses.fields(Training))
+        return Training(**{name: getattr(self, name) for name in names})
+
+
+def require_used(flag: str, value: object, is_used: bool, needed: str) -> None:
+    """Refuse a value that nothing reads without another flag."""
+    require(value is None or is_used, flag, value, f"has no effect without {needed}")
 
 
 @dataclass(frozen=True)
