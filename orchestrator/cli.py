@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from orchestrator import interruption
 from orchestrator.config import SweepConfig, require_read
+from orchestrator.failure import is_bad_input, is_no_space, no_space
 from orchestrator.flags import parse_flags
 from orchestrator.repeat import repeat_row, require_alone
-from orchestrator.store.failure import is_bad_input, is_no_space, no_space
 
 
 def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepConfig:

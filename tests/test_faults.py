@@ -24,8 +24,8 @@ from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.parallel import Ranks
 from orchestrator.cluster import driver
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
+from orchestrator.failure import is_no_space
 from orchestrator.preparation import prepare, require_writable
-from orchestrator.store.failure import is_no_space
 from orchestrator.store.store import Store
 from orchestrator.trial.stages import RUNNERS
 from orchestrator.trial.walk import Walk

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray.train.v2.api.exceptions import PreemptionError
+from ray.train import PreemptionError
 
+from orchestrator.failure import is_no_space, is_out_of_memory, no_space, out_of_memory
 from orchestrator.plan.job import Job
-from orchestrator.store.failure import is_no_space, is_out_of_memory, no_space, out_of_memory
 
-STUCK = ("WorkerHealthCheckTimeoutError", "StuckError", "CollectiveTimeout", "Timed out waiting")
+NO_ROOM = "WorkerGroupStartupTimeoutError"
+"""Ray's error for a group that found no place in the cluster in time."""
 NODE_LOST = "its node has died"
-"""How Ray says that a worker went with its node."""
-NOT_STARTED = "WorkerGroupStartupFailedError"
-"""How Ray says that a worker was lost, or killed for not answering, before it had its function."""
+"""Ray's words for a worker that was lost with its node."""
+NOT_STARTED = ("WorkerGroupStartupFailedError",)
+"""Ray's error for a worker that was lost, or killed as it did not answer, during its start."""
+STUCK = ("WorkerHealthCheckTimeoutError", "StuckError", "CollectiveTimeout", "Timed out waiting")
+"""Messages by which Ray, gloo or we ourselves report a process that does not go on."""
 LOST = (
     "WorkerHealthCheckFailedError",
     "PreemptionError",
@@ -23,29 +26,29 @@ LOST = (
     "Connection reset by peer",
     "remote process exited",
 )
-"""How Ray, gloo and nccl say that a process was waited for in vain, or is no longer there."""
+"""Messages by which Ray, gloo or nccl report a lost process."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a worker group ended."""
+    """Reason why a worker group ended."""
 
     line: str
-    """For the row."""
+    """Error for the row."""
     interrupted: bool = False
-    """A lost process or a wait was at fault, not the work: a later run tries again by itself."""
+    """A lost process or a wait was the cause, not the work: a later run tries again by itself."""
     retry: bool = True
-    """Whether starting again may help."""
+    """Starting again may help."""
     counts: bool = True
-    """Whether it is one of the few times that starting again is tried."""
+    """The group counts as one of the few that are started again."""
     whole_trial: bool = False
-    """All cells of the trial would meet it."""
+    """All cells of the trial would fail alike."""
     halts: bool = False
-    """All trials would."""
+    """All trials would fail alike."""
 
 
 def lost_node(error: BaseException) -> bool:
-    """Whether a node went away, as spot instances do, announced or not: no failure of the work."""
+    """Return True if a node went away, announced or not, as spot instances do: no failure."""
     if isinstance(error, PreemptionError):
         return True
     causes = (getattr(error, "worker_failures", None) or {}).values()
@@ -53,12 +56,13 @@ def lost_node(error: BaseException) -> bool:
 
 
 def describe(job: Job, error: BaseException) -> Failure:
-    """Why a worker group ended, from the errors of its ranks.
+    """Return why a worker group ended, from the errors of its ranks.
 
-    When one rank is lost the others fail too, waiting for it, so a lost rank is looked for first.
+    If one rank is lost, the others fail too because they wait for it. So we look for lost ranks
+    before we look at other errors.
     """
     unplaced = getattr(error, "controller_failure", None)
-    if type(unplaced).__name__ == "WorkerGroupStartupTimeoutError":
+    if type(unplaced).__name__ == NO_ROOM:
         line = (
             f"no room for {job.num_workers} workers of {job.threads} CPU cores"
             f"{' and a GPU' * (job.device == 'cuda')} within {job.timeout_seconds:g} s "
@@ -75,11 +79,11 @@ def describe(job: Job, error: BaseException) -> Failure:
         return Failure(out_of_memory(job.memory_bytes), retry=False)
     if any(says(cause, STUCK) for cause in causes):
         line = (
-            f"a worker was stuck for {job.timeout_seconds:g} s (--timeout-seconds); where it only "
-            "was slow, allow more; run the same command again"
+            f"a worker was stuck for {job.timeout_seconds:g} s; if it was only slow, raise "
+            "--timeout-seconds; run the same command again"
         )
         return Failure(line, interrupted=True)
-    if any(says(cause, (NOT_STARTED,)) for cause in causes):
+    if any(says(cause, NOT_STARTED) for cause in causes):
         line = (
             "a worker was lost or did not answer while its group started "
             f"(--timeout-seconds {job.timeout_seconds:g}); run the same command again"
@@ -93,12 +97,12 @@ def describe(job: Job, error: BaseException) -> Failure:
 
 
 def says(error: BaseException, marks: tuple[str, ...]) -> bool:
-    """Whether an error's type or text is one of some."""
+    """Return True if one of the marks is in an error's type or text."""
     text = f"{type(error).__name__}: {error}"
     return any(mark in text for mark in marks)
 
 
 def last_line(error: BaseException) -> str:
-    """The line of an error's text that says most."""
+    """Return the last line of an error's text, which usually says most."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

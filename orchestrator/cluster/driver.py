@@ -20,8 +20,8 @@ from orchestrator.cluster.diagnosis import describe
 from orchestrator.cluster.giving_up import give_up_on_next, progress, without_failed
 from orchestrator.cluster.placement import PlaceRelease, StartLimit
 from orchestrator.cluster.worker import train_worker
+from orchestrator.failure import is_no_space
 from orchestrator.plan.job import Job
-from orchestrator.store.failure import is_no_space
 from orchestrator.store.store import Store
 
 logger = logging.getLogger(__name__)

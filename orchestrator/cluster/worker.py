@@ -10,8 +10,8 @@ from typing import Any
 import ray.train
 import torch
 
+from orchestrator.failure import StuckError
 from orchestrator.plan.job import Job
-from orchestrator.store.failure import StuckError
 from orchestrator.store.store import Store
 
 

@@ -14,12 +14,12 @@ from typing import Any
 from core.parallel import Ranks
 from core.pruners.base import PruningError
 from core.training.optimizer import TrainingError
+from orchestrator.failure import DamagedStageError, is_out_of_memory, out_of_memory
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.job import Job
 from orchestrator.plan.stages import Stage
 from orchestrator.results.rows import build_row
-from orchestrator.store.failure import DamagedStageError, is_out_of_memory, out_of_memory
 from orchestrator.store.store import Store
 from orchestrator.trial.clock import restart_peak
 from orchestrator.trial.stages import RUNNERS

@@ -21,11 +21,11 @@ from core.models.sources import ModelSource
 from core.parallel import Ranks
 from core.precision import DTYPES
 from core.pruners.quantise import Grid, save_grids
+from orchestrator.failure import DamagedStageError
 from orchestrator.inputs.tokens import load_counts, load_tokens, tokens_id
 from orchestrator.plan.job import Job
 from orchestrator.plan.stages import Stage
 from orchestrator.results import versions
-from orchestrator.store.failure import DamagedStageError
 from orchestrator.store.store import Store
 from orchestrator.trial.nodes import leader_first, opened_once
 
