@@ -1,4 +1,4 @@
-"""Ray itself: connect or start, what fits, and a Tune run over the trials."""
+"""The connection to Ray: join a cluster, or start Ray on this machine."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from orchestrator import interruption
 from orchestrator.cluster import messages as ray_messages
 
 DASHBOARD = "RAY_API_SERVER_ADDRESS"
-"""What Ray's processes, which inherit it, take for the address of their dashboard."""
+"""Variable from which Ray's processes, which inherit it, learn the address of their dashboard."""
 STARTING_WORKERS = "RAY_worker_maximum_startup_concurrency"
-"""Once Ray runs four times as many processes, cores by default, it warns on the terminal; two
-trials on two cores take eight, most of which only wait."""
+"""Ray warns on the terminal when it runs four times as many processes as this, the number of cores
+by default. Two trials on two cores take eight processes, most of which only wait."""
 
 
 def connect() -> None:
-    """Joins the cluster that RAY_ADDRESS names, or starts one on this machine."""
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**options)
     else:
-        # The dashboard stays on: without it a killed trial does not give its resources back. What
-        # sees to that looks for the only Ray of this machine, unless it is told where its own is.
+        # The dashboard stays on: without it Ray never gives the resources of a killed trial back.
+        # The process that does so looks for the only Ray of this machine, unless it knows its own.
         port = free_port()
         os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
         os.environ.setdefault(STARTING_WORKERS, str(max(8, os.cpu_count() or 1)))
@@ -35,13 +35,13 @@ def connect() -> None:
         finally:
             del os.environ[DASHBOARD]
     ray_messages.tell_in_lines()
-    interruption.install()  # Ray has just put its own handler of SIGTERM in place.
+    interruption.install()  # Ray has just replaced our handler of SIGTERM with its own.
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,7 +1,7 @@
-"""What Ray tells every driver of nodes and processes, in a line each instead of pages.
+"""Messages of Ray about nodes and processes, in one line each.
 
-A node that is lost, as spot machines are, is no failure of a sweep, but Ray 2.60 prints forty lines
-of its internals for it, some of them once for each process of the node.
+Losing a node, as happens with spot machines, is not a failure of a sweep. Ray 2.60 prints forty
+lines of its internals for it, some of them once for each process of the node.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ import sys
 from textwrap import shorten
 from typing import Any
 
-from ray._private import worker
+from orchestrator.cluster.ray_internals import print_messages_with
 
 WIDTH = 79
 EXPECTED = re.compile(r"WARNING: \d+ PYTHON worker processes have been started on node")
-"""Drivers of trials and what Ray starts for them; they wait, and take no core."""
+"""The drivers of trials and the processes that Ray starts for them only wait, so the warning about
+their number is of no use."""
 NODE = re.compile(r"with node id: \S+ and address: (\S+) and node name: \S+")
-"""How Ray names a node, in more than a line."""
+"""Ray's name for a node, which takes more than a line."""
 
 
 class Teller:
-    """Takes the place of Ray's own printing of messages; says nothing twice."""
+    """Prints each message of Ray once, in one line."""
 
     def __init__(self) -> None:
         self.told: set[str] = set()
 
     def __call__(self, data: dict[str, Any], ignore_prefix: bool = False) -> None:
-        """Prints what has not been told, as `ray._private.worker.print_to_stdstream` is called."""
+        """Print new messages; Ray gives them in `data["lines"]`."""
         for message in data["lines"]:
             line = line_of(message)
             if line is not None and line not in self.told:
@@ -36,7 +37,7 @@ class Teller:
 
 
 def line_of(message: str) -> str | None:
-    """A message in one line of a terminal; None for one that says nothing of use."""
+    """Return a message as one line for a terminal, or None if it says nothing of use."""
     if not message.strip() or EXPECTED.match(message):
         return None
     named = NODE.sub(r"at \1", message)
@@ -44,5 +45,5 @@ def line_of(message: str) -> str | None:
 
 
 def tell_in_lines() -> None:
-    """From here on this process, which has joined Ray, is told so."""
-    worker.print_to_stdstream = Teller()
+    """Print Ray's messages to this process, which has joined Ray, as single lines from now on."""
+    print_messages_with(Teller())

@@ -1,4 +1,4 @@
-"""Slots: how many worker groups fit into a cluster at a time."""
+"""Slots: the number of worker groups that fit into a cluster at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import yaml
 
@@ -20,17 +21,17 @@ FIRST_WORKER_SECONDS = 900
 
 
 def cpus_per_worker(config: ResourceConfig) -> int:
-    """CPU cores, and torch threads, of a worker."""
+    """Return the CPU cores of a worker, which are also its torch threads."""
     return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // config.num_workers)
 
 
 def gpus_per_worker(config: ResourceConfig) -> float:
-    """GPUs of a worker."""
+    """Return the GPUs of a worker; a fraction lets workers share one."""
     return (config.gpus_per_worker or 1.0) if config.use_gpu else 0.0
 
 
 def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
-    """Trials that fit at a time.
+    """Return how many trials fit into the available resources at a time, at least 1.
 
     Raises:
         ValueError: not even one fits; names the flag.
@@ -51,11 +52,11 @@ def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
 
 
 def slots_of_cluster(config: ResourceConfig) -> int:
-    """Trials at a time on the cluster joined.
+    """Return how many trials fit at a time into the cluster that this process has joined.
 
-    What its autoscaler may reach counts, not what is up now. Machines that come by themselves are
-    waited for; a cluster that has none and does not say what it may get is asked for as many trials
-    as wanted.
+    The size that the autoscaler may reach counts, not the machines that are up now. If machines
+    will come by themselves, wait for the first. A cluster without workers that does not say how far
+    it may grow is asked for as many trials as the user wants.
 
     Raises:
         ValueError: not even one trial fits; names the flag.
@@ -77,13 +78,13 @@ def slots_of_cluster(config: ResourceConfig) -> int:
 
 
 def has_node_for(cpus: int, gpus: float) -> bool:
-    """Whether a node that is up has these resources, in use or not."""
+    """Return True if a node that is up has these resources, in use or not."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in alive)
 
 
 def planned_slots(config: ResourceConfig) -> int:
-    """Trials at a time that a dry run plans for: on this machine where one fits, else as asked."""
+    """Return the slots that a dry run plans for: those of this machine, else as the user asked."""
     try:
         return num_slots(config, local_resources())
     except ValueError:
@@ -91,10 +92,10 @@ def planned_slots(config: ResourceConfig) -> int:
 
 
 def reachable_resources(scaling: Mapping[str, Any], up: Mapping[str, float]) -> dict[str, float]:
-    """What the autoscaler may bring a cluster to, at least what is up.
+    """Return the resources that a cluster may grow to, at least those that are up.
 
     Args:
-        scaling: the autoscaler's config, empty where nothing scales.
+        scaling: the autoscaler's config, empty if there is no autoscaler.
         up: resources of the nodes that are up.
     """
     most: dict[str, float] = {}
@@ -106,30 +107,28 @@ def reachable_resources(scaling: Mapping[str, Any], up: Mapping[str, float]) -> 
 
 
 def node_types(scaling: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Types of nodes in an autoscaler's config; a head's own allows no workers."""
+    """Return the types of nodes in an autoscaler's config; the head's own allows no workers."""
     return list((scaling.get("available_node_types") or {}).values())
 
 
 def autoscaling(gcs_address: str) -> dict[str, Any]:
-    """Config of a cluster's autoscaler, which runs on its head; empty where none does.
+    """Return the config of the autoscaler on this machine, the head; empty if there is none.
 
-    Ray itself tells no one what a cluster may grow to: only that process knows its file.
+    Ray has no call that says how far a cluster may grow: only the autoscaler's process knows the
+    file of its config.
     """
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = command.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
         if f"--gcs-address={gcs_address}" in words:
             for word in words:
-                path = os.path.expanduser(word.removeprefix(SCALING_FLAG))
-                if word.startswith(SCALING_FLAG) and os.path.isfile(path):
-                    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+                path = Path(word.removeprefix(SCALING_FLAG)).expanduser()
+                if word.startswith(SCALING_FLAG) and path.is_file():
+                    return yaml.safe_load(path.read_text(encoding="utf-8"))
     return {}
 
 
 def local_resources() -> dict[str, float]:
-    """What this machine has, without asking Ray."""
+    """Return the CPU cores and GPUs of this machine without asking Ray."""
     import torch
 
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}

@@ -1,8 +1,8 @@
-"""Trackers that people already use: Ray's own callbacks for them, on request.
+"""Experiment trackers that people already use, on request: Weights & Biases and MLflow.
 
-TensorBoard needs none of this: Tune writes its scalars below OUT_DIR/ray whenever tensorboardX is
-there, which comes with Ray. Weights & Biases and MLflow are extras. Each trial is a run of theirs,
-each finished cell a step.
+They are Ray's own callbacks: each trial is a run of the tracker, each finished cell a step. Both
+are extras of the installation. TensorBoard needs nothing here: Tune writes its scalars below
+OUT_DIR/ray whenever tensorboardX is installed, and Ray brings it along.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ PROJECT = "prune-sweep"
 
 
 def require_usable(names: Iterable[Tracker]) -> None:
-    """Refuses a tracker that is not installed, or cannot be set up, before anything runs."""
+    """Refuse trackers that are not installed or cannot be set up, before anything runs.
+
+    Raises:
+        ValueError: one of them cannot be used; the message says what to do.
+    """
     for name in names:
         remedy = f"is not installed; pip install -e '.[{name}]'"
         require(importlib.util.find_spec(name) is not None, "trackers", name, remedy)
@@ -40,7 +44,7 @@ def require_usable(names: Iterable[Tracker]) -> None:
 
 
 def callbacks_of(names: Iterable[Tracker]) -> list[Callback]:
-    """Ray's callbacks; servers and keys are those of the trackers' own variables."""
+    """Return Ray's callbacks; each tracker's own variables name its server and key."""
     from ray.air.integrations.mlflow import MLflowLoggerCallback
     from ray.air.integrations.wandb import WandbLoggerCallback
 

@@ -1,0 +1,47 @@
+"""Private modules of Ray 2.60: no other file of the project imports one.
+
+Ray has no public form of these: who owns an actor, killing an actor by its id, callbacks of Ray
+Train's controller, the place that a worker group holds, and the printing of messages from nodes.
+`tests/test_ray_internals.py` names each of them and says what breaks when Ray moves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray._private import state, worker
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+
+WORKER_CLASS = "RayTrainWorker"
+"""Class of the actors that are Ray Train's workers."""
+
+
+class GroupCallback(ControllerCallback, WorkerGroupCallback):
+    """Hooks into the controller of a worker group: a method named as Ray names it is called."""
+
+
+def place_of(worker_group: Any) -> Any:
+    """Return the handle of a started group's place; its `shutdown()` gives the place back."""
+    return worker_group.get_worker_group_state().placement_group_handle
+
+
+def kill_workers_of(controller: str) -> None:
+    """Kill every worker that this process, the controller with this actor id, has made.
+
+    Ray Train hands workers out only when they have answered, so we search for them by their owner.
+    """
+    address = state.actors(controller)["Address"]
+    core: Any = worker.global_worker.core_worker  # pyright: ignore[reportAttributeAccessIssue]
+    for actor in state.actors().values():
+        if actor["ActorClassName"] == WORKER_CLASS and actor["OwnerAddress"] == address:
+            core.kill_actor(ray.ActorID.from_hex(actor["ActorID"]), True)
+
+
+def print_messages_with(show: Callable[[dict[str, Any], bool], None]) -> None:
+    """Let `show(data, ignore_prefix)` print the messages that Ray sends to this process.
+
+    `data["lines"]` holds the messages; each may have many lines.
+    """
+    worker.print_to_stdstream = show

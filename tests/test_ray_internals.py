@@ -1,0 +1,129 @@
+"""Private names of Ray that the project needs, and what breaks when Ray moves one of them."""
+
+import ast
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = ROOT / "orchestrator" / "cluster" / "ray_internals.py"
+
+EXECUTION = "ray.train.v2._internal.execution"
+HOOKS = f"{EXECUTION}.callback:WorkerGroupCallback"
+END = f"{EXECUTION}.callback:ControllerCallback.before_controller_shutdown"
+STATE = f"{EXECUTION}.worker_group.state:WorkerGroupState"
+SHOW = "ray._private.worker:print_to_stdstream"
+HANGS = "a worker that hangs while its group starts is never killed and holds up its trial for ever"
+LEAKS = "a group that is lost while it starts keeps its cores, and every later group waits for them"
+PAGES = "a lost node prints pages of Ray's internals on the terminal"
+NEEDED = {
+    "ray._private.state:actors": HANGS,
+    "ray._private.worker:global_worker": HANGS,
+    "ray._raylet:CoreWorker.kill_actor": HANGS,
+    f"{EXECUTION}.worker_group.worker:RayTrainWorker": HANGS,
+    f"{HOOKS}.before_worker_group_start": HANGS,
+    f"{HOOKS}.after_worker_group_training_start": HANGS,
+    f"{HOOKS}.after_worker_group_start": LEAKS,
+    f"{HOOKS}.before_worker_group_shutdown": LEAKS,
+    END: LEAKS,
+    f"{EXECUTION}.worker_group:WorkerGroup.get_worker_group_state": LEAKS,
+    STATE: LEAKS,
+    f"{EXECUTION}.worker_group.placement_group_handle:PlacementGroupHandle.shutdown": LEAKS,
+    SHOW: PAGES,
+}
+"""Name, written `module:attribute`, and what breaks without it."""
+
+ERRORS = "ray.train.v2._internal.exceptions"
+RESTARTS = "a lost or stuck worker is taken for an error of the work, and its row says `failed`"
+ERRORS_TOLD_BY_NAME = {
+    f"{ERRORS}:WorkerGroupStartupTimeoutError": RESTARTS,
+    f"{ERRORS}:WorkerGroupStartupFailedError": RESTARTS,
+    f"{ERRORS}:WorkerHealthCheckTimeoutError": RESTARTS,
+    f"{ERRORS}:WorkerHealthCheckFailedError": RESTARTS,
+    f"{ERRORS}:CollectiveTimeoutError": RESTARTS,
+    "ray.exceptions:ActorDiedError": RESTARTS,
+    "ray.exceptions:ActorUnavailableError": RESTARTS,
+    "ray.train:PreemptionError": RESTARTS,
+}
+"""`diagnosis.py` compares their names as text, without importing them."""
+
+VARIABLES = "ray.train.v2._internal.constants"
+LIMITS = "Ray waits by its own limits, not by --timeout-seconds"
+TEXTS = {
+    f"{VARIABLES}:WORKER_GROUP_START_TIMEOUT_S_ENV_VAR": (
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
+        LIMITS,
+    ),
+    f"{VARIABLES}:COLLECTIVE_TIMEOUT_S_ENV_VAR": ("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", LIMITS),
+    f"{VARIABLES}:WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR": (
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S",
+        LIMITS,
+    ),
+    f"{VARIABLES}:HEALTH_CHECK_INTERVAL_S_ENV_VAR": (
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
+        "each cell takes two seconds longer",
+    ),
+    "ray._private.ray_constants:RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE": (
+        "RAY_API_SERVER_ADDRESS",
+        "a killed trial does not give its resources back where a machine runs several Rays",
+    ),
+    "ray._common.constants:HEAD_NODE_RESOURCE_NAME": (
+        "node:__internal_head__",
+        "trial drivers find no place in the cluster",
+    ),
+}
+"""Texts that the project writes and Ray reads, and what breaks when Ray changes one."""
+
+
+def found(name, breaks):
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        pytest.fail(f"Ray has no {name} any more. Without it, {breaks}.")
+
+
+@pytest.mark.parametrize(("name", "breaks"), (NEEDED | ERRORS_TOLD_BY_NAME).items())
+def test_ray_has_each_private_name_that_is_needed(name, breaks):
+    found(name, breaks)
+
+
+@pytest.mark.parametrize(("name", "text", "breaks"), [(k, *v) for k, v in TEXTS.items()])
+def test_ray_reads_the_texts_that_are_written_for_it(name, text, breaks):
+    assert found(name, breaks) == text, f"{name} has changed, so {breaks}"
+
+
+def test_ray_calls_what_is_needed_as_it_did():
+    assert inspect.iscoroutinefunction(found(END, LEAKS)), LEAKS
+    assert "placement_group_handle" in found(STATE, LEAKS).__dataclass_fields__, LEAKS
+    assert [*inspect.signature(found(SHOW, PAGES)).parameters] == ["data", "ignore_prefix"], PAGES
+
+
+def test_a_name_that_has_moved_is_reported_with_what_breaks():
+    with pytest.raises(pytest.fail.Exception, match="no ray._private.moved:name .* pages of Ray"):
+        found("ray._private.moved:name", PAGES)
+
+
+def imported(path):
+    """Modules that a file imports, `a.b.c` for `from a.b import c`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_private(module):
+    first, *others = module.split(".")
+    return first == "ray" and any(part.startswith("_") or part == "v2" for part in others)
+
+
+def test_one_file_imports_private_modules_of_ray():
+    files = [
+        f
+        for folder in ("core", "orchestrator", "experiments")
+        for f in (ROOT / folder).rglob("*.py")
+    ]
+    guilty = [file for file in files if any(map(is_private, imported(file)))]
+    assert guilty == [ALLOWED]
