@@ -1,11 +1,11 @@
 """Ctrl-C and SIGTERM: a sweep ends within seconds and says how to go on.
 
-Nothing needs saving then: the store holds all finished stages, and training its checkpoints.
+Nothing needs saving at that moment: the store holds all finished stages and the checkpoints of
+training.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -14,23 +14,24 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import psutil
+
 GRACE_SECONDS = 4.0
-"""For Ray to end its processes; after that they are killed."""
+"""Time for Ray to end its processes; after that we kill them."""
 
 received: list[int] = []
-"""Signals so far."""
+"""Numbers of the signals received so far."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ending = threading.Lock()
-"""Taken for good by the thread that ends the process."""
+"""The thread that ends the process takes this lock and never gives it back."""
 
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Within, SIGTERM raises KeyboardInterrupt as Ctrl-C does."""
+    """Make SIGTERM raise KeyboardInterrupt as Ctrl-C does while the body runs."""
     before = [signal.getsignal(number) for number in SIGNALS]
     install()
     told, tell = socket.socketpair()
@@ -47,66 +48,46 @@ def handled() -> Iterator[None]:
 
 
 def install() -> None:
-    """Puts the handlers in place; again after whoever replaced them."""
+    """Set our handlers, again if a library has replaced them; only the main thread can do so."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, interrupt)
 
 
 def watch(told: socket.socket) -> None:
-    """Sees to it that the process ends soon after a signal.
+    """End the process soon after a signal.
 
-    A handler runs in the main thread, and not before that has come back from a library's call.
+    The handler alone is not enough: it runs in the main thread, which may be inside a library.
     """
     with told:
         while number := told.recv(1):
             if number[0] in SIGNALS:
-                # Now, since what loses its parent on the way can no longer be told from others'.
-                family = below(os.getpid())
+                # List descendants now: an orphan gets a new parent and is then anybody's child.
+                family = psutil.Process().children(recursive=True)
                 time.sleep(GRACE_SECONDS)
                 leave(family, number[0])
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Raises KeyboardInterrupt once: another one would only interrupt what is ending already."""
+    """Raise KeyboardInterrupt once: a second one would only interrupt the end of the process."""
     received.append(number)
     if len(received) == 1:
         raise KeyboardInterrupt
 
 
-def leave(family: Iterable[int] | None = None, number: int = signal.SIGINT) -> NoReturn:
-    """Says how to go on, ends whatever this process has started, and the process.
+def leave(family: Iterable[psutil.Process] | None = None, number: int = signal.SIGINT) -> NoReturn:
+    """Say how to go on, then kill all descendants of this process and end it.
 
-    At once, because the libraries' own end can take a quarter of a minute.
+    This does not wait for the libraries, whose own end can take a quarter of a minute.
 
     Args:
-        family: processes below this one, or below what has ended meanwhile.
-        number: the signal, where no handler has run yet.
+        family: descendants of this process, or of one that has ended; by default those of now.
+        number: the signal, used if no handler has run yet.
     """
     ending.acquire()
     sys.stdout.flush()
     print("stopped; run the same command again to go on", file=sys.stderr, flush=True)
-    for pid in below(os.getpid()) if family is None else family:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for process in psutil.Process().children(recursive=True) if family is None else family:
+        with suppress(psutil.Error):
+            process.kill()
     os._exit(128 + (received[0] if received else number))
-
-
-def below(root: int) -> list[int]:
-    """Ids of all descendants of a process, parents first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.name))
-    found = [root]
-    for pid in found:
-        found.extend(children.get(pid, []))
-    return found[1:]
-
-
-def title_of(pid: int) -> str:
-    """What a process calls itself; empty for one that has ended."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-    return ""

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray.exceptions import ActorDiedError
@@ -33,8 +34,7 @@ from orchestrator.cluster.diagnosis import describe
 from orchestrator.cluster.placement import PlaceRelease, StartLimit
 from orchestrator.cluster.worker import within
 from orchestrator.config import SweepConfig
-from orchestrator.interruption import below, title_of
-from orchestrator.store.failure import StuckError
+from orchestrator.failure import StuckError
 
 pytestmark = pytest.mark.sweeps
 
@@ -208,8 +208,21 @@ def start(place):
 
     yield call
     for process in started:
-        for pid in (*below(process.pid), process.pid) if process.poll() is None else ():
-            os.kill(pid, signal.SIGKILL)
+        if process.poll() is None:
+            for one in (*family_of(process), process):
+                one.kill()
+
+
+def family_of(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def title_of(process):
+    """Title of a process; empty once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def wait_until(found, process, seconds=150):
@@ -230,18 +243,19 @@ def test_a_killed_worker_and_a_stopped_command_change_no_row(start, place):
     process = start()
 
     def workers():
-        family = below(process.pid)
-        return [pid for pid in family if title_of(pid).startswith("ray::RayTrainWorker")]
+        return [
+            one for one in family_of(process) if title_of(one).startswith("ray::RayTrainWorker")
+        ]
 
     def stages():
         folder = directory / "out" / "stages"
         return len([*folder.iterdir()]) if folder.exists() else 0
 
     wait_until(stages, process)
-    os.kill(wait_until(workers, process)[0], signal.SIGKILL)
+    wait_until(workers, process)[0].kill()
     count = stages()
     wait_until(lambda: stages() > count, process)
-    family = below(process.pid)
+    family = family_of(process)
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)

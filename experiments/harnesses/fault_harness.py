@@ -23,7 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.interruption import below, title_of
+import psutil
+
 from orchestrator.results.parquet import read_rows
 from orchestrator.store.store import Store
 
@@ -62,28 +63,43 @@ class Sweep:
         assert code in (codes or (0,)), f"exit code {code}\n{said}"
         return said
 
-    def wait_for(self, title: str) -> int | None:
-        """A process below it with this title as soon as there is one; None once it has ended."""
+    def family(self) -> list[psutil.Process]:
+        """Return all descendants of the command."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def wait_for(self, title: str) -> psutil.Process | None:
+        """Return the first descendant with this title; None if the command ends before."""
         while self.process.poll() is None:
-            for pid in below(self.process.pid):
-                if title_of(pid).startswith(title):
-                    return pid
+            for process in self.family():
+                if title_of(process).startswith(title):
+                    return process
             time.sleep(0.05)
         return None
 
 
-def send(pid: int | None, number: int = signal.SIGKILL) -> int:
-    """Sends a signal; returns 1 if there was a process to get it."""
-    if pid is None or not title_of(pid):
+def title_of(process: psutil.Process) -> str:
+    """Return the title of a process; empty once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def send(process: psutil.Process | None, number: int = signal.SIGKILL) -> int:
+    """Send a signal; return 1 if there was a process to get it."""
+    if process is None or not title_of(process):
         return 0
-    os.kill(pid, number)
+    process.send_signal(number)
     return 1
 
 
-def gone(pids: list[int]) -> None:
-    """Waits until none of some processes is left."""
+def gone(family: list[psutil.Process]) -> None:
+    """Wait until none of some processes is left."""
     end = time.monotonic() + 60
-    while left := [title_of(pid) for pid in pids if title_of(pid)]:
+    while left := [title for title in map(title_of, family) if title]:
         assert time.monotonic() < end, f"left over: {left}"
         time.sleep(0.1)
 
@@ -122,8 +138,10 @@ def kill_driver(out: Path, source: random.Random, kills: int) -> int:
     for _ in range(kills):
         sweep = Sweep(out)
         time.sleep(source.uniform(6.0, 20.0))
-        family = below(sweep.process.pid)
-        done += send(sweep.process.pid if sweep.process.poll() is None else None)
+        family = sweep.family()
+        if sweep.process.poll() is None:
+            sweep.process.kill()
+            done += 1
         sweep.process.wait()
         gone(family)
         for file in out.rglob("*"):
@@ -137,7 +155,7 @@ def interrupt(number: int, whole_group: bool, out: Path, source: random.Random, 
     for i in range(kills):
         sweep = Sweep(out)
         time.sleep(source.uniform(3.0, 8.0 + 6.0 * i))
-        family, start = below(sweep.process.pid), time.monotonic()
+        family, start = sweep.family(), time.monotonic()
         (os.killpg if whole_group else os.kill)(sweep.process.pid, number)
         said, seconds = sweep.end(128 + number), time.monotonic() - start
         assert seconds < 15 and "run the same command again" in said, (seconds, said)
@@ -180,7 +198,9 @@ def fill_disk(out: Path, source: random.Random, kills: int) -> int:
     if subprocess.run(mount, capture_output=True).returncode:
         print("    mounting is not allowed here: limiting the size of a worker's files instead")
         sweep = Sweep(out)
-        resource.prlimit(sweep.wait_for(WORKER) or 0, resource.RLIMIT_FSIZE, (2**20, 2**20))
+        worker = sweep.wait_for(WORKER)
+        assert worker is not None
+        worker.rlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
         assert "no space left" in sweep.end(1)
         return 0
     try:
@@ -236,10 +256,10 @@ def out_of_memory(out: Path, source: random.Random, kills: int) -> int:
     sweep = Sweep(out, *flags, "--max-concurrent-trials", "1")
     while not Store(str(out)).names("stages"):
         time.sleep(0.05)
-    worker = sweep.wait_for(WORKER) or 0
-    pages = int(Path(f"/proc/{worker}/statm").read_text().split()[0])
-    most = 2**27 + resource.getpagesize() * pages
-    resource.prlimit(worker, resource.RLIMIT_AS, (most, most))
+    worker = sweep.wait_for(WORKER)
+    assert worker is not None
+    most = 2**27 + worker.memory_info().vms
+    worker.rlimit(resource.RLIMIT_AS, (most, most))
     said = sweep.end(1)
     assert "GiB a worker" in said, said
     Sweep(out, *flags, "--retry-failed").end()
