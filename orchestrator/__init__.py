@@ -1,1 +1,16 @@
-"""Many cells, on Ray: plan, run, collect, draw. Knows core; core does not know it."""
+"""Many cells: plan, run, collect, draw. It knows core, and core does not know it.
+
+The flow of a sweep, with the package of each step:
+
+    models, texts -> tokens          inputs/, checked before anything runs
+    grid -> cells -> stages          plan/, which is pure
+    -> time and memory               estimate/
+    -> trials on slots               cluster/, the only package that imports Ray
+    -> stages                        trial/, on each rank of a worker group
+    -> weights and rows on disk      store/, whole or not at all
+    -> Parquet, points, curves       results/
+    -> page                          page/, the only package that imports Plotly
+    -> tables, figures, models       publish/
+
+The commands join the packages: `cli.py` and `sweep.py` run a sweep, `browse.py` shows one.
+"""

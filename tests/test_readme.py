@@ -1,4 +1,4 @@
-"""What the README shows works: its library example runs, its commands parse, its files exist."""
+"""All pages tell the truth: examples run, commands parse, paths and links exist, tables agree."""
 
 import importlib.util
 import re
@@ -10,18 +10,23 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from core.methods import METHODS
+from core.models.families import BACKBONES
+from core.texts.protocols import PROTOCOLS
 from orchestrator.browse import BrowseConfig
 from orchestrator.cli import parse
-from orchestrator.config import SweepConfig
+from orchestrator.config import REGIMES, SweepConfig
 from orchestrator.flags import parse_flags
 from orchestrator.results.parquet import write_parquet
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = runpy.run_path(str(Path(__file__).with_name("pages.py")))
+ROOT, read, commands = PAGES["ROOT"], PAGES["read"], PAGES["commands"]
+NAMES = PAGES["page_names"]()
+README = read("README.md")
+BLOCKS = [block for name in NAMES for block in PAGES["code_blocks"](read(name))]
+every_page = pytest.mark.parametrize("name", NAMES)
 
 
 def run_example(code: str, directory: Path) -> str:
@@ -61,50 +66,77 @@ def test_rows_open_in_the_tools_that_people_use(library, tmp_path):
 
 
 def test_every_browse_command_parses():
-    commands = re.findall(r"orchestrator\.browse([^\n#`]*)", README)
-    assert len(commands) >= 4
-    for command in commands:
-        words = shlex.split(command.replace("CELL_ID DEST", "cell dest"))
+    found = [flags for name in NAMES for flags in commands(read(name), "orchestrator.browse")]
+    assert len(found) >= 6
+    for flags in found:
+        words = shlex.split(flags.replace("CELL_ID DEST", "cell dest"))
         assert parse_flags(BrowseConfig, words).out_dirs
 
 
 def test_every_sweep_command_parses():
-    text = README.replace("\\\n", " ")
-    commands = re.findall(r"""sweep_opt\.py([^\n'"#`]*)""", text)
-    assert len(commands) >= 4
-    for command in commands:
-        assert isinstance(parse(SweepConfig(), shlex.split(command), ""), SweepConfig)
+    found = [flags for name in NAMES for flags in commands(read(name), "experiments/sweep_opt.py")]
+    assert len(found) >= 8
+    for flags in found:
+        words = shlex.split(flags.replace("--prune.refine $refine", "--prune.refine swaps"))
+        assert isinstance(parse(SweepConfig(), words, ""), SweepConfig)
 
 
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-FLOWS = {
-    "README": README[README.index("    text -> token windows") : README.index("Core alone")],
-    "CONTRIBUTING": CONTRIBUTING[CONTRIBUTING.index("## Where things are") :].split("\n## ")[0],
-}
+@every_page
+def test_every_path_that_a_page_names_exists(name):
+    named = [path for path in PAGES["paths"](read(name)) if "NAME" not in path]
+    absent = [path for path in named if not (ROOT / path).exists()]
+    assert not absent
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_every_file_of_the_data_flow_exists(name):
-    flow, folder = FLOWS[name], "core"
-    for path in re.findall(r"(?:core|orchestrator)/[\w/.]*|\b\w+\.py\b", flow):
-        if "/" in path:
-            folder = path.split("/")[0]
-            assert (ROOT / path).exists(), path
-        else:
-            assert list((ROOT / folder).rglob(path)), path
+@every_page
+def test_every_link_leads_to_a_file_and_a_heading(name):
+    for link in PAGES["links"](read(name)):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        assert not anchor or anchor in PAGES["anchors"](target.read_text(encoding="utf-8")), link
 
 
-def test_the_data_flow_has_the_words_of_core():
+def test_the_readme_is_for_newcomers():
+    assert len(README.split()) < 1100
+
+
+def test_the_tables_of_the_readme_are_complete():
+    columns = {}
+    for heading in ("method", "regime", "protocol"):
+        rows = PAGES["table"](README, heading)
+        columns[heading] = [row[0].strip("`") for row in rows]
+    families = " ".join(row[1] for row in PAGES["table"](README, "family"))
+    assert columns["method"] == list(METHODS)
+    assert columns["regime"] == list(REGIMES)
+    assert columns["protocol"] == list(PROTOCOLS)
+    assert set(BACKBONES) <= set(re.findall(r"`(\w+)`", families))
+
+
+def test_every_experiment_is_in_the_index():
+    folder = ROOT / "experiments"
+    index = read("experiments/README.md")
+    scripts = [path.relative_to(folder) for path in folder.rglob("*.py")]
+    unlisted = [str(path) for path in scripts if f"`{path}`" not in index]
+    # Shared by both benches; runs nothing by itself.
+    assert unlisted == ["benches/original_sparsegpt.py"]
+    for page in (folder / "studies").glob("*.md"):
+        assert f"(studies/{page.name})" in index, page.name
+
+
+def test_the_flow_of_core_is_told_in_the_same_words():
     flow = re.compile(r"(?m)^    (text -> .*?|-> .*?)(?:   |$)")
-    core = (ROOT / "core" / "__init__.py").read_text(encoding="utf-8")
-    steps, told = flow.findall(FLOWS["README"]), flow.findall(core)
-    assert steps[:6] == told[:6] and len(steps) == 9
+    steps = flow.findall(read("core/README.md"))
+    assert steps == flow.findall(read("core/__init__.py")) and len(steps) >= 6
 
 
-def test_pictures_and_links_exist():
-    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)#]+)\)", prose):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("package", ["orchestrator"])
+def test_the_docstring_of_a_package_names_its_parts(package):
+    told = read(f"{package}/__init__.py")
+    parts = [path.parent.name for path in (ROOT / package).glob("*/__init__.py")]
+    assert not [part for part in parts if part not in told]
+    for named in re.findall(r"[\w/]+\.py\b", told):
+        assert (ROOT / package / named).exists(), named
 
 
 def test_make_targets_of_the_first_lines_exist():
@@ -118,6 +150,25 @@ def test_make_clean_leaves_results_alone():
     command = ["make", "-n", "--no-print-directory", "clean"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["rm", "-rf", ".venv"], done.stderr
+
+
+def test_commits_and_continuous_integration_check_what_make_checks():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    checks = makefile.split("\ncheck:")[1].split("\n\n")[0].replace("$(BIN)", ".venv/bin")
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == [line.strip() for line in checks.splitlines()[1:]]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert "make test" in [step.get("run") for step in workflow["jobs"]["test"]["steps"]]
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert citation["version"] == project["version"] and citation["title"] == project["name"]
+    assert citation["license"] == project["license"]
+    assert citation["authors"] == project["authors"]
 
 
 def test_every_folder_of_the_packages_is_installed():

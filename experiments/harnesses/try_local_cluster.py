@@ -1,4 +1,4 @@
-"""Follows README's chapter "On a cluster" word for word on machines that this one plays.
+"""Follows the chapter "On a cluster" of orchestrator/README.md on machines that this one plays.
 
     pip download -d WHEELS -c constraints.txt 'setuptools>=77,<83' torch .     # once
     python experiments/harnesses/try_local_cluster.py --wheels WHEELS
@@ -138,8 +138,8 @@ def edited(work: Path) -> Path:
 
 
 def chapter() -> list[str]:
-    """The commands of README's chapter, comments taken off."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Return the commands of the chapter, without their comments."""
+    text = (ROOT / "orchestrator" / "README.md").read_text(encoding="utf-8")
     section = text.split("\n## On a cluster\n")[1].split("\n## ")[0]
     block = re.search(r"(?m)(?:^    .*\n)+", section)
     assert block is not None
