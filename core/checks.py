@@ -1,6 +1,6 @@
 """Refusals of bad input: one line that names the flag, the value and the remedy.
 
-What config.py validates with, and offers to all that check what only files and models can tell.
+Settings are checked with these functions, and so is what only files and models can tell.
 """
 
 from __future__ import annotations
@@ -9,23 +9,27 @@ import difflib
 from collections.abc import Iterable
 
 
+class BadInputError(ValueError):
+    """Input that the user can mend, told in one line; any other error is a fault of this code."""
+
+
 def require(condition: bool, flag: str, value: object, remedy: str) -> None:
-    """Raises the one-line `ValueError` that bad input gets: flag, value, remedy."""
+    """Raise a `BadInputError` of one line, flag, value and remedy, unless the condition holds."""
     if not condition:
-        raise ValueError(f"--{flag} {value}: {remedy}")
+        raise BadInputError(f"--{flag} {value}: {remedy}")
 
 
 def require_known(flag: str, value: str, known: Iterable[str]) -> None:
-    """Refuses a name that is not in `known`, suggesting the nearest one."""
+    """Refuse a name that is not in `known`, and suggest the nearest one."""
     known = list(known)
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"--{flag} {value!r} is unknown: {hint}known are {', '.join(known)}")
+        raise BadInputError(f"--{flag} {value!r} is unknown: {hint}known are {', '.join(known)}")
 
 
 def require_unique(flag: str, values: Iterable[object]) -> None:
-    """Refuses an empty list and repeated values."""
+    """Refuse an empty list and repeated values."""
     values = list(values)
     require(bool(values), flag, "(empty)", "give at least one value")
     seen: set[object] = set()

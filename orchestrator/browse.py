@@ -17,7 +17,7 @@ from typing import Literal
 
 import tyro
 
-from core.checks import require
+from core.checks import BadInputError, require
 from orchestrator.flags import parse_flags
 from orchestrator.page.watched import Watched, watch_all
 
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         if config.export:
             return export_all(sweeps, config)
         return look(sweeps, config.port)
-    except ValueError as error:
+    except BadInputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Callable
 
+from core.checks import BadInputError
 from orchestrator import interruption
 from orchestrator.config import SweepConfig, require_read
-from orchestrator.failure import is_bad_input, is_no_space, no_space
+from orchestrator.failure import is_no_space, no_space
 from orchestrator.flags import parse_flags
 from orchestrator.repeat import repeat_row, require_alone
 
@@ -61,9 +62,7 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
             if verdict is None or config.output.dry_run:
                 return code
             return max(code, verdict(config))
-        except ValueError as error:
-            if not is_bad_input(error):
-                raise
+        except BadInputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except Exception as error:

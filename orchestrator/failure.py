@@ -27,11 +27,6 @@ class StuckError(Exception):
     """A wait took longer than --timeout-seconds."""
 
 
-def is_bad_input(error: ValueError) -> bool:
-    """Return True if the user can correct it: Arrow's errors are about tables that we built."""
-    return not type(error).__module__.startswith("pyarrow")
-
-
 def is_no_space(error: BaseException) -> bool:
     """Return True if a write found no space; safetensors says so only in its text."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import tyro
 
+from core.checks import BadInputError
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ def parse_flags(
         if not stop.code:
             print(said.getvalue(), end="")
             raise
-        raise ValueError(one_line(said.getvalue())) from None
+        raise BadInputError(one_line(said.getvalue())) from None
     assert isinstance(found, kind)
     return found
 

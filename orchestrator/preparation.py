@@ -12,7 +12,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from core.checks import require
+from core.checks import BadInputError, require
 from core.measures.zero_shot import require_tasks
 from orchestrator.config import SweepConfig
 from orchestrator.estimate.forecast import count_eval_tokens
@@ -158,7 +158,7 @@ def require_writable(store: Store) -> None:
         store.tidy()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ValueError(f"--out-dir {store.root}: cannot be written ({reason})") from None
+        raise BadInputError(f"--out-dir {store.root}: cannot be written ({reason})") from None
 
 
 def missing_runs(sweep: Sweep) -> list[TaskRun]:

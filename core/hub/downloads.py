@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from core.checks import BadInputError
 from core.hub.identity import RepoType
 
 CONVERSION = "refs/pr/N"
@@ -41,7 +42,7 @@ class Download:
         return shlex.join(words)
 
 
-class NotFetchedError(ValueError):
+class NotFetchedError(BadInputError):
     """A model or a text is not in the cache, and the hub does not give it."""
 
     def __init__(self, flag: str, name: str, cause: str, downloads: Sequence[Download]):
@@ -49,9 +50,9 @@ class NotFetchedError(ValueError):
         super().__init__(what_to_fetch([self]))
 
     @classmethod
-    def together(cls, missing: Sequence[NotFetchedError]) -> ValueError:
+    def together(cls, missing: Sequence[NotFetchedError]) -> BadInputError:
         """One error for all of these."""
-        return missing[0] if len(missing) == 1 else ValueError(what_to_fetch(missing))
+        return missing[0] if len(missing) == 1 else BadInputError(what_to_fetch(missing))
 
 
 def model_downloads(repo: str, revision: str | None, pickled: bool) -> list[Download]:

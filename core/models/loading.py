@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from core.checks import require
+from core.checks import BadInputError, require
 from core.hub.identity import first_line
 from core.models.families import BACKBONES, EXPERT_COUNTS
 from core.models.sources import ModelSource, config_dir, tokenizer_dir, weights_dir
@@ -40,7 +40,7 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(config_dir(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         remedy = f"its config cannot be read: {first_line(error)}"
-        raise ValueError(f"--models {source.name}: {remedy}") from error
+        raise BadInputError(f"--models {source.name}: {remedy}") from error
     kind, known = config.model_type, ", ".join(BACKBONES)
     experts = max((getattr(config, key, None) or 0 for key in EXPERT_COUNTS), default=0)
     remedy = f"a mixture of experts ({kind}) cannot be pruned; known are {known}"
@@ -77,7 +77,7 @@ def load_model(source: ModelSource | str | Path, dtype: torch.dtype) -> PreTrain
             )
     except (OSError, SafetensorError) as error:
         remedy = f"its weights cannot be loaded: {first_line(error)}"
-        raise ValueError(f"--models {source.name}: {remedy}") from error
+        raise BadInputError(f"--models {source.name}: {remedy}") from error
     model, info = loaded
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     remedy = f"{len(absent)} weights are missing or misshapen, first {absent[:1]}; save it anew"
@@ -110,7 +110,7 @@ def load_tokenizer(source: ModelSource | str | Path) -> PreTrainedTokenizerBase:
     except Exception as error:
         # A missing tokenizer surfaces as whatever the last parser tried on it raises.
         remedy = f"its tokenizer cannot be loaded: {first_line(error)}"
-        raise ValueError(f"--models {source.name}: {remedy}") from error
+        raise BadInputError(f"--models {source.name}: {remedy}") from error
     # Without tokenizer files some families get a tokenizer that knows no text, without a word.
     known = len(tokenizer) > len(tokenizer.all_special_tokens)
     require(known, "models", source.name, "has no tokenizer files; save its tokenizer beside it")

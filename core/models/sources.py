@@ -14,7 +14,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-from core.checks import require
+from core.checks import BadInputError, require
 from core.hub.downloads import NotFetchedError, model_downloads
 from core.hub.identity import (
     MovedError,
@@ -119,13 +119,13 @@ def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
     except ConnectionError as error:
         if get_close_matches(name, [EMBEDDED]):
             remedy = f"no such directory; did you mean {EMBEDDED!r}? The hub says: {error}"
-            raise ValueError(f"--models {name}: {remedy}") from error
+            raise BadInputError(f"--models {name}: {remedy}") from error
         if isinstance(error, MovedError):
             remedy = (
                 f"no such directory, and the hub has no such model or revision ({error}); check "
                 "the name, or log in with `hf auth login` where it is not open to all"
             )
-            raise ValueError(f"--models {name}: {remedy}") from error
+            raise BadInputError(f"--models {name}: {remedy}") from error
         downloads = model_downloads(repo, revision, _is_pickled(repo))
         given = name if "@" in name or revision is None else f"{name}@{revision}"
         raise NotFetchedError("models", given, str(error), downloads) from error

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.checks import BadInputError
 from core.targets import MaskStructure, Target
 
 # Scores sampled to find out where a long row's k-th smallest lies.
@@ -139,7 +140,7 @@ def choose(
 def require_divisible(cols: int, structure: MaskStructure) -> None:
     """Refuses N:M on a width that M does not divide."""
     if cols % structure.group:
-        raise ValueError(
+        raise BadInputError(
             f"--mask-structures {structure}: a matrix has {cols} inputs, "
             f"which {structure.group} does not divide; choose another M"
         )

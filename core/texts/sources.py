@@ -20,7 +20,7 @@ from typing import cast
 from huggingface_hub import hf_hub_download
 from huggingface_hub import utils as hub_utils
 
-from core.checks import require, require_known
+from core.checks import BadInputError, require, require_known
 from core.hub.downloads import Download, NotFetchedError
 from core.hub.identity import MovedError, file_hash, first_line, hub_commit
 from core.texts.named_texts import EMBEDDED_DIR, FLAGS, NAMED, Form, Part, Role, TextName, rows_hash
@@ -178,7 +178,7 @@ def _hub_text(name: str, role: Role, short: str, part: str) -> Text:
         causes.append("no such file there")
     flag, repo = FLAGS[role], named.repos[0]
     if moved:
-        raise ValueError(
+        raise BadInputError(
             f"--{flag} {name}: the hub has moved it ({causes[0]}): {rule.file} of dataset {repo} "
             f"is not at revision {named.revision} any more; give a copy of that file as {name}=FILE"
         )
@@ -237,7 +237,7 @@ def _read(text: Text) -> str:
         decoded = (lzma.decompress(data) if text.path.endswith(".xz") else data).decode("utf-8")
     except UnicodeDecodeError as error:
         remedy = f"not UTF-8 text (byte {error.start}); convert it"
-        raise ValueError(f"--{text.flag} {text.name}: {remedy}") from error
+        raise BadInputError(f"--{text.flag} {text.name}: {remedy}") from error
     return decoded.replace("\r\n", "\n")
 
 
@@ -255,7 +255,7 @@ def _table(text: Text) -> Sequence[str]:
     except Exception as error:
         # Readers of each format raise errors of their own.
         remedy = f"cannot be read: {first_line(error)}"
-        raise ValueError(f"--{text.flag} {text.name}: {remedy}") from error
+        raise BadInputError(f"--{text.flag} {text.name}: {remedy}") from error
     kinds = {name: getattr(kind, "dtype", None) for name, kind in (table.features or {}).items()}
     remedy = f"has no column {text.column!r} of strings; its columns are {', '.join(kinds)}"
     is_text = kinds.get(text.column) in ("string", "large_string")
@@ -264,7 +264,7 @@ def _table(text: Text) -> Sequence[str]:
     if wanted is not None and rows_hash(rows) != wanted:
         changed = "these are not the rows" if text.path else "the hub has changed it: not the rows"
         remedy = f"{changed} that papers read; give a copy of the original as {text.label}=FILE"
-        raise ValueError(f"--{text.flag} {text.name}: {remedy}")
+        raise BadInputError(f"--{text.flag} {text.name}: {remedy}")
     return rows
 
 

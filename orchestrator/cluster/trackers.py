@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from core.checks import require
+from core.checks import BadInputError, require
 from orchestrator.config import Tracker
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def require_usable(names: Iterable[Tracker]) -> None:
             uri = os.environ.get("MLFLOW_TRACKING_URI", "its default, a database")
             reason = str(error).splitlines()[0]
             remedy = f"cannot write to {uri}; set MLFLOW_TRACKING_URI to a server's ({reason})"
-            raise ValueError(f"--trackers mlflow: {remedy}") from None
+            raise BadInputError(f"--trackers mlflow: {remedy}") from None
 
 
 def callbacks_of(names: Iterable[Tracker]) -> list[Callback]:

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from core.checks import BadInputError
 from orchestrator.page.contents import page_html
 from orchestrator.page.side_by_side import side_by_side
 from orchestrator.page.watched import Watched
@@ -139,7 +140,7 @@ def serve(sweeps: list[Watched], port: int | None) -> LiveServer:
         try:
             return LiveServer(sweeps, port)
         except OSError as error:
-            raise ValueError(f"--port {port}: {error.strerror}; leave it out for any") from None
+            raise BadInputError(f"--port {port}: {error.strerror}; leave it out for any") from None
     try:
         return LiveServer(sweeps, PORT)
     except OSError:

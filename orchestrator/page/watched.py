@@ -14,7 +14,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from core.checks import require
+from core.checks import BadInputError, require
 from orchestrator.page.contents import page_contents
 from orchestrator.plan.stages import TASKS_KIND
 from orchestrator.results.details import details_of
@@ -50,9 +50,9 @@ class Watched:
             found = self.store.exists(MARKER)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{out_dir}: cannot be read ({reason})") from None
+            raise BadInputError(f"{out_dir}: cannot be read ({reason})") from None
         if not found:
-            raise ValueError(f"{out_dir}: no sweep there; name the --out-dir of one")
+            raise BadInputError(f"{out_dir}: no sweep there; name the --out-dir of one")
         self.name = out_dir
         self.lock = threading.Lock()
         self.stamps: dict[str, tuple[Any, ...]] = {}

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.checks import BadInputError
 from orchestrator.page.figure import figure
 from orchestrator.publish.tables import tables_from_rows
 from orchestrator.publish.typesetting import cells_csv, latex, markdown, rows_csv
@@ -92,7 +93,7 @@ def require_figures(figures: Sequence[str]) -> None:
     """Refuses figures that were asked for by name and cannot be drawn."""
     why = missing_for_figures()
     if why is not None:
-        raise ValueError(f"--figures {' '.join(figures)}: {why}")
+        raise BadInputError(f"--figures {' '.join(figures)}: {why}")
 
 
 def browser() -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.checks import BadInputError
 from core.models.masks import MASKS_FILE, load_masks
 from core.models.sources import EMBEDDED
 from orchestrator.page.watched import Watched
@@ -47,11 +48,11 @@ def find_cell(sweeps: Sequence[Watched], prefix: str) -> tuple[Watched, list[Row
             if row["cell_id"].startswith(prefix):
                 found.setdefault(row["cell_id"], (sweep, []))[1].append(row)
     if not found:
-        raise ValueError(f"--get {prefix}: no such cell; ids are in the page's table (cell id)")
+        raise BadInputError(f"--get {prefix}: no such cell; ids are in the page's table (cell id)")
     if len(found) > 1:
         names = [f"{cell[:12]} ({name_of(rows[0])})" for cell, (_, rows) in found.items()]
         told = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-        raise ValueError(f"--get {prefix}: {len(found)} cells begin so: {told}")
+        raise BadInputError(f"--get {prefix}: {len(found)} cells begin so: {told}")
     return next(iter(found.values()))
 
 
@@ -72,7 +73,7 @@ def write_model(sweep: Watched, rows: Sequence[Row], destination: Path, form: st
     """
     row = rows[0]
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ValueError(f"--get {destination}: exists already; name a new directory")
+        raise BadInputError(f"--get {destination}: exists already; name a new directory")
     if form == "compressed-tensors":
         sparse_files.require_installed()
     manifest = stored_weights(sweep, row)
@@ -104,19 +105,19 @@ def stored_weights(sweep: Watched, row: Row) -> dict[str, Any]:
     cell, stage = row["cell_id"][:12], row["stage_id"]
     if row["status"] != "done":
         why = row.get("error") or "a cell before it failed"
-        raise ValueError(f"--get {cell}: {row['status'].replace('_', ' ')}, no model ({why})")
+        raise BadInputError(f"--get {cell}: {row['status'].replace('_', ' ')}, no model ({why})")
     if row["stage_dir"] is None:
-        raise ValueError(f"--get {cell}: is the dense model itself, {row['model']}")
+        raise BadInputError(f"--get {cell}: is the dense model itself, {row['model']}")
     manifest = sweep.store.manifest("stages", stage)
     if manifest is None:
-        raise ValueError(f"--get {cell}: its stage {stage} is not in {sweep.name}")
+        raise BadInputError(f"--get {cell}: its stage {stage} is not in {sweep.name}")
     if manifest.get("dropped"):
         again = recomputing(sweep.record, row)
-        raise ValueError(f"--get {cell}: weights were not kept; computed again by: {again}")
+        raise BadInputError(f"--get {cell}: weights were not kept; computed again by: {again}")
     damage = sweep.store.damage("stages", stage, manifest, deep=True)
     if damage is not None:
         again = recomputing(sweep.record, row)
-        raise ValueError(f"--get {cell}: damaged ({damage}); computed again by: {again}")
+        raise BadInputError(f"--get {cell}: damaged ({damage}); computed again by: {again}")
     return manifest
 
 

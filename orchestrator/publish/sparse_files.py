@@ -15,6 +15,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from core.checks import BadInputError
+
 WEIGHTS = "model.safetensors"
 REMEDY = "pip install -e '.[compressed]'"
 LOADING = """\
@@ -40,7 +42,7 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=40)[0]))
 def require_installed() -> None:
     """Refuses the form where the library is absent."""
     if importlib.util.find_spec("compressed_tensors") is None:
-        raise ValueError(f"--format compressed-tensors: is not installed; {REMEDY}")
+        raise BadInputError(f"--format compressed-tensors: is not installed; {REMEDY}")
 
 
 def sparse_form(mask_structure: str | None, sparsity: float) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.checks import BadInputError
+
 if TYPE_CHECKING:
     from core.models.facts import ModelFacts
     from core.models.sources import ModelSource
@@ -142,12 +144,12 @@ def known_values(path: str | None) -> list[Published]:
         try:
             own = load_published(Path(path))
         except OSError as error:
-            raise ValueError(f"--published {path}: cannot be read ({error.strerror})") from None
+            raise BadInputError(f"--published {path}: cannot be read ({error.strerror})") from None
         except (KeyError, TypeError, ValueError) as error:
             remedy = f"use the columns of {TABLE.parent.name}/{TABLE.name}"
-            raise ValueError(f"--published {path}: {remedy} ({error!r})") from None
+            raise BadInputError(f"--published {path}: {remedy} ({error!r})") from None
         if not own:
-            raise ValueError(f"--published {path}: has no values; write one a line")
+            raise BadInputError(f"--published {path}: has no values; write one a line")
     return first_of_each([*own, *load_published()])
 
 

@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 
 from pyarrow import ArrowInvalid, Buffer, fs
 
+from core.checks import BadInputError
+
 T = TypeVar("T")
 
 SCRATCH = ".scratch"
@@ -44,7 +46,7 @@ class Files:
             try:
                 self.filesystem, self.path = fs.FileSystem.from_uri(root)
             except ArrowInvalid as error:
-                raise ValueError(str(error)) from None
+                raise BadInputError(str(error)) from None
         else:
             self.filesystem, self.path = fs.LocalFileSystem(), os.path.abspath(root)
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
