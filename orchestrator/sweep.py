@@ -78,7 +78,7 @@ def run_missing(sweep: Sweep) -> None:
                     sweep.store.delete_row(row_key(cell.id, evaluation))
         models = {m.inputs.name: m for m in sweep.models}
         shared = shared_stages(trials)
-        jobs = {t.id: make_job(sweep, models[t.model], t, shared).to_dict() for t in trials}
+        jobs = [make_job(sweep, models[trial.model], trial, shared) for trial in trials]
         total = len(sweep.plan.cells)
         print(
             f"{len(sweep.cells)} of {total} cells to run in {len(trials)} trials, "
@@ -89,8 +89,7 @@ def run_missing(sweep: Sweep) -> None:
         progress = Progress({cell.id: cell for cell in sweep.cells}, costs)
         pulse = Pulse(sweep.store, sweep.id, trials, costs)
         errors = tune.run_trials(
-            [tune_view(trial) for trial in trials],
-            jobs,
+            [(tune_view(trial), job.to_dict()) for trial, job in zip(trials, jobs)],
             resources,
             slots,
             f"sweep-{sweep.id}",

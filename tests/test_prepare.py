@@ -7,6 +7,7 @@ import pytest
 
 from core.config import CalibrationConfig, EvalConfig
 from orchestrator.cluster import connection as cluster
+from orchestrator.cluster import slots
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.plan.identity import row_key
 from orchestrator.preparation import prepare, require_writable
@@ -82,12 +83,12 @@ def test_a_dry_run_tells_of_damage_and_touches_nothing(config, capsys):
 def small_cluster(monkeypatch):
     """A cluster that turns out to be too small once it is joined."""
 
-    def slots(resources):
+    def refuse(resources):
         raise ValueError("--num-workers 1: needs 1 CPU cores; there are 0 CPU cores")
 
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(cluster, "connect", lambda: None)
-    monkeypatch.setattr(cluster, "slots_of_cluster", slots)
+    monkeypatch.setattr(slots, "slots_of_cluster", refuse)
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
 
 

@@ -36,7 +36,7 @@ def told(cells, results, monkeypatch, step=10.0, trials=1):
     out = io.StringIO()
     progress = Progress(cells, dict.fromkeys(cells, 5.0), out)
     for i in range(trials):
-        spec = {"model": "embedded", "method": "sparsegpt", "num_cells": 8}
+        spec = {"model": "embedded", "methods": ["magnitude", "sparsegpt"], "num_cells": 8}
         trial = SimpleNamespace(config={"trial": spec})
         progress.on_trial_start(i, [trial] * trials, trial)
     for result in results:
@@ -47,7 +47,7 @@ def told(cells, results, monkeypatch, step=10.0, trials=1):
 def test_every_cell_of_a_small_sweep_has_a_line(monkeypatch):
     cells = cells_of()
     lines = told(cells, map(result_of, cells.values()), monkeypatch)
-    assert lines[0] == "started  embedded sparsegpt: 8 cells"
+    assert lines[0] == "started  embedded: 8 cells"
     assert lines[1].split() == ["[1/8]", "magnitude", "oneshot", "0.5", "27.50", "10s", "so", "far"]
     assert [line.split()[0] for line in lines[1:]] == [f"[{i}/8]" for i in range(1, 9)]
     assert lines[3].endswith(" left") and lines[-1].split()[-2] == "in"

@@ -45,10 +45,9 @@ class Progress(Callback):
         """Says which trial begins, unless there are many."""
         spec = trial.config["trial"]
         if len(trials) * 5 <= MAX_LINES:
-            what = f"{spec['model']} {spec['method']}"
             count = spec["num_cells"]
             cells = "1 cell" if count == 1 else f"{count} cells"
-            self.say(f"started  {fitted(what, WIDTH - 30)}: {cells}")
+            self.say(f"started  {fitted(spec['model'], WIDTH - 30)}: {cells}")
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any

@@ -1,7 +1,7 @@
-"""The pulse of a running sweep: a small file in the store, for whoever looks at it from elsewhere.
+"""The pulse of a running sweep: a small file in the store by which others watch the sweep.
 
-`pulse/ID.json` says when the sweep was last alive, which cells are being worked on and how long the
-rest will take. Finished cells are not in it: their rows are in the store already.
+`pulse/ID.json` says when the sweep was last alive, which cells it works on and how long the rest
+will take. Finished cells are not in it: their rows are in the store already.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from orchestrator.store.store import FOLDER, Store
 
 logger = logging.getLogger(__name__)
 SECONDS = 5.0
-"""Between two beats where nothing else happens."""
+"""Time between two beats if nothing else happens."""
 
 
 class Pulse(Callback):
-    """Beats as long as Tune runs trials."""
+    """Writes the pulse as long as Tune runs trials."""
 
     def __init__(
         self, store: Store, sweep_id: str, trials: Iterable[Trial], costs: Mapping[str, float]
     ) -> None:
-        """Trials to come, and the estimated seconds that each of their cells adds."""
+        """Take the trials to come and the estimated seconds that each of their cells adds."""
         self.store, self.name, self.costs = store, f"{sweep_id}.json", costs
         self.cells = {trial.id: walking_order(trial) for trial in trials}
         self.running: list[str] = []
@@ -37,7 +37,7 @@ class Pulse(Callback):
         self.beat()
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial begins, or begins again after a lost process."""
+        """Note that a trial begins, or begins again after a lost process."""
         trial_id = trial.config["trial"]["id"]
         if trial_id not in self.running:
             self.running.append(trial_id)
@@ -46,12 +46,12 @@ class Pulse(Callback):
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A cell is finished."""
+        """Note that a cell is finished."""
         self.seen.add(result.get("cell", ""))
         self.beat()
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial has ended."""
+        """Note that a trial has ended."""
         trial_id = trial.config["trial"]["id"]
         self.running = [other for other in self.running if other != trial_id]
         self.beat()
@@ -59,17 +59,17 @@ class Pulse(Callback):
     on_trial_error = on_trial_complete
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
-        """Called all the time."""
+        """Beat if the last beat is old; Tune calls this all the time."""
         if time.time() - self.last >= SECONDS:
             self.beat()
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
-        """All trials have ended, or somebody pressed Ctrl-C."""
+        """Write the last beat: all trials have ended, or somebody pressed Ctrl-C."""
         self.running = []
         self.beat(ended=True)
 
     def beat(self, ended: bool = False) -> None:
-        """Writes the file; a store that cannot be written fails elsewhere, with more to say."""
+        """Write the file; a store that takes no files fails elsewhere with a better message."""
         self.last = time.time()
         data = {
             "started_at": self.start,
@@ -84,7 +84,7 @@ class Pulse(Callback):
             logger.warning("the sweep's pulse cannot be written: %s", error)
 
     def current_cells(self) -> list[str]:
-        """The next unfinished cell of each running trial."""
+        """Return the next unfinished cell of each running trial."""
         found = []
         for trial_id in self.running:
             rest = (cell for cell in self.cells.get(trial_id, []) if cell not in self.seen)
@@ -92,7 +92,7 @@ class Pulse(Callback):
         return [cell for cell in found if cell is not None]
 
     def seconds_left(self) -> float | None:
-        """By the estimated cost of what is left against what the rest has taken."""
+        """Return the time left: what is done took so long, what is left costs so much more."""
         done = sum(self.costs.get(cell, 0.0) for cell in self.seen)
         if not done:
             return None
@@ -100,7 +100,7 @@ class Pulse(Callback):
 
 
 def walking_order(trial: Trial) -> list[str]:
-    """Cells of a trial in the order in which the walk over its stages finishes them."""
+    """Return a trial's cells in the order in which the walk over its stages finishes them."""
     at = {stage.id: i for i, stage in enumerate(trial.stages)}
 
     def finished(stages: tuple[str, ...]) -> int:

@@ -3,64 +3,70 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
-import ray
-from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
+from ray.tune import (
+    Callback,
+    FailureConfig,
+    RunConfig,
+    Stopper,
+    TuneConfig,
+    Tuner,
+    grid_search,
+    with_parameters,
+    with_resources,
+)
 
 from orchestrator.cluster.driver import HALTED, run_trial
 from orchestrator.cluster.slots import gpus_per_worker
 from orchestrator.config import ResourceConfig
 
 DRIVER_RESOURCE = {"node:__internal_head__": 0.001}
-"""Trial drivers do no work themselves: a sliver of the head node's built-in resource keeps them
-there and takes no CPU from workers, on any cluster, whoever started it."""
+"""Trial drivers do no work themselves. This small part of a resource that every head node has keeps
+them there and takes no CPU from workers, on any cluster."""
 TRIAL_RETRIES = 3
 
 
 class Halt(Stopper):
-    """Ends all trials once one says that the sweep cannot go on."""
+    """Ends all trials when one of them reports that the sweep cannot go on."""
 
     def __init__(self) -> None:
         self.halted = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Looks at a report; stops no single trial."""
+        """Look at a report; never stop a single trial."""
         self.halted |= HALTED in result
         return False
 
     def stop_all(self) -> bool:
-        """Whether to end."""
+        """Return True if all trials shall end."""
         return self.halted
 
 
 def run_trials(
-    trials: list[dict[str, Any]],
-    jobs: dict[str, dict[str, Any]],
+    trials: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     config: ResourceConfig,
     slots: int,
     name: str,
     storage_path: str,
     callbacks: list[Callback],
 ) -> list[str]:
-    """Runs all trials through Tune; returns the errors of trials that Tune gave up on.
+    """Run all trials through Tune; return the errors of trials that Tune gave up on.
 
     Args:
-        trials: for each, what Tune's table shows of it, `id` among that.
-        jobs: the job of each trial by id.
+        trials: for each, the view that Tune's table shows, with its `id`, and the trial's job.
         config: resources of a trial.
-        slots: trials at a time.
-        name: how the name of the Tune run begins.
-        storage_path: where Tune writes its own files.
-        callbacks: told of trials and finished cells.
+        slots: number of trials at a time.
+        name: beginning of the name of the Tune run.
+        storage_path: folder or URI for Tune's own files.
+        callbacks: called for trials and finished cells.
     """
-    trainable = ray.tune.with_resources(
-        ray.tune.with_parameters(run_trial, jobs=jobs), DRIVER_RESOURCE
-    )
+    jobs = {view["id"]: job for view, job in trials}
     tuner = Tuner(
-        trainable,
+        with_resources(with_parameters(run_trial, jobs=jobs), DRIVER_RESOURCE),
         param_space={
-            "trial": ray.tune.grid_search(trials),
+            "trial": grid_search([view for view, _ in trials]),
             "gpus_per_worker": gpus_per_worker(config),
             "storage_path": storage_path,
         },
