@@ -10,6 +10,7 @@ from orchestrator.estimate.keep import kept_bytes
 from orchestrator.plan.changes import changes
 from orchestrator.plan.identity import row_key
 from orchestrator.preparation import missing_runs
+from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
 
 if TYPE_CHECKING:
@@ -27,11 +28,8 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
     ]
     lines += [damage(sweep, stage) for stage in sweep.damaged]
     for cell in plan.cells.values():
-        target = cell.target.mask_structure or f"{cell.target.sparsity:g}"
-        seed = "" if cell.seed is None else f" seed {cell.seed}"
-        name = f"{cell.model} {cell.method} {cell.regime} {target}{seed}"
         state = why(sweep, cell) if cell.id in to_run else found(sweep, cell)
-        lines.append(f"  {name:<52} {state}")
+        lines.append(f"  {CellName.of_cell(cell).full:<52} {state}")
     lines.append(f"{len(trials)} trials")
     if sweep.config.eval.tasks:
         lines.append(f"{len(missing_runs(sweep))} task evaluations")

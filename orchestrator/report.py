@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.page.contents import write_html
 from orchestrator.results.details import details_of
 from orchestrator.results.gathering import copy_shared_rows, gather, task_columns
+from orchestrator.results.names import CellName
 from orchestrator.results.parquet import write_parquet
 from orchestrator.results.published import known_values
 from orchestrator.results.record import labels_of, read_record
@@ -28,7 +29,7 @@ def collect(sweep: Sweep) -> int:
     """
     record = read_record(sweep.store, sweep.id)
     labels = labels_of(record)
-    copy_shared_rows(sweep.store, labels or {})
+    copy_shared_rows(sweep.store, labels)
     rows = gather(sweep.store.rows(), labels, task_columns(sweep.store.stages()))
     mine = [row for row in rows if row["in_current_grid"]]
     store = sweep.store
@@ -65,8 +66,7 @@ def failures(bad: list[dict[str, Any]], most: int = 10) -> str:
     failed = [row for row in bad if row["status"] == "failed"]
     lines = []
     for row in failed[:most]:
-        target = row["mask_structure"] or f"{row['sparsity']:g}"
-        text = f"failed: {row['method']} {row['regime']} {target}: {row['error']}"
+        text = f"failed: {CellName.of_row(row).short}: {row['error']}"
         lines += textwrap.wrap(text, 79, subsequent_indent="    ", max_lines=3)
     if len(failed) > most:
         lines.append(f"and {len(failed) - most} more; all errors are in curves.html")

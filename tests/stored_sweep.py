@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan.identity import row_key
-from orchestrator.results.record import name_of
+from orchestrator.results.names import CellName
 from orchestrator.store.store import MARKER, Store
 
 make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
@@ -25,7 +25,7 @@ class StoredSweep:
         self.rows = [make_row(**cell) for cell in cells]
         for row in self.rows:
             # As long as real ids, and as different in their first letters.
-            row["cell_id"] = row_key(json.dumps([row["model"], name_of(row)]), "cell")
+            row["cell_id"] = row_key(json.dumps([row["model"], CellName.of_row(row).full]), "cell")
         described = [
             {name: row[name] for name in ("model", "method", "regime", "sparsity", "round")}
             | {"id": row["cell_id"], "mask_structure": row["mask_structure"], "seed": row["seed"]}
@@ -56,7 +56,10 @@ class StoredSweep:
         """The rows of these cells appear."""
         for number in numbers:
             row = self.rows[number] | changes
-            self.store.put_row(self.key(row), row | {"_interrupted": False})
+            dense = f"dense {row['model']} {row['eval_text']}"
+            mine = dense if row["regime"] == "dense" else row["cell_id"]
+            inside = {"_interrupted": False, "_evaluation": mine, "_dense_evaluation": dense}
+            self.store.put_row(self.key(row), row | inside)
 
     def beat(self, *running: int, ago: float = 0.0, ended: bool = False) -> None:
         """The sweep shows that it is alive, or was, some seconds ago."""

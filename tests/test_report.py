@@ -36,6 +36,8 @@ def row(regime, perplexity):
         | {
             "stage_id": "s",
             "_x": 1,
+            "_evaluation": f"{regime} alone",
+            "_dense_evaluation": "dense alone",
         }
     )
 
@@ -94,17 +96,17 @@ def test_a_text_under_another_name_has_a_row_of_its_own(store):
 
 
 def test_results_of_tasks_stand_in_every_row_of_their_stage(store):
-    rows = gather(store.rows(), None, {"s": {"task:tiny:acc": 0.5}})
+    rows = gather(store.rows(), {}, {"s": {"task:tiny:acc": 0.5}})
     assert [row["task:tiny:acc"] for row in rows] == [0.5] * 3
 
 
 # The dense model's perplexity beside a pruned one's -----------------------------------------------
 
 
-def dense_beside(*rows, labels=None):
+def dense_beside(*rows):
     """Dense perplexities of the pruned ones among rows that are stored under `k0`, `k1`, ..."""
     stored = {f"k{i}": row for i, row in enumerate(rows)}
-    return [r["dense_perplexity"] for r in gather(stored, labels) if r["regime"] != "dense"]
+    return [r["dense_perplexity"] for r in gather(stored, {}) if r["regime"] != "dense"]
 
 
 def both_ways(*rows):
@@ -119,35 +121,3 @@ def test_a_row_is_compared_with_the_evaluation_that_it_names():
     pruned = row("oneshot", 30.0) | {"_evaluation": "p", "_dense_evaluation": "d1"}
     assert both_ways(one, other, pruned) == (20.0,)
     assert both_ways(other, pruned) == (None,), "that of another evaluation is worse than none"
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({"num_eval_tokens": 1000}, {"num_eval_tokens": 2000}),
-        ({"dtype": "float32"}, {"dtype": "bfloat16"}),
-        ({"sweep_id": "a"}, {"sweep_id": "b"}),
-    ],
-)
-def test_an_older_row_is_compared_with_the_dense_one_that_it_is_most_like(first, second):
-    dense = [row("dense", 20.0) | first, row("dense", 25.0) | second]
-    assert both_ways(*dense, row("oneshot", 30.0) | first) == (20.0,)
-    assert both_ways(*dense, row("oneshot", 30.0) | second) == (25.0,)
-
-
-def test_training_in_float32_does_not_hide_an_older_rows_dense_one():
-    dense = row("dense", 20.0) | {"dtype": "bfloat16"}
-    trained = row("finetune", 30.0) | {"dtype": "float32", "num_finetune_tokens": 64}
-    assert both_ways(dense, trained) == (20.0,)
-
-
-def test_older_rows_of_a_grid_are_compared_with_the_dense_one_of_that_grid():
-    # The content of the model changed: nothing that the rows record tells them apart.
-    rows = [
-        *(row("dense", 20.0) | {"sweep_id": "a"}, row("oneshot", 30.0) | {"sweep_id": "a"}),
-        *(row("dense", 25.0) | {"sweep_id": "b"}, row("oneshot", 35.0) | {"sweep_id": "b"}),
-    ]
-    label = {"protocol": "sparsegpt", "eval_text": "wikitext2"}
-    assert dense_beside(*rows, labels={"k2": label, "k3": label}) == [20.0, 25.0]
-    # A row that an earlier sweep left, and that the grid takes up.
-    assert dense_beside(*rows, labels={"k1": label, "k2": label}) == [25.0, 25.0]

@@ -132,12 +132,3 @@ def test_rows_of_an_earlier_grid_are_marked(sweep):
     sweep.write_record()
     rows = Watched(sweep.store.root).rows()
     assert {row["sparsity"] for row in rows if row["in_current_grid"]} == {0.5, 0.7}
-
-
-def test_a_record_from_before_there_were_cells_in_it_takes_all_rows(sweep):
-    sweep.finish(0, 1)
-    del sweep.record["cells"]
-    sweep.write_record()
-    seen = Watched(sweep.store.root)
-    assert all(row["in_current_grid"] for row in seen.rows())
-    assert seen.progress()["note"] == "no grid recorded."

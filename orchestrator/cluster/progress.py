@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from ray.tune import Callback
 
 from orchestrator.plan.cell import Cell
+from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
 
 WIDTH = 80
@@ -84,13 +85,9 @@ class Progress(Callback):
 
     def name(self, cell: Cell, room: int = WIDTH) -> str:
         """What tells a cell from the others of this sweep; of a long model's name the ends."""
-        target = cell.target.mask_structure or f"{cell.target.sparsity:g}"
-        if cell.method == "dense":
-            target = f"round {cell.round}" if cell.round else ""
-        words = [cell.method, cell.regime, target]
+        name = ascii(CellName.of_cell(cell).short)[1:-1]
         if self.many_seeds and cell.seed is not None:
-            words.append(f"s{cell.seed}" if self.many_models else f"seed {cell.seed}")
-        name = ascii(" ".join(filter(None, words)))[1:-1]
+            name += f" s{cell.seed}" if self.many_models else f" seed {cell.seed}"
         if self.many_models:
             model = ascii(cell.model.rstrip("/").rpartition("/")[2])[1:-1]
             name = f"{fitted(model, max(5, room - len(name) - 1))} {name}"

@@ -19,10 +19,11 @@ from orchestrator.page.contents import page_contents
 from orchestrator.plan.stages import TASKS_KIND
 from orchestrator.results.details import details_of
 from orchestrator.results.gathering import gather, task_columns
+from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
 from orchestrator.results.published import Published, known_values
 from orchestrator.results.record import FOLDER as RECORDS
-from orchestrator.results.record import Record, labels_of, name_of
+from orchestrator.results.record import Record, labels_of
 from orchestrator.results.schema import Row
 from orchestrator.store.files import read_object
 from orchestrator.store.store import MARKER, Store
@@ -124,7 +125,7 @@ class Watched:
     def rows(self) -> list[Row]:
         """All rows, those of the newest sweep's grid marked."""
         with self.lock:
-            labels = labels_of(self.record) if self.record else None
+            labels = labels_of(self.record) if self.record else {}
             # A copy: another thread may read further manifests meanwhile.
             return gather(self.stored, labels, task_columns(dict(self.manifests)))
 
@@ -199,7 +200,7 @@ class Watched:
                 state = "done"
             elif cell["id"] in running:
                 state = "running"
-            found.append((name_of(cell), state, why))
+            found.append((CellName.of_row(cell).full, state, why))
         return sorted(found, key=lambda cell: ORDER.get(cell[1], 0))
 
 

@@ -220,8 +220,6 @@ def tune_view(trial: Trial) -> dict[str, Any]:
         "model": trial.model,
         "method": trial.method,
         "regimes": sorted({cell.regime for cell in trial.cells}),
-        "targets": sorted(
-            {cell.target.mask_structure or f"{cell.target.sparsity:g}" for cell in trial.cells}
-        ),
+        "targets": sorted({cell.target.label for cell in trial.cells}),
         "num_cells": len(trial.cells),
     }

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 
 from orchestrator.publish.typesetting import markdown_text
+from orchestrator.results.names import CellName
 from orchestrator.results.numbers import format_perplexity
 from orchestrator.results.schema import Row
 
@@ -39,7 +40,7 @@ def model_card(
         base_model=source["path_or_repo"] if on_hub and source else None,
         tags=["pruned", "sparse", row["method"]],
     )
-    title = f"{row['model']} · {row['method']} {row['regime']} {target_of(row)}"
+    title = f"{row['model']} · {CellName.of_row(row).title}"
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {markdown_text(title)}",
@@ -50,11 +51,6 @@ def model_card(
         "## Licence\n\n" + licence_text(row, licence),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def target_of(row: Row) -> str:
-    """Mask structure or sparsity, in words."""
-    return row["mask_structure"] or f"sparsity {row['sparsity']:g}"
 
 
 def facts(row: Row, source: Mapping[str, Any] | None) -> str:

@@ -19,8 +19,8 @@ from core.models.sources import EMBEDDED
 from orchestrator.page.watched import Watched
 from orchestrator.publish import sparse_files
 from orchestrator.publish.model_card import LICENCE_FILES, licence_of, model_card
+from orchestrator.results.names import CellName
 from orchestrator.results.numbers import format_perplexity
-from orchestrator.results.record import name_of
 from orchestrator.results.schema import Row
 from orchestrator.store.manifests import MANIFEST
 
@@ -50,7 +50,9 @@ def find_cell(sweeps: Sequence[Watched], prefix: str) -> tuple[Watched, list[Row
     if not found:
         raise BadInputError(f"--get {prefix}: no such cell; ids are in the page's table (cell id)")
     if len(found) > 1:
-        names = [f"{cell[:12]} ({name_of(rows[0])})" for cell, (_, rows) in found.items()]
+        names = [
+            f"{cell[:12]} ({CellName.of_row(rows[0]).full})" for cell, (_, rows) in found.items()
+        ]
         told = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
         raise BadInputError(f"--get {prefix}: {len(found)} cells begin so: {told}")
     return next(iter(found.values()))
@@ -83,7 +85,7 @@ def write_model(sweep: Watched, rows: Sequence[Row], destination: Path, form: st
         directory = Path(aside) / "model"
         with sweep.store.opened("stages", row["stage_id"]) as stage:
             shutil.copytree(stage, directory, ignore=shutil.ignore_patterns(MANIFEST))
-        told = [f"{name_of(row)}: {len(manifest['files'])} files in {destination}"]
+        told = [f"{CellName.of_row(row).full}: {len(manifest['files'])} files in {destination}"]
         loading = LOADING
         if form == "compressed-tensors":
             told.append(compress_(directory, row))

@@ -1,7 +1,7 @@
 """The record that a sweep leaves beside its results, and rows as that record names them.
 
-`sweeps/ID.json` holds the resolved settings, versions, the command and the cells of the grid, so
-whoever finds an out-dir knows what was asked for without resolving models and texts again. No Ray.
+`sweeps/ID.json` holds the resolved settings, versions, the command and the cells of the grid. With
+it an out-dir can be read without resolving models and texts again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Labels = Mapping[str, Mapping[str, str]]
 
 
 def describe_cells(plan: Plan) -> list[dict[str, Any]]:
-    """The cells of a grid in its order, each with the keys of its rows and their texts."""
+    """Return the cells of a grid in its order, each with the keys of its rows and their texts."""
     return [
         {
             "id": cell.id,
@@ -38,27 +38,15 @@ def describe_cells(plan: Plan) -> list[dict[str, Any]]:
 
 
 def read_record(store: Store, sweep_id: str) -> Record:
-    """The record of one sweep."""
+    """Read the record of one sweep."""
     return json.loads(store.read_bytes(FOLDER, f"{sweep_id}.json"))
 
 
-def labels_of(record: Record) -> Labels | None:
-    """Row keys of the grid with what its rows are called there; None if the record is too old."""
-    if "cells" not in record:
-        return None
+def labels_of(record: Record) -> Labels:
+    """Return the row keys of the grid, each with the protocol and text that the grid calls it."""
     protocol = record["config"]["grid"]["protocol"]
     return {
         key: {"protocol": protocol, "eval_text": text}
         for cell in record["cells"]
         for key, text in cell["rows"].items()
     }
-
-
-def name_of(cell: Mapping[str, Any]) -> str:
-    """A cell, or a row of it, in words."""
-    target = cell["mask_structure"] or f"{cell['sparsity']:g}"
-    if cell["method"] == "dense":
-        target = f"round {cell['round']}" if cell["regime"] != "dense" else ""
-    seed = "" if cell["seed"] is None else f"seed {cell['seed']}"
-    words = (cell["model"], cell["method"], cell["regime"], target, seed)
-    return " ".join(word for word in words if word)
