@@ -162,7 +162,7 @@ def test_another_kind_of_training_is_a_curve_with_a_control_of_its_own():
     curves = curves_from_rows(rows)
     assert len(curves) == 4
     for settings, perplexity in ((None, 26.0), (distill["finetune_settings"], 24.0)):
-        (tuned,) = [c for c in curves if c.is_control and c.training == settings]
+        (tuned,) = [c for c in curves if c.is_control and c.settings.training == settings]
         assert [p.perplexity for p in tuned.points] == [perplexity]
 
 

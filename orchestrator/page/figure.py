@@ -14,8 +14,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from orchestrator.page.palette import DASHES, GREY, SYMBOLS, TROUBLE_SYMBOLS, color_of
-from orchestrator.results.curves import TROUBLES, Curve, Evaluation, Point, label_of
+from orchestrator.results.curves import Curve, Evaluation, label_of
 from orchestrator.results.numbers import format_perplexity
+from orchestrator.results.points import TROUBLES, Point
 from orchestrator.results.published import Published
 
 LOG_FROM = 20

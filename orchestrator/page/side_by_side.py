@@ -13,7 +13,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.results.curves import Curve, Point, curves_from_rows
+from orchestrator.results.curves import Curve, curves_from_rows
+from orchestrator.results.points import Point
 from orchestrator.results.record import Record
 from orchestrator.results.schema import Row, regime_order
 
@@ -60,15 +61,14 @@ def cells_of(rows: Iterable[Row]) -> dict[Key, tuple[tuple[Any, ...], Point]]:
 
 def key_of(curve: Curve, point: Point) -> Key:
     """What makes a point of one sweep the same cell as a point of another."""
-    target = point.mask_structure or f"{point.sparsity:g}"
-    return (curve.model, str(curve.evaluation), curve.method, curve.regime, target)
+    facet = (curve.model, str(curve.evaluation))
+    return (*facet, curve.method, curve.regime, point.target.label)
 
 
 def place_of(curve: Curve, point: Point) -> tuple[Any, ...]:
     """Sorts cells: dense first, then targets, within them methods and regimes."""
-    structured = point.mask_structure or ""
     facet = (curve.model, str(curve.evaluation), curve.method != "dense")
-    return (*facet, structured, point.sparsity, curve.method, regime_order(curve.regime))
+    return (*facet, *point.target.order, curve.method, regime_order(curve.regime))
 
 
 def told(point: Point) -> list[Any]:

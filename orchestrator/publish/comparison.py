@@ -188,7 +188,7 @@ def comparison_table(found: Sequence[Comparison]) -> str:
                 value.model.rpartition("/")[2],
                 one.eval_text,
                 value.method,
-                "" if value.method == "dense" else value.target,
+                "" if value.method == "dense" else value.target.label,
                 "-" if one.ours is None else format_perplexity(one.ours),
                 f"{value.perplexity:g}",
                 "-" if share is None else f"{share:+.1%}",

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.results.curves import Curve, Point, curves_from_rows
+from orchestrator.results.curves import Curve, curves_from_rows
+from orchestrator.results.names import CONTROL
 from orchestrator.results.numbers import format_perplexity
+from orchestrator.results.points import Point
 from orchestrator.results.schema import Row, key_of
 
 MARK = "!"
@@ -35,7 +37,7 @@ class Line:
     @property
     def name(self) -> str:
         """As the table shows it."""
-        regime = "fine-tuned alike" if self.is_control else self.regime
+        regime = CONTROL if self.is_control else self.regime
         return " ".join(filter(None, (self.method, regime, self.settings)))
 
 
@@ -78,12 +80,12 @@ def tables_from_rows(rows: Iterable[Row]) -> list[Table]:
 def make_table(curves: Sequence[Curve], rows: Mapping[str, Row]) -> Table:
     """The table of the curves of one facet."""
     pruned = [curve for curve in curves if curve.regime != "dense"]
-    targets = {target_of(p): None for c in pruned for p in c.points if not c.is_control}
-    ordered = sorted(targets)
+    targets = {p.target for c in pruned for p in c.points if not c.is_control}
+    ordered = sorted(targets, key=lambda target: target.order)
     groups: dict[tuple[str, str, str], dict[Any, Point]] = defaultdict(dict)
     for curve in pruned:
-        name = (curve.method, curve.regime, settings_of(curve, pruned))
-        groups[name] |= {target_of(point): point for point in curve.points}
+        name = (curve.method, curve.regime, settings_apart(curve, pruned))
+        groups[name] |= {point.target: point for point in curve.points}
     lines = [
         Line(*name, tuple(points.get(t) for t in ordered), is_control=name[0] == "dense")
         for name, points in sorted(groups.items(), key=lambda item: item[0][0] != "dense")
@@ -92,23 +94,16 @@ def make_table(curves: Sequence[Curve], rows: Mapping[str, Row]) -> Table:
         curves[0].model,
         str(curves[0].evaluation),
         caption_of(curves, rows),
-        tuple(structure or f"{sparsity:g}" for _, sparsity, structure in ordered),
+        tuple(target.label for target in ordered),
         tuple(lines),
     )
 
 
-def target_of(point: Point) -> tuple[bool, float, str]:
-    """Sorts sparsities before mask structures."""
-    return (bool(point.mask_structure), point.sparsity, point.mask_structure or "")
-
-
-def settings_of(curve: Curve, curves: Iterable[Curve]) -> str:
-    """What sets a curve apart from those of the same method, regime and structure."""
-    same = ("method", "regime", "structure")
-    alike = [c for c in curves if all(getattr(c, name) == getattr(curve, name) for name in same)]
-    names = ("method_settings", "schedule", "budget", "training", "calibration")
-    differ = [name for name in names if len({getattr(c, name) for c in alike}) > 1]
-    return " ".join(str(getattr(curve, name)) for name in differ)
+def settings_apart(curve: Curve, curves: Iterable[Curve]) -> str:
+    """Return what sets a curve apart from those of the same method, regime and structure."""
+    kind = (curve.method, curve.regime, curve.structure)
+    alike = [c.settings for c in curves if (c.method, c.regime, c.structure) == kind]
+    return " ".join(curve.settings.apart_from(alike))
 
 
 def caption_of(curves: Sequence[Curve], rows: Mapping[str, Row]) -> str:
@@ -142,8 +137,8 @@ def caption_of(curves: Sequence[Curve], rows: Mapping[str, Row]) -> str:
 
 def calibrations(curves: Iterable[Curve]) -> list[str]:
     """Calibration texts and sizes."""
-    known = {curve.calibration for curve in curves if curve.calibration.text and curve.points}
-    told = [f"{c.text}, {c.tokens:,} tokens" for c in known if c.tokens]
+    found = {curve.settings.calibration for curve in curves if curve.points}
+    told = [f"{c.text}, {c.tokens:,} tokens" for c in found if c.text and c.tokens]
     return sorted(told)
 
 

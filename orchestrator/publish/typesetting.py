@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from orchestrator.publish.tables import MARK, Table, is_whole
-from orchestrator.results.curves import Point
 from orchestrator.results.numbers import format_perplexity
+from orchestrator.results.points import Point
 from orchestrator.results.schema import SCHEMA, Row, sort_key, task_columns_of
 
 CELLS_HEADER = ("model", "evaluation", "method", "regime", "settings", "target")

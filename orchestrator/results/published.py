@@ -1,7 +1,7 @@
-"""Perplexities that other people's papers report, and which of them a model stands for.
+"""Perplexities that papers report, and the names under which they report on a model.
 
-`assets/published.csv` is the whole table. Curves draw its values as hollow markers, presets of
-published tables compare with it (`comparison.py`). No Ray, no Plotly.
+`assets/published.csv` is the whole table. The page draws its values as hollow marks, and presets of
+published tables compare with it (`publish/comparison.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.checks import BadInputError
+from core.targets import Target
+from orchestrator.results.names import in_words
 
 if TYPE_CHECKING:
     from core.models.facts import ModelFacts
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).parent / "assets" / "published.csv"
 PUBLISHED_WINDOW = 2048
-"""Tokens a window behind every value of the table."""
+"""Tokens in each window behind every value of the table."""
 LOADERS = {"sparsegpt": "sparsegpt", "wanda": "sparsegpt", "alps": "alps"}
 """The code whose reading of PTB and C4 a protocol has, as core/texts/protocols.py says.
 
@@ -50,60 +52,62 @@ class Published:
     perplexity: float
     source: str
     protocol: str = "sparsegpt"
-    """How that paper's code reads the text."""
+    """Protocol that reads the text like the paper's code."""
     std: float | None = None
     """Standard deviation over seeds, where the paper gives one."""
     num_seeds: int = 1
 
+    def __post_init__(self) -> None:
+        assert self.target
+
     def read_as(self, eval_text: str, protocol: str) -> bool:
-        """Whether an evaluation reads the same text the same way."""
+        """Return True if an evaluation reads the same text the same way."""
         return self.eval_text == eval_text and reading(eval_text, protocol) == self.reading
 
     def compares(self, model: str, evaluation: Any) -> bool:
-        """Whether a curve is of the same model (hub name or folder), text and windows."""
+        """Return True if a curve is of the same model (hub name or folder), text and windows."""
         same_model = _base(self.model) == _base(model)
         same_text = self.read_as(evaluation.text, evaluation.protocol)
         return same_model and same_text and evaluation.seq_len in (None, PUBLISHED_WINDOW)
 
     def story(self) -> list[str]:
-        """What hovering says."""
-        target = self.mask_structure or f"sparsity {self.sparsity:g}"
+        """Return the lines that hovering over the mark shows."""
         spread = "" if self.std is None else f" ± {self.std:g} over {self.num_seeds} seeds"
         return [
-            f"published: {self.method} · {target}",
+            f"published: {self.method} · {in_words(self.target)}",
             f"perplexity {self.perplexity:g}{spread}",
             f"{self.source}; whole {self.eval_text} test text, windows of {PUBLISHED_WINDOW}",
         ]
 
     def spread(self) -> dict[str, Any]:
-        """How much seeds change it, for a page that has a single seed to show."""
+        """Return how much seeds change the value, for a page that has a single seed to show."""
         assert self.std is not None
         return {
             "model": self.model,
             "sparsity": self.sparsity,
-            "target": self.target,
+            "target": self.target.label,
             "relative": round(self.std / self.perplexity, 4),
             "source": self.source,
         }
 
     @property
     def reading(self) -> str:
-        """How that paper's code reads the text: equal where two codes read it alike."""
+        """The code whose reading of the text the paper has; equal where two codes read it alike."""
         return reading(self.eval_text, self.protocol)
 
     @property
     def setting(self) -> tuple[str, str, str | None, float]:
-        """What was pruned, how and how far."""
+        """Model, method, mask structure and sparsity."""
         return (self.model, self.method, self.mask_structure, self.sparsity)
 
     @property
-    def target(self) -> str:
-        """Sparsity or mask structure, in words."""
-        return self.mask_structure or f"{self.sparsity:g}"
+    def target(self) -> Target:
+        """Sparsity or mask structure."""
+        return Target(self.sparsity, self.mask_structure)
 
 
 def reading(eval_text: str, protocol: str) -> str:
-    """Whose reading of a text a protocol has; that of any other protocol is its own."""
+    """Return the code whose reading of a text a protocol has; others read in their own way."""
     loader = LOADERS.get(protocol, protocol)
     return "sparsegpt" if eval_text == "wikitext2" and protocol in LOADERS else loader
 
@@ -113,7 +117,7 @@ def _base(model: str) -> str:
 
 
 def load_published(path: Path = TABLE) -> list[Published]:
-    """Reads a table of published values; lines that begin with # are comments."""
+    """Read a table of published values; lines that begin with # are comments."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(line for line in file if not line.startswith("#"))
         return [
@@ -134,7 +138,7 @@ def load_published(path: Path = TABLE) -> list[Published]:
 
 
 def known_values(path: str | None) -> list[Published]:
-    """What a page compares with: a user's table, if there is one, then the project's.
+    """Return the values to compare with: a user's table, if there is one, then the project's.
 
     Raises:
         ValueError: the table cannot be read; in one line.
@@ -154,7 +158,7 @@ def known_values(path: str | None) -> list[Published]:
 
 
 def first_of_each(values: Iterable[Published]) -> list[Published]:
-    """One value a setting and reading of a text: the first in the table's order."""
+    """Return one value for each setting and reading of a text: the first in the table's order."""
     found: dict[tuple[object, ...], Published] = {}
     for value in values:
         found.setdefault((*value.setting, value.eval_text, value.reading), value)
@@ -162,10 +166,10 @@ def first_of_each(values: Iterable[Published]) -> list[Published]:
 
 
 def published_model(source: ModelSource, facts: ModelFacts) -> str | None:
-    """The name under which papers report on a model; None if they do not.
+    """Return the name under which papers report on a model; None if they do not.
 
-    A repository on the hub is what its name says. A local directory is told by the sizes in its
-    config alone, whatever it is called.
+    A model of the hub goes by its own name. A local directory is recognised by the sizes in its
+    config alone, whatever its name is.
     """
     if source.revision is not None:
         return source.path_or_repo

@@ -1,8 +1,4 @@
-"""Rows: one per cell and evaluation text, from the store's JSON to Parquet and to the terminal.
-
-Place in the flow: ... -> perplexity -> **row -> Parquet** -> curve. `SCHEMA` is the whole contract
-of a row; the table that closes a sweep is drawn here too, and needs neither Ray nor Plotly.
-"""
+"""Columns of a row: `SCHEMA` is the whole contract, from the store's JSON files to Parquet."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.config import REGIMES
 from orchestrator.plan.identity import row_key
 
 Row = dict[str, Any]
@@ -83,26 +80,29 @@ SCHEMA = pa.schema([pa.field(name, kind, name not in _REQUIRED) for name, kind i
 """Columns of `results.parquet`, in order; those of tasks follow. Only `_REQUIRED` are not null."""
 
 TASK_PREFIX = "task:"
-"""Begins the columns that `--eval.tasks` adds, `task:NAME:METRIC`; all of them real numbers."""
+"""Start of the columns that `--eval.tasks` adds, `task:NAME:METRIC`; all are real numbers."""
+
+EVALUATION_COLUMNS = ("protocol", "eval_text", "eval_seq_len", "eval_stride", "num_eval_tokens")
+"""Columns that say what a perplexity was measured on."""
+CALIBRATION_COLUMNS = ("calibration_text", "calibration_tokens", "calibration_seq_len")
+"""Columns that say what the inputs of layers were observed on."""
 
 STATUSES = ("done", "failed", "not_run", "stopped")
-REGIMES = ("oneshot", "finetune", "iterative")
 
 
 def key_of(row: Row) -> str:
-    """The key of a row as the curves and the page use it, from the row's own columns."""
-    fields = ("protocol", "eval_text", "eval_seq_len", "eval_stride", "num_eval_tokens")
-    return row_key(row["cell_id"], json.dumps([row.get(field) for field in fields]))
+    """Return the key of a row as the curves and the page use it, from the row's own columns."""
+    return row_key(row["cell_id"], json.dumps([row.get(name) for name in EVALUATION_COLUMNS]))
 
 
 def check_row(row: Row) -> None:
-    """Asserts the contract of `SCHEMA`: known columns, required ones present, counts whole."""
+    """Assert the contract of `SCHEMA`: known columns, required ones present, counts whole."""
     unknown = sorted(name for name in set(row) - set(_COLUMNS) if not name.startswith(TASK_PREFIX))
     assert not unknown, f"row has columns outside SCHEMA: {', '.join(unknown)}"
     missing = sorted(name for name in _REQUIRED if row.get(name) is None)
     assert not missing, f"row {row.get('cell_id')} lacks {', '.join(missing)}"
     assert row["status"] in STATUSES, f"row {row['cell_id']} has status {row['status']!r}"
-    for name, value in row.items():  # Arrow would truncate 3.5 to 3 without a word
+    for name, value in row.items():  # Arrow would turn 3.5 into 3 without a word
         if name.startswith(TASK_PREFIX):
             continue
         whole = value is None or isinstance(value, int) and not isinstance(value, bool)
@@ -110,7 +110,7 @@ def check_row(row: Row) -> None:
 
 
 def sort_key(row: Row) -> tuple[Any, ...]:
-    """Model, method, regime, mask structure, sparsity, seed, text; ids break ties."""
+    """Sort rows by model, method, regime, mask structure, sparsity, seed and text, then by id."""
     seed, turn = row.get("seed"), row.get("round")
     return (
         row["model"],
@@ -127,10 +127,10 @@ def sort_key(row: Row) -> tuple[Any, ...]:
 
 
 def task_columns_of(rows: Iterable[Row]) -> list[str]:
-    """The columns beyond `SCHEMA` that some of the rows have, in order."""
+    """Return the columns beyond `SCHEMA` that some of the rows have, in order."""
     return sorted({name for row in rows for name in row if name.startswith(TASK_PREFIX)})
 
 
 def regime_order(regime: str) -> int:
-    """Where a regime stands in tables and legends: the more training, the later; dense first."""
+    """Return the place of a regime in tables and legends: dense first, most training last."""
     return REGIMES.index(regime) if regime in REGIMES else -1

@@ -1,4 +1,4 @@
-"""The rows behind one point in words."""
+"""The rows of one point in words, as the page shows them over the figure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from orchestrator.results.names import CellName
 from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.schema import Row
 
 
 def story(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The rows of one point (its seeds) in words: a title line, then a line a fact."""
+    """Return the rows of one point (its seeds) in words: a title, then a line for each fact."""
     done = [row for row in rows if row["status"] == "done"]
     first = (done or rows)[0]
-    if first["method"] == "dense":
-        title = "dense" if first["regime"] == "dense" else "dense, fine-tuned alike"
-    else:
-        target = first.get("mask_structure") or f"sparsity {first['sparsity']:g}"
-        title = f"{first['method']} · {first['regime']} · {target}"
     seeds = ", ".join(str(row["seed"]) for row in rows if row.get("seed") is not None)
     return (
-        title,
+        CellName.of_row(first).title,
         *_perplexity_lines(done),
         *_treatment_lines(first, done),
         *([f"seed {seeds}"] if seeds else []),
@@ -71,7 +67,7 @@ def _treatment_lines(first: Row, done: Sequence[Row]) -> list[str]:
 
 
 def _trouble_lines(rows: Sequence[Row]) -> list[str]:
-    """What befell the seeds that give no perplexity, with as much of the error as reads well."""
+    """Say why seeds have no perplexity, with the first part of each error."""
     lines = []
     for row in rows:
         finite = row.get("perplexity") is not None and math.isfinite(row["perplexity"])

@@ -6,17 +6,32 @@ import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+from core.targets import Target
+from orchestrator.results.curves import Settings
+from orchestrator.results.names import CONTROL, target_of
 from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.schema import Row, regime_order, sort_key
 
 
+class Line(NamedTuple):
+    """Facts that set two lines of the table apart."""
+
+    method: str
+    regime: str
+    settings: Settings
+
+
+Cells = dict[Line, dict[Target, list[Row]]]
+"""Rows of each line by target."""
+
+
 def summary_table(rows: Iterable[Row], width: int = 79) -> str:
-    """The perplexities of the current grid as text: a block per model and evaluation.
+    """Return the perplexities of the current grid as text: a block for each model and evaluation.
 
     Lines are methods and regimes, columns are targets; wider tables go on in further blocks. Apart
-    from the ± of several seeds the text is ASCII, whatever the names hold.
+    from the ± of several seeds the text is ASCII, even where names are not.
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in sorted((r for r in rows if r["in_current_grid"]), key=sort_key):
@@ -38,39 +53,31 @@ def _model_block(rows: list[Row], width: int) -> str:
     text = textwrap.wrap(heading, width)
     if control:
         turns = ", ".join(f"{_cell(control[turn])} (round {turn})" for turn in sorted(control))
-        text += textwrap.wrap(f"dense, fine-tuned alike: {turns}", width)
-    lines: dict[tuple[str, ...], dict[tuple[bool, float, str], list[Row]]] = {}
+        text += textwrap.wrap(f"dense, {CONTROL}: {turns}", width)
+    lines: Cells = {}
     for row in sorted(rows, key=lambda row: (row["method"], regime_order(row["regime"]))):
         if row["method"] != "dense":
-            structure = row.get("mask_structure") or ""
-            target = (bool(structure), row["sparsity"], structure)
-            lines.setdefault(_line_of(row), {}).setdefault(target, []).append(row)
+            line = Line(row["method"], row["regime"], Settings.of_row(row))
+            lines.setdefault(line, {}).setdefault(target_of(row), []).append(row)
     table = _table_blocks(lines, width)
     if any("!" in line for line in table):
         table.append("! the mean leaves out seeds that failed or are not finite")
     return "\n".join(text + table)
 
 
-def _line_of(row: Row) -> tuple[str, ...]:
-    """What separates two lines of the table: method and regime, then the settings behind them."""
-    settings = ("method_settings", "schedule", "budget", "finetune_settings", "calibration_text")
-    return (row["method"], row["regime"], *(str(row.get(name) or "") for name in settings))
-
-
-def _table_blocks(
-    lines: dict[tuple[str, ...], dict[tuple[bool, float, str], list[Row]]], width: int
-) -> list[str]:
+def _table_blocks(lines: Cells, width: int) -> list[str]:
     names, notes = {}, []
     for line in lines:
-        names[line] = _ascii(f"{line[0]} {line[1]}")
+        names[line] = _ascii(f"{line.method} {line.regime}")
         if sum(other[:2] == line[:2] for other in lines) > 1:
             names[line] += f" [{len(notes) + 1}]"
-            note = f"[{len(notes) + 1}] " + " ".join(filter(None, line[2:]))
+            note = f"[{len(notes) + 1}] {line.settings}"
             notes.append(textwrap.shorten(_ascii(note), width, placeholder=" ..."))
     first = max(map(len, names.values()), default=0)
     blocks: list[list[str]] = []
-    for target in sorted({target for line in lines.values() for target in line}):
-        column = [target[2] or f"{target[1]:g}"]
+    targets = {target for cells in lines.values() for target in cells}
+    for target in sorted(targets, key=lambda target: target.order):
+        column = [target.label]
         column += [_cell(cells.get(target, [])) for cells in lines.values()]
         size = max(map(len, column)) + 2
         if not blocks or len(blocks[-1][0]) + size > width:
@@ -80,7 +87,7 @@ def _table_blocks(
 
 
 def _cell(rows: list[Row]) -> str:
-    """The text of one target: mean over its seeds, or why there is none."""
+    """Return the text of one target: the mean over its seeds, or why there is none."""
     values = [
         row["perplexity"]
         for row in rows
