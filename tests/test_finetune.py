@@ -12,6 +12,7 @@ from core.models.blocks import prunable_linears
 from core.models.loading import load_model
 from core.parallel import Ranks
 from core.training.finetune import finetune_, num_windows
+from core.training.loop import Loop
 from core.training.optimizer import BETAS, TrainingError, learning_rate
 
 RANKS = Ranks.current()
@@ -44,7 +45,7 @@ def prune_at_random(model, sparsity: float = 0.6) -> dict[str, Tensor]:
 
 
 def train(model, masks, windows=WINDOWS, config=CONFIG, **settings):
-    return finetune_(model, masks, windows, config, RANKS, **({"batch_windows": 4} | settings))
+    return finetune_(model, masks, windows.split(4), config, Loop(RANKS, **settings))
 
 
 def weights_of(model) -> dict[str, Tensor]:

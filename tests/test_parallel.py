@@ -33,6 +33,7 @@ from core.sequential import prune_
 from core.targets import Target
 from core.training.checkpoints import first_row
 from core.training.finetune import finetune_
+from core.training.loop import Loop
 
 METHODS = ["magnitude", "wanda", "sparsegpt"]
 TARGETS = {"half": Target(0.5), "2:4": Target.structured("2:4")}
@@ -121,18 +122,9 @@ def training(models: Path, family: str, ranks: Ranks, out: Path, resume: Path) -
     def save(step, write) -> None:
         write(out / f"{family}-step-{step}")
 
-    settings = {"batch_windows": 5, "micro_batch": 2}
-    windows = tokens(23, 32, seed=2)
-    report = finetune_(
-        model,
-        masks,
-        windows,
-        FINETUNE,
-        ranks,
-        **settings,
-        save_checkpoint=save,
-        save_every_seconds=0,
-    )
+    batches = tokens(23, 32, seed=2).split(5)
+    loop = Loop(ranks, micro_batch=2, save_checkpoint=save, save_every_seconds=0)
+    report = finetune_(model, masks, batches, FINETUNE, loop)
     found: dict[str, Any] = {
         "masks": masks,
         "losses": report.losses,
@@ -148,7 +140,8 @@ def training(models: Path, family: str, ranks: Ranks, out: Path, resume: Path) -
     found["pruned after training"] = second.masks
     if resume.exists():
         again = sharded(models, family, ranks)
-        report = finetune_(again, masks, windows, FINETUNE, ranks, **settings, resume_from=resume)
+        loop = Loop(ranks, micro_batch=2, resume_from=resume)
+        report = finetune_(again, masks, batches, FINETUNE, loop)
         found["resumed losses"] = report.losses
         found["resumed weights"] = full_weights(again)
         measure(again, masks)
@@ -391,15 +384,9 @@ def test_two_ranks_resume_what_one_rank_saved(alone, both, family):
 def test_one_rank_resumes_what_two_ranks_saved(folder, alone, both, family):
     # Losses to 1e-4 relative, zeros exact.
     model, masks = load_model(folder / family, torch.float32), alone[f"{family} trained"]["masks"]
-    report = finetune_(
-        model,
-        masks,
-        tokens(23, 32, seed=2),
-        FINETUNE,
-        Ranks.current(),
-        batch_windows=5,
-        resume_from=folder / "ranks-2" / f"{family}-step-{SAVED_STEP}",
-    )
+    resume = folder / "ranks-2" / f"{family}-step-{SAVED_STEP}"
+    loop = Loop(Ranks.current(), resume_from=resume)
+    report = finetune_(model, masks, tokens(23, 32, seed=2).split(5), FINETUNE, loop)
     assert report.steps_resumed == SAVED_STEP
     rest = both[0][f"{family} trained"]["losses"][SAVED_STEP:]
     assert report.losses == pytest.approx(rest, rel=1e-4)

@@ -17,10 +17,11 @@ from core.models.loading import load_model
 from core.models.saving import save_model
 from core.parallel import Ranks
 from core.training import lora
-from core.training.distillation import Distillation
 from core.training.finetune import finetune_
 from core.training.halves import PlainBlocks
-from core.training.optimizer import MaskedAdamW, TrainingError, token_losses
+from core.training.loop import Loop
+from core.training.losses import Distillation, token_losses
+from core.training.optimizer import MaskedAdamW, TrainingError
 
 RANKS = Ranks.current()
 WINDOWS = torch.randint(320, (10, 24), generator=torch.Generator().manual_seed(0))
@@ -62,8 +63,8 @@ def prune_at_random(model, sparsity: float = 0.6) -> dict[str, Tensor]:
 
 
 def train(model, masks, config, dense, windows=WINDOWS, **settings):
-    settings = {"batch_windows": 4, "micro_batch": 3, **settings}
-    return finetune_(model, masks, windows, config, RANKS, teacher=dense, **settings)
+    loop = Loop(RANKS, **{"micro_batch": 3, **settings})
+    return finetune_(model, masks, windows.split(4), config, loop, teacher=dense)
 
 
 def weights_of(model) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from core.sequential import prune_
 from core.targets import Target
 from core.training import lora
 from core.training.finetune import finetune_
+from core.training.loop import Loop
 from core.training.optimizer import MaskedAdamW
 
 two_ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("two_ranks.py"))))
@@ -133,19 +134,15 @@ def train(
                 write(out / "-".join(case))
                 saved.append(step)
 
-        report = finetune_(
-            model,
-            masks,
-            tokens(5 * STEPS, 16, seed=2),
-            config,
+        loop = Loop(
             ranks,
-            batch_windows=5,
-            teacher=teacher,
             micro_batch=2,
             resume_from=resume_from,
             save_checkpoint=save if resume_from is None else None,
             save_every_seconds=0,
         )
+        batches = tokens(5 * STEPS, 16, seed=2).split(5)
+        report = finetune_(model, masks, batches, config, loop, teacher)
         measure(model, masks)
         assert len(steps) == len(report.losses) > 0
         found[name] = {

@@ -1,8 +1,6 @@
-"""Files of a model, its masks, and a half-done round of training. No pickle anywhere.
+"""Checkpoints of a half-done round of training, in safetensors and without pickle.
 
-A stage's output is an ordinary Hugging Face directory plus `masks.safetensors`, masks packed eight
-to a byte. A training checkpoint holds, for every rank, its rows of weights and Adam moments, so any
-other number of ranks can read it.
+Every rank writes its rows of weights and Adam moments, so any other number of ranks can read them.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def first_row(tensor: Tensor) -> int:
-    """Where this rank's rows begin in the full tensor (FSDP2 shards dimension 0)."""
+    """Return the first row of this rank in the full tensor (FSDP2 shards dimension 0)."""
     if not isinstance(tensor, DTensor):
         return 0
     _, offset = compute_local_shape_and_global_offset(
@@ -40,9 +38,10 @@ def save_training(
     step: int,
     ranks: Ranks,
 ) -> None:
-    """Writes this rank's rows of weights that train, their moments, and the steps done.
+    """Write this rank's rows of the weights that train, their moments, and the steps done.
 
-    Without an optimizer there are no moments. What every rank holds in full, rank 0 writes.
+    Without an optimizer there are no moments. Rank 0 writes the tensors that every rank holds in
+    full.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors, rows = {}, {}
@@ -62,7 +61,7 @@ def save_training(
 def load_training_(
     directory: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer | None
 ) -> int:
-    """Restores what `save_training` wrote, by any number of ranks; returns the steps done."""
+    """Restore the output of `save_training` by any number of ranks; return the steps done."""
     paths = sorted(directory.glob("rank-*.safetensors"))
     assert paths, f"no checkpoint in {directory}"
     files = [safe_open(path, framework="pt") for path in paths]
@@ -91,7 +90,7 @@ def load_training_(
 
 
 def copy_rows_(target: Tensor, first: int, pieces: list[tuple[int, object]]) -> None:
-    """Fills `target`, rows `first ...` of a full tensor, from pieces that start at given rows."""
+    """Fill `target`, the rows of a full tensor from `first` on, from (first row, piece) pairs."""
     if target.numel() == 0:
         return
     filled = 0

@@ -1,4 +1,4 @@
-"""Activation checkpointing: a block keeps its input alone and runs again in the backward pass."""
+"""Activation checkpointing: a block keeps only its input and runs again in the backward pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from core.models.blocks import decoder_blocks
 
 @contextmanager
 def recomputed(model: PreTrainedModel) -> Iterator[None]:
-    """Within, every decoder block of the model does so; numbers stay what they are.
+    """Recompute every decoder block of the model inside the context; numbers stay the same.
 
-    Inside FSDP2's hooks, which have gathered the block's weights by the time it runs again. Not
-    transformers' own switch: that needs training mode, and so dropout.
+    The block runs again inside FSDP2's hooks, which have gathered its weights by then. The switch
+    of transformers is no option, because it needs training mode, and that turns dropout on.
     """
     blocks = list(decoder_blocks(model))
     for block in blocks:

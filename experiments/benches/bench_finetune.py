@@ -30,6 +30,7 @@ from core.pruners import PRUNERS
 from core.sequential import prune_
 from core.targets import Target
 from core.training.finetune import finetune_
+from core.training.loop import Loop
 from core.training.optimizer import BETAS
 
 SHAPES = {
@@ -119,18 +120,13 @@ def ours(
 
     def turn() -> list[float]:
         marks = [time.perf_counter()]
-        finetune_(
-            model,
-            masks,
-            windows,
-            config,
+        loop = Loop(
             Ranks.current(torch.device(flags.device)),
-            batch_windows=flags.batch_windows,
-            teacher=teacher,
             micro_batch=flags.micro_batch,
             compute_dtype=DTYPES[flags.compute],
             report=lambda *_: marks.append(time.perf_counter()),
         )
+        finetune_(model, masks, windows.split(flags.batch_windows), config, loop, teacher)
         return [after - before for before, after in zip(marks, marks[1:])]
 
     return turn

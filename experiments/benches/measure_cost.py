@@ -27,6 +27,7 @@ from core.pruners import PRUNERS, make_pruner
 from core.sequential import prune_
 from core.targets import Target
 from core.training.finetune import finetune_
+from core.training.loop import Loop
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.rates import measured_rates
 from orchestrator.plan.inputs import ModelInputs, TextInput
@@ -152,17 +153,10 @@ def run_phase(flags: argparse.Namespace) -> tuple[float, float]:
         prune_(model, pruner, Target(0.5), ranks, windows=windows, micro_batch=micro)
     else:
         masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.5), ranks).masks
+        batches = stream.view(-1, flags.seq_len).split(max(1, 4096 // flags.seq_len))
+        loop = Loop(ranks, micro, DTYPES[inputs.training_dtype])
         start = time.monotonic()
-        finetune_(
-            model,
-            masks,
-            stream.view(-1, flags.seq_len),
-            FinetuneConfig(),
-            ranks,
-            batch_windows=max(1, 4096 // flags.seq_len),
-            micro_batch=micro,
-            compute_dtype=DTYPES[inputs.training_dtype],
-        )
+        finetune_(model, masks, batches, FinetuneConfig(), loop)
     if ranks.device.type == "cuda":
         torch.cuda.synchronize()
     return time.monotonic() - start, peak_memory(ranks.device)

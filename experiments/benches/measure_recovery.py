@@ -24,6 +24,7 @@ from core.pruners import PRUNERS
 from core.sequential import prune_
 from core.targets import Target
 from core.training.finetune import finetune_
+from core.training.loop import Loop
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.plan.inputs import ModelInputs, TextInput
 from orchestrator.trial.clock import peak_memory
@@ -105,19 +106,15 @@ def peak_of(flags: argparse.Namespace) -> float:
     masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.5), ranks).masks
     generator = torch.Generator().manual_seed(0)
     stream = torch.randint(4, facts.vocab_size, (flags.tokens,), generator=generator)
-    finetune_(
-        model,
-        masks,
-        stream.view(-1, flags.seq_len),
-        config,
+    # Two steps: the moments exist from the second step on, beside the activations.
+    batches = stream.view(-1, flags.seq_len).split(max(1, flags.tokens // 2 // flags.seq_len))
+    loop = Loop(
         ranks,
-        # Moments are there from the second step on, beside activations.
-        batch_windows=max(1, flags.tokens // 2 // flags.seq_len),
-        teacher=teacher,
         micro_batch=max(1, flags.micro_batch_tokens // flags.seq_len),
         compute_dtype=DTYPES[training_dtype(flags.dtype, device)],
         recompute=flags.kind.endswith("recomputed"),
     )
+    finetune_(model, masks, batches, config, loop, teacher)
     return peak_memory(device)
 
 

@@ -20,7 +20,8 @@ from core.models.masks import Masks
 from core.parallel import local
 from core.precision import DTYPES
 from core.training.finetune import finetune_
-from core.training.optimizer import FinetuneReport, TrainingError
+from core.training.loop import FinetuneReport, Loop
+from core.training.optimizer import TrainingError
 from orchestrator.inputs.tokens import validation_reader
 from orchestrator.plan.stages import Stage
 from orchestrator.results.numbers import thinned
@@ -118,14 +119,8 @@ def train_round(
     fields = stage.fields
     seq_len = fields["text"]["seq_len"]
     with opened_checkpoint(space.store, space.ranks, name) as resume_from:
-        return finetune_(
-            model,
-            masks,
-            windows,
-            config_of(fields, rate),
+        loop = Loop(
             space.ranks,
-            batch_windows=max(1, fields["batch_tokens"] // seq_len),
-            teacher=teacher,
             micro_batch=space.micro_batch(seq_len),
             compute_dtype=DTYPES[fields["dtype"]],
             recompute=space.job.activation_checkpointing,
@@ -135,6 +130,8 @@ def train_round(
             ),
             save_every_seconds=space.job.checkpoint_seconds,
         )
+        batches = windows.split(max(1, fields["batch_tokens"] // seq_len))
+        return finetune_(model, masks, batches, config_of(fields, rate), loop, teacher)
 
 
 def validation_nll(space: Workspace, stage: Stage, model: PreTrainedModel) -> float:

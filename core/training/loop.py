@@ -1,0 +1,99 @@
+"""Settings and progress of a training loop: pieces of work, checkpoints, reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from core.parallel import Ranks
+from core.training.checkpoints import load_training_, save_training
+
+SaveCheckpoint = Callable[[int, Callable[[Path], None]], None]
+"""Called with (steps done, write) when it is time to save; calls write(directory) on each rank."""
+Report = Callable[[int, int, float], None]
+"""Called with (steps done, steps, loss) after each step."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Settings of a training loop beside model, data and learning: how it runs and reports."""
+
+    ranks: Ranks
+    """This process among the others."""
+    micro_batch: int = 8
+    """Windows in one forward pass on one rank."""
+    compute_dtype: torch.dtype = torch.float32
+    """Autocast dtype of forward and backward passes."""
+    recompute: bool = False
+    """Run the forward pass of each block again in the backward pass instead of keeping it."""
+    resume_from: Path | None = None
+    """Directory that a checkpoint was written to."""
+    save_checkpoint: SaveCheckpoint | None = None
+    """Stores what `write(directory)` writes."""
+    save_every_seconds: float = 60.0
+    """Shortest time between two checkpoints."""
+    report: Report | None = None
+    """Receives the loss after each step."""
+
+
+@dataclass(frozen=True)
+class FinetuneReport:
+    """Result of one round of training."""
+
+    num_tokens: int
+    """Tokens trained on: windows times their length."""
+    losses: list[float]
+    """Mean training loss of every step since this process began the round: nats a token, or the
+    relative squared error where blocks are reconstructed."""
+    steps_resumed: int
+    """Steps that an earlier process had done."""
+
+
+class Progress:
+    """Steps of a loop so far: their losses, their reports and the checkpoints between them."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        num_steps: int,
+        model: PreTrainedModel,
+        optimizer: torch.optim.Optimizer | None,
+    ) -> None:
+        """Load the checkpoint to resume from, if there is one, into model and optimizer."""
+        self.loop, self.num_steps = loop, num_steps
+        self.model, self.optimizer = model, optimizer
+        resume = loop.resume_from
+        self.first = 0 if resume is None else load_training_(resume, model, optimizer)
+        self.losses: list[float] = []
+        self.saved_at = time.monotonic()
+
+    @property
+    def done(self) -> int:
+        """Steps done, those of an earlier process included."""
+        return self.first + len(self.losses)
+
+    def add(self, loss: float) -> None:
+        """Record and report the loss of one more step."""
+        self.losses.append(loss)
+        if self.loop.report is not None:
+            self.loop.report(self.done, self.num_steps, loss)
+
+    def save_if_due(self) -> None:
+        """Save a checkpoint if the last one is old enough and there is news (collective)."""
+        save = self.loop.save_checkpoint
+        if save is None or not self.first < self.done < self.num_steps or not self._is_due():
+            return
+        model, optimizer, ranks, done = self.model, self.optimizer, self.loop.ranks, self.done
+        save(done, lambda directory: save_training(directory, model, optimizer, done, ranks))
+        self.saved_at = time.monotonic()
+
+    def _is_due(self) -> bool:
+        """Return True if rank 0's clock says that it is time; saving is collective."""
+        ranks, age = self.loop.ranks, time.monotonic() - self.saved_at
+        due = torch.tensor([float(ranks.rank == 0 and age >= self.loop.save_every_seconds)])
+        return bool(ranks.sum_(due).item())

@@ -1,0 +1,64 @@
+"""Losses of each predicted token: next-token loss, or distillation from the dense model.
+
+Distillation: for each token `(1 - mix) * next-token loss + mix * T^2 * KL(teacher || student)`.
+The temperature T softens both models (Hinton et al., arXiv 1503.02531). The teacher is sharded in
+the same way as the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from core.parallel import Ranks
+from core.precision import autocast
+
+NO_LABEL = -100
+"""Label of a position that predicts nothing."""
+
+TokenLosses = Callable[[Tensor, Tensor], Tensor]
+"""(logits [batch, seq_len, vocab], ids [batch, seq_len]) -> losses [batch, seq_len - 1]."""
+
+
+def token_losses(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return the next-token losses in nats, [batch, seq_len - 1]."""
+    # The last position predicts nothing. It gets a label that says so, because a slice of the
+    # logits would copy them all.
+    labels = functional.pad(ids[:, 1:], (0, 1), value=NO_LABEL)
+    nll = functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NO_LABEL, reduction="none"
+    )
+    return nll.view(len(ids), -1)[:, :-1]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Loss that compares a student's logits with its teacher's."""
+
+    teacher: PreTrainedModel
+    temperature: float
+    mix: float
+    ranks: Ranks
+    dtype: torch.dtype
+    """Dtype of the teacher's forward passes."""
+
+    def __call__(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Return losses in nats, [batch, seq_len - 1]; every rank must call this equally often."""
+        with torch.no_grad():
+            stored = next(self.teacher.parameters()).dtype
+            with autocast(self.ranks.device, stored, self.dtype):
+                wanted = self.teacher(ids).logits
+        # The last position predicts a token that is not in the window.
+        soft = [
+            logits[:, :-1].float() / self.temperature,
+            wanted[:, :-1].float() / self.temperature,
+        ]
+        ours, theirs = (each.log_softmax(-1) for each in soft)
+        divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
+        plain = token_losses(logits, ids)
+        return plain * (1 - self.mix) + divergence * (self.mix * self.temperature**2)
