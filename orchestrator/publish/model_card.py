@@ -1,6 +1,6 @@
-"""The card of a pruned model: how it was made, its sparsity, its perplexities, the base's licence.
+"""The card of a pruned model: how it was made, its sparsity, its perplexities, its licence.
 
-Front matter as the Hugging Face hub reads it, then facts from the model's own rows.
+The front matter is the one that the Hugging Face hub reads. The facts come from the model's rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 
-from orchestrator.publish.typesetting import markdown_text
+from orchestrator.publish.typesetting import markdown_table, markdown_text
 from orchestrator.results.names import CellName
 from orchestrator.results.numbers import format_perplexity
 from orchestrator.results.schema import Row
@@ -23,12 +23,12 @@ LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
 def model_card(
     rows: Sequence[Row], source: Mapping[str, Any] | None, licence: str | None, loading: str
 ) -> str:
-    """The text of README.md.
+    """Return the text of README.md.
 
     Args:
-        rows: the cell's rows, one an evaluation text.
+        rows: the cell's rows, one for each evaluation text.
         source: the base model's source as the sweep recorded it.
-        licence: identifier of the base model's licence, None where it is not known.
+        licence: identifier of the base model's licence; None if it is not known.
         loading: Python code that loads and runs the model.
     """
     row = rows[0]
@@ -54,7 +54,7 @@ def model_card(
 
 
 def facts(row: Row, source: Mapping[str, Any] | None) -> str:
-    """A list of what was done."""
+    """Return a Markdown list of how the model was made."""
     settings = json.loads(row.get("method_settings") or "{}")
     identity = source["identity"] if source else "not recorded"
     path = " → ".join(f"{s:g}" for s in row.get("path") or ())
@@ -78,13 +78,14 @@ def facts(row: Row, source: Mapping[str, Any] | None) -> str:
 
 
 def described(row: Row, text: str, tokens: str) -> str | None:
-    """A text with its size; None where none was read."""
+    """Return a text with its size; None if no text was read."""
     return f"{row[text]}, {row[tokens]:,} tokens" if row.get(text) else None
 
 
 def perplexities(rows: Sequence[Row]) -> str:
-    """A table: one line an evaluation text."""
-    lines = ["| text | protocol | window | dense | this model |", "|---|---|---:|---:|---:|"]
+    """Return a Markdown table with one line for each evaluation text."""
+    lines = [["text", "protocol", "window", "dense", "this model"]]
+    lines.append(["---", "---", "---:", "---:", "---:"])
     for row in rows:
         dense = row.get("dense_perplexity")
         cells = [
@@ -94,24 +95,24 @@ def perplexities(rows: Sequence[Row]) -> str:
             "–" if dense is None else format_perplexity(dense),
             format_perplexity(row["perplexity"]),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(lines)
 
 
 def licence_text(row: Row, licence: str | None) -> str:
-    """What is known of it."""
+    """Return a sentence on the licence."""
     base = markdown_text(row["model"])
     if licence is None:
-        return f"That of {base}, which was not found beside it: look at the base model."
-    return f"That of {base}: {markdown_text(licence)}."
+        return f"The licence of {base}. It was not found beside the model: look at the base model."
+    return f"The licence of {base}: {markdown_text(licence)}."
 
 
 def licence_of(directory: Path | None, repo: str | None, revision: str | None) -> str | None:
-    """The licence that a base model's own card names; asks no network.
+    """Return the licence that a base model's own card names; no network is asked.
 
     Args:
-        directory: of a local model.
-        repo: of a model of the hub, whose card may be in the cache.
+        directory: that of a local model.
+        repo: the hub's name of a model whose card may be in the cache.
         revision: the hub commit.
     """
     card = directory / "README.md" if directory is not None else None

@@ -1,12 +1,11 @@
 r"""Tables as text: Markdown, LaTeX (needs `\usepackage{booktabs}`) and CSV.
 
-Place in the flow: curves -> table -> **text**. Names from rows never become markup or commands.
+Place in the flow: curves -> table -> **text**. pandas writes LaTeX and CSV. It has no Markdown
+without a further package, so that is written here. Names from rows never become markup or commands.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ CELLS_HEADER += ("mean", "std", "seeds", "status", "best")
 
 
 def text_of(point: Point | None) -> str:
-    """A cell as text: `27.66`, `41.2±0.3`, or why there is none."""
+    """Return a cell as text: `27.66`, `41.2±0.3`, or why there is no number."""
     if point is None:
         return "–"
     if point.perplexity is None:
@@ -31,19 +30,24 @@ def text_of(point: Point | None) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A table of GitHub's Markdown, its caption below."""
-    lines = [["", *table.targets]]
-    lines.append(["---", *["---:"] * len(table.targets)])
+    """Return the table in GitHub's Markdown, its caption below."""
+    lines = []
     for line in table.lines:
         cells = [text_of(point) for point in line.cells]
         bold = [f"**{c}**" if table.is_best(line, i) else c for i, c in enumerate(cells)]
         lines.append([markdown_text(line.name), *bold])
-    rows = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([*rows, "", markdown_text(table.caption)]) + "\n"
+    rules = ["---", *["---:"] * len(table.targets)]
+    drawn = markdown_table([["", *table.targets], rules, *lines])
+    return f"{drawn}\n\n{markdown_text(table.caption)}\n"
+
+
+def markdown_table(lines: Iterable[Sequence[str]]) -> str:
+    """Return a table whose cells are Markdown already: the header, the rules, then the rest."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def markdown_text(text: str) -> str:
-    """Text in which nothing is markup."""
+    """Return text in which nothing is markup."""
     return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", " ".join(text.split()))
 
 
@@ -62,29 +66,26 @@ LATEX = {
 
 
 def latex_text(text: str) -> str:
-    """Text in which nothing is a command."""
+    """Return text in which nothing is a command."""
     return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def latex(table: Table) -> str:
-    """A `table` environment with booktabs rules."""
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex_text(table.caption)}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(table.targets)}}}",
-        r"\toprule",
-        " & ".join(["", *map(latex_text, table.targets)]) + r" \\",
-        r"\midrule",
-    ]
-    for line in table.lines:
-        cells = [latex_cell(p, table.is_best(line, i)) for i, p in enumerate(line.cells)]
-        lines.append(" & ".join([latex_text(line.name), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    """Return a `table` environment with booktabs rules."""
+    import pandas  # Imported here: it takes half a second, and only an export needs it.
+
+    columns = {
+        latex_text(target): [latex_cell(one.cells[i], table.is_best(one, i)) for one in table.lines]
+        for i, target in enumerate(table.targets)
+    }
+    frame = pandas.DataFrame(columns, index=[latex_text(line.name) for line in table.lines])
+    layout = {"hrules": True, "position_float": "centering"}
+    layout |= {"column_format": "l" + "r" * len(columns)}
+    return frame.style.to_latex(**layout, caption=latex_text(table.caption))
 
 
 def latex_cell(point: Point | None, bold: bool) -> str:
-    """A number in math mode, a word as text."""
+    """Return a number in math mode, or a word as text."""
     if point is None or point.perplexity is None or not math.isfinite(point.perplexity):
         return latex_text(text_of(point))
     number = re.sub(r"e([+-])0*(\d+)", lambda m: power(m[1], m[2]), text_of(point))
@@ -93,13 +94,13 @@ def latex_cell(point: Point | None, bold: bool) -> str:
 
 
 def power(sign: str, digits: str) -> str:
-    """An exponent as LaTeX has it."""
+    """Return an exponent as LaTeX writes it."""
     return rf" \cdot 10^{{{sign.strip('+')}{digits}}}"
 
 
 def cells_csv(tables: Iterable[Table]) -> str:
-    """All points of all tables, numbers in full, one line each."""
-    lines: list[Sequence[Any]] = [CELLS_HEADER]
+    """Return all points of all tables, numbers in full, one line each."""
+    lines: list[Sequence[Any]] = []
     for table in tables:
         for line in table.lines:
             for i, (target, point) in enumerate(zip(table.targets, line.cells)):
@@ -107,20 +108,25 @@ def cells_csv(tables: Iterable[Table]) -> str:
                     key = (table.model, table.evaluation, line.method, line.regime, line.settings)
                     value = (point.perplexity, point.std, point.num_seeds, point.status)
                     lines.append((*key, target, *value, table.is_best(line, i)))
-    return csv_text(lines)
+    return csv_text(CELLS_HEADER, lines)
 
 
 def rows_csv(rows: Iterable[Row]) -> str:
-    """Every row with every column of `results.SCHEMA`, then those of tasks."""
+    """Return every row with every column of `results.SCHEMA`, then the columns of tasks."""
     ordered = sorted(rows, key=sort_key)
     columns = [*SCHEMA.names, *task_columns_of(ordered)]
-    return csv_text([columns, *([row.get(name) for name in columns] for row in ordered)])
+    return csv_text(columns, [[row.get(name) for name in columns] for row in ordered])
 
 
-def csv_text(lines: Iterable[Sequence[Any]]) -> str:
-    """CSV; a list within a cell is joined by spaces."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    for line in lines:
-        writer.writerow([" ".join(map(str, v)) if isinstance(v, list) else v for v in line])
-    return out.getvalue()
+def csv_text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """Return CSV. Spaces join the items of a list; an absent value is empty, NaN is `nan`."""
+    import pandas
+
+    def written(value: Any) -> Any:
+        if isinstance(value, list):
+            return " ".join(map(str, value))
+        return "nan" if value != value else value  # pandas would leave NaN empty
+
+    cells = [list(map(written, line)) for line in lines]
+    # As objects, whole numbers stay whole in a column where some are absent.
+    return pandas.DataFrame(cells, columns=list(columns), dtype=object).to_csv(index=False)
