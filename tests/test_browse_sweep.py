@@ -161,7 +161,7 @@ def test_a_model_that_was_not_kept_is_had_by_the_command_that_get_names(place, s
     row = a_cell(place)
     code, said = browse(place, "--get", row["cell_id"][:12], "taken")
     assert code == 2 and said.startswith("error: --get ") and said.count("\n") == 1
-    assert "weights were not kept; computed again by: python " in said
+    assert "its weights were not kept; compute them again: python " in said
     again = start(place, *shlex.split(said.split("by: python ")[1]))
     told = again.communicate(timeout=600)[0]
     assert again.returncode == 0, told

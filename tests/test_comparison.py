@@ -205,7 +205,7 @@ def test_a_claim_holds_where_its_curve_is_below():
         "31.00 against 30.00: does NOT hold"
     )
     words, lines = judge_claim(CLAIM, curves([31.0], [30.0], sparsity=0.4))
-    assert words == [] and lines[0].endswith("no cells to tell from")
+    assert words == [] and lines[0].endswith("no cells to compare")
     assert judge_claim(CLAIM, curves([30.0], [math.inf]))[0] == ["holds"]
     assert judge_claim(CLAIM, curves([math.inf], [30.0]))[0] == ["does NOT hold"]
 

@@ -19,7 +19,8 @@ from orchestrator.config import SweepConfig
 from orchestrator.page.watched import Watched
 from orchestrator.publish import sparse_files
 from orchestrator.publish.model_card import licence_of
-from orchestrator.publish.model_directory import find_cell, recomputing, write_model
+from orchestrator.publish.model_directory import find_cell, write_model
+from orchestrator.publish.recompute_command import recompute_command
 
 _stored = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))
 StoredSweep = _stored["StoredSweep"]
@@ -156,7 +157,7 @@ def test_the_sparse_form_is_refused_where_its_library_is_absent(sweep, tmp_path,
 def test_what_has_no_model_says_why(sweep, tmp_path):
     with pytest.raises(ValueError, match=r"failed, no model \(loss is not finite\)"):
         get(sweep, 3, tmp_path / "model")
-    with pytest.raises(ValueError, match="is the dense model itself"):
+    with pytest.raises(ValueError, match="this is the dense model itself"):
         get(sweep, 4, tmp_path / "model")
 
 
@@ -181,7 +182,7 @@ def test_damaged_files_are_refused(sweep, tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:-2] + b" }")
     try:
-        with pytest.raises(ValueError, match="damaged .config.json has"):
+        with pytest.raises(ValueError, match="its files are damaged .config.json has"):
             get(sweep, 2, tmp_path / "model")
     finally:
         file.write_bytes(whole)
@@ -216,7 +217,7 @@ START = "python experiments/sweep_opt.py --out-dir here"
 )
 def test_the_command_that_computes_a_cell_again_is_the_sweeps_narrowed(sweep, cell, command):
     row = sweep.rows[0] | cell
-    assert recomputing({"command": FULL}, row) == command
+    assert recompute_command({"command": FULL}, row) == command
     words = shlex.split(command)[2:]
     config = parse(SweepConfig(), words, "")  # which refuses flags without effect
     assert config.grid.methods == (row["method"],) and config.output.keep == "final"
@@ -225,7 +226,7 @@ def test_the_command_that_computes_a_cell_again_is_the_sweeps_narrowed(sweep, ce
 
 def test_weights_that_were_not_kept_come_with_the_command_that_computes_them(sweep, tmp_path):
     sweep.store.drop_weights(STAGES["2:4"])
-    with pytest.raises(ValueError, match="weights were not kept; computed again by: python"):
+    with pytest.raises(ValueError, match="its weights were not kept; compute them again: python"):
         get(sweep, 1, tmp_path / "model")
 
 

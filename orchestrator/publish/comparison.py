@@ -1,30 +1,31 @@
-"""Our rows beside a paper's table: ours, published, difference, and whether that is noise.
+"""Our rows beside a paper's table: ours, published, the difference, and whether that is noise.
 
-Place in the flow: rows -> **verdict** of a preset of a published table. The bound of a difference
-comes from standard deviations over seeds that papers print:
+Place in the flow: rows -> **comparison** -> verdict of a preset. Each difference has a bound. It
+comes from the standard deviations over seeds that papers print:
 
-- Where the value has one, three standard errors of the difference of the two means:
-  `3 std sqrt(1/our seeds + 1/their seeds)`.
-- A method that draws calibration samples but has none printed borrows the largest relative one
-  that is printed for any model and method at the same target, else at the nearest sparsity.
-- Magnitude pruning and the dense model draw nothing. What differs there is rounding: the papers'
-  codes evaluate in half precision and print three or four digits; SparseGPT's and SLiM's agree
-  within 0.3 % on OPT-125M, 350M and 2.7B at 0.5. The bounds, chosen here, are 1 % and, for the
-  dense model, 0.2 %, or what papers differ by among themselves where that is more.
+- If the paper prints one for the value, the bound is three standard errors of the difference of the
+  two means: `3 std sqrt(1/our seeds + 1/their seeds)`.
+- If the method draws calibration samples and the paper prints none, the value borrows the largest
+  relative one that is printed for any model and method at the same target, else at the nearest
+  sparsity.
+- Magnitude pruning and the dense model draw nothing, so only rounding differs: the papers' codes
+  evaluate in half precision and print three or four digits. SparseGPT's and SLiM's values agree
+  within 0.3 % on OPT-125M, 350M and 2.7B at 0.5. The bounds were chosen here: 1 %, and 0.2 % for
+  the dense model. If papers differ more among themselves, that difference is the bound.
 
-A value is not judged, and this is said, where papers that read the text alike contradict each other
-by more than a fifth, or where our settings are not the paper's. Where nothing is judged, nothing is
-reproduced, which the verdict says with the exit code too.
+A value is not judged if papers that read the text alike contradict each other by more than a fifth,
+or if our settings are not the paper's. The table then says why. If no value is judged, nothing is
+reproduced, and the exit code says so too.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from core.config import PruneConfig
@@ -39,8 +40,8 @@ CONTRADICTION = 1.2
 """Two papers whose values differ by more than this factor give no target."""
 CALIBRATION_TOKENS = 128 * PUBLISHED_WINDOW
 PUBLISHED_DTYPES = ("float16", "float32")
-"""The papers' codes load OPT as float16; float32 rounds less. bfloat16 has an eighth of float16's
-precision, which is more than the bound of a dense model."""
+"""The papers' codes load OPT as float16, and float32 rounds less. bfloat16 rounds eight times as
+coarsely as float16, which is more than the bound of a dense model."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class Comparison:
     published: Published
     eval_text: str
     ours: float | None
-    """Mean over seeds; None where nothing was computed."""
+    """Mean over seeds; None if nothing was computed."""
     num_seeds: int
     bound: float | None
-    """Largest difference that seeds explain, in perplexity; None where there is no target."""
+    """Largest difference that seeds explain, in perplexity; None if papers contradict."""
     excuse: str | None
-    """Why it is not judged; None for one that is."""
+    """Reason why it is not judged; None if it is."""
 
     @property
     def difference(self) -> float | None:
@@ -64,7 +65,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """`within`, `OUTSIDE`, or why neither."""
+        """Return `within`, `OUTSIDE`, or why neither."""
         if self.excuse is not None:
             return self.excuse
         assert self.difference is not None and self.bound is not None
@@ -77,13 +78,13 @@ def compare(
     table: Sequence[Published],
     sources: Sequence[str],
 ) -> list[Comparison]:
-    """Every row of the grid that a paper has a value for, seeds averaged.
+    """Return our values beside those of papers, seeds averaged.
 
     Args:
-        rows: of `results.parquet`; one-shot and dense ones of the current grid are looked at.
-        models: the name that papers report on by the model name in rows, or None.
+        rows: those of `results.parquet`; only one-shot and dense rows of the current grid count.
+        models: for each model name in rows the name that papers use, or None.
         table: all published values.
-        sources: whose values to compare with, the first that has one.
+        sources: the papers to compare with; the first that has a value gives it.
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
@@ -104,7 +105,7 @@ def _compare_one(
     value: Published, group: list[Row], alike: list[Published], table: Sequence[Published]
 ) -> Comparison:
     seeds = [r["perplexity"] for r in group if r["status"] == "done"]
-    ours = mean_of_seeds(seeds) if seeds else None
+    ours = fmean(seeds) if seeds else None  # infinity or NaN of one seed counts
     spread = relative_spread(value, table)
     errors = STANDARD_ERRORS * math.sqrt(1 / max(len(seeds), 1) + 1 / value.num_seeds)
     fixed = BOUND_WITHOUT_DRAWS.get(value.method)
@@ -126,20 +127,15 @@ def _compare_one(
     return Comparison(value, group[0]["eval_text"], ours, len(seeds), bound, excuse)
 
 
-def mean_of_seeds(values: Sequence[float]) -> float:
-    """Arithmetic mean; infinity or NaN of one seed is not left out."""
-    return statistics.fmean(values)
-
-
 def relative_spread(value: Published, table: Sequence[Published]) -> float:
-    """Standard deviation over seeds divided by the mean: the value's own, or a borrowed one."""
+    """Return the standard deviation divided by the mean: the value's own, or a borrowed one."""
     if value.std is not None:
         return value.std / value.perplexity
     return borrowed_spread(value.mask_structure, value.sparsity, table)
 
 
 def borrowed_spread(structure: str | None, sparsity: float, table: Sequence[Published]) -> float:
-    """The largest relative spread printed at a target, else at the nearest sparsity."""
+    """Return the largest relative spread printed at a target, else at the nearest sparsity."""
     known = [v for v in table if v.std is not None]
     same = [v for v in known if (v.mask_structure, v.sparsity) == (structure, sparsity)]
     if not same:
@@ -150,7 +146,7 @@ def borrowed_spread(structure: str | None, sparsity: float, table: Sequence[Publ
 
 
 def foreign_setting(row: Row) -> str | None:
-    """The setting of a row that no published value was taken with, as its flag; None if none."""
+    """Return the flag of a setting that no paper used; None if all settings are a paper's."""
     config = json.loads(row["config"])
     if (row["eval_seq_len"], row["eval_stride"]) != (PUBLISHED_WINDOW, PUBLISHED_WINDOW):
         return f"--eval.seq-len {row['eval_seq_len']}"
@@ -178,7 +174,7 @@ def foreign_setting(row: Row) -> str | None:
 
 
 def comparison_table(found: Sequence[Comparison]) -> str:
-    """One line a published value."""
+    """Return a table with one line for each published value."""
     lines = [("model", "text", "method", "target", "ours", "published", "diff", "bound", "")]
     for one in found:
         value, difference = one.published, one.difference
@@ -197,11 +193,9 @@ def comparison_table(found: Sequence[Comparison]) -> str:
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines)]
+    columns = list(zip("<<<<>>>><", widths))  # words to the left, numbers to the right
     aligned = [
-        "  ".join(
-            text.ljust(width) if i < 4 or i == 8 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths))
-        ).rstrip()
+        "  ".join(f"{text:{side}{width}}" for text, (side, width) in zip(line, columns))
         for line in lines
     ]
-    return "\n".join(aligned)
+    return "\n".join(line.rstrip() for line in aligned)

@@ -1,7 +1,8 @@
 """Figures and tables of a sweep as files for a paper.
 
 Place in the flow: rows -> curves -> **figures (SVG, PDF, PNG) and tables (CSV, Markdown, LaTeX)**.
-Figures are Plotly's own, rendered by Kaleido in a Chromium of this machine, without a network.
+The figures are those of the page. Kaleido renders them in a Chromium of this machine, without a
+network.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from orchestrator.page.figure import figure
 from orchestrator.publish.tables import tables_from_rows
 from orchestrator.publish.typesetting import cells_csv, latex, markdown, rows_csv
 from orchestrator.results.curves import Curve, Evaluation, curves_from_rows
-from orchestrator.results.published import Published, known_values
+from orchestrator.results.published import Published
 from orchestrator.results.schema import Row
 
 logger = logging.getLogger(__name__)
@@ -50,15 +51,15 @@ def export(
     rows: Iterable[Row],
     directory: Path,
     figures: Sequence[str],
-    published: Sequence[Published] | None = None,
+    published: Sequence[Published] = (),
 ) -> list[Path]:
-    """Writes everything of a sweep's current grid; files of the same name are replaced.
+    """Write the tables and figures of a sweep's current grid; replace files of the same name.
 
     Args:
-        rows: from the store or `results.parquet`.
-        directory: made where there is none.
-        figures: formats; none are drawn, and that is said, where Kaleido or a browser is absent.
-        published: values to draw beside ours; those shipped with the project by default.
+        rows: the rows of the store or of `results.parquet`.
+        directory: where to write; it is made if it does not exist.
+        figures: formats. If Kaleido or a browser is absent, a warning says so and none are drawn.
+        published: values of papers to draw beside ours.
 
     Returns:
         The files written.
@@ -76,12 +77,11 @@ def export(
     if why is not None:
         logger.warning("no figures: %s", why)
         return written
-    known = known_values(None) if published is None else published
-    return written + write_figures(rows, directory, figures, known)
+    return written + write_figures(rows, directory, figures, published)
 
 
 def missing_for_figures() -> str | None:
-    """What figures lack on this machine, with the remedy; None if nothing."""
+    """Return what this machine lacks to draw figures, with the remedy; None if nothing."""
     if importlib.util.find_spec("kaleido") is None:
         return "Kaleido is not installed; pip install -e '.[export]'"
     if browser() is None:
@@ -90,14 +90,14 @@ def missing_for_figures() -> str | None:
 
 
 def require_figures(figures: Sequence[str]) -> None:
-    """Refuses figures that were asked for by name and cannot be drawn."""
+    """Refuse figures that the user asked for and this machine cannot draw."""
     why = missing_for_figures()
     if why is not None:
         raise BadInputError(f"--figures {' '.join(figures)}: {why}")
 
 
 def browser() -> str | None:
-    """The browser that draws."""
+    """Return the browser that draws, or None."""
     named = os.environ.get("BROWSER_PATH")
     return named or next(filter(None, map(shutil.which, BROWSERS)), None)
 
@@ -105,7 +105,7 @@ def browser() -> str | None:
 def write_figures(
     rows: Iterable[Row], directory: Path, formats: Sequence[str], published: Sequence[Published]
 ) -> list[Path]:
-    """One figure a model and evaluation, in each format."""
+    """Write one figure for each model and evaluation, in each format; return the files."""
     import kaleido
 
     facets: dict[tuple[str, Evaluation], list[Curve]] = defaultdict(list)
@@ -119,14 +119,14 @@ def write_figures(
             options = {"format": kind, "scale": PNG_SCALE if kind == "png" else 1}
             path = directory / f"{names[facet]}.{kind}"
             jobs.append({"fig": drawn, "path": path, "opts": options})
-    # Without MathJax, which it would fetch from the network; plotly.js comes from the package.
+    # Kaleido would fetch MathJax from the network; plotly.js comes from the package.
     options = {"mathjax": False, "path": browser()}
     kaleido.write_fig_from_object_sync(jobs, kopts=options)
     return [job["path"] for job in jobs]
 
 
 def on_paper(drawn: Any) -> Any:
-    """A Plotly figure in black on white, high enough for its legend, each N:M named once."""
+    """Return the figure in black on white, high enough for its legend, each N:M named once."""
     highest: dict[str, Any] = {}
     for trace in drawn.data:
         known = highest.get(trace.text[0]) if trace.text else None
@@ -144,7 +144,7 @@ def on_paper(drawn: Any) -> Any:
 
 
 def names_of(facets: Iterable[tuple[str, Evaluation]]) -> dict[tuple[str, Evaluation], str]:
-    """A file name for each facet, from model and text; equal ones are numbered."""
+    """Return a file name for each facet, made of model and text; equal names get numbers."""
     names: dict[tuple[str, Evaluation], str] = {}
     for model, evaluation in facets:
         base = re.sub(r"[^A-Za-z0-9.]+", "-", f"{model}-{evaluation.text}").strip("-.")[-80:]

@@ -1,12 +1,12 @@
-"""Any point is a model: a cell's weights out of the store, as a Hugging Face directory with a card.
+"""A cell's weights, from the store into a Hugging Face directory with a card.
 
-Reads the store only. A stage whose files were dropped, or are damaged, is refused with what to do.
+The store is only read. A stage whose files were dropped, or are damaged, is refused, and the
+message says what to do.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,14 @@ from core.models.sources import EMBEDDED
 from orchestrator.page.watched import Watched
 from orchestrator.publish import sparse_files
 from orchestrator.publish.model_card import LICENCE_FILES, licence_of, model_card
+from orchestrator.publish.recompute_command import recompute_command
 from orchestrator.results.names import CellName
 from orchestrator.results.numbers import format_perplexity
 from orchestrator.results.schema import Row
 from orchestrator.store.manifests import MANIFEST
 
 ROWS_FILE = "rows.json"
-"""The cell's rows, whole, beside the model."""
+"""Holds the cell's rows with all columns, beside the model."""
 LOADING = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,10 +38,10 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=40)[0]))
 
 
 def find_cell(sweeps: Sequence[Watched], prefix: str) -> tuple[Watched, list[Row]]:
-    """The cell whose id begins with `prefix`, and its rows.
+    """Return the cell whose id begins with `prefix`: its sweep and its rows.
 
     Raises:
-        ValueError: there is none, or several.
+        BadInputError: there is no such cell, or there are several.
     """
     found: dict[str, tuple[Watched, list[Row]]] = {}
     for sweep in sweeps:
@@ -59,19 +60,19 @@ def find_cell(sweeps: Sequence[Watched], prefix: str) -> tuple[Watched, list[Row
 
 
 def write_model(sweep: Watched, rows: Sequence[Row], destination: Path, form: str) -> list[str]:
-    """Writes the model of a cell; the directory appears whole or not at all.
+    """Write the model of a cell. The directory appears whole or not at all.
 
     Args:
-        sweep: where the cell is.
-        rows: its rows.
+        sweep: the sweep that has the cell.
+        rows: the cell's rows.
         destination: a directory that does not exist yet, or an empty one.
         form: `huggingface` or `compressed-tensors`.
 
     Returns:
-        What to tell: where it is, how sparse, and sizes.
+        Lines for the user: where the model is, how sparse it is, and sizes.
 
     Raises:
-        ValueError: one line with what to do.
+        BadInputError: the model cannot be written; the message says what to do.
     """
     row = rows[0]
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
@@ -103,77 +104,27 @@ def write_model(sweep: Watched, rows: Sequence[Row], destination: Path, form: st
 
 
 def stored_weights(sweep: Watched, row: Row) -> dict[str, Any]:
-    """The manifest of a cell's last stage, its files checked against their hashes."""
+    """Return the manifest of a cell's last stage, after a check of its files by their hashes."""
     cell, stage = row["cell_id"][:12], row["stage_id"]
     if row["status"] != "done":
         why = row.get("error") or "a cell before it failed"
         raise BadInputError(f"--get {cell}: {row['status'].replace('_', ' ')}, no model ({why})")
     if row["stage_dir"] is None:
-        raise BadInputError(f"--get {cell}: is the dense model itself, {row['model']}")
+        raise BadInputError(f"--get {cell}: this is the dense model itself, {row['model']}")
     manifest = sweep.store.manifest("stages", stage)
     if manifest is None:
         raise BadInputError(f"--get {cell}: its stage {stage} is not in {sweep.name}")
-    if manifest.get("dropped"):
-        again = recomputing(sweep.record, row)
-        raise BadInputError(f"--get {cell}: weights were not kept; computed again by: {again}")
-    damage = sweep.store.damage("stages", stage, manifest, deep=True)
-    if damage is not None:
-        again = recomputing(sweep.record, row)
-        raise BadInputError(f"--get {cell}: damaged ({damage}); computed again by: {again}")
+    why = "weights were not kept" if manifest.get("dropped") else None
+    if why is None and (damage := sweep.store.damage("stages", stage, manifest, deep=True)):
+        why = f"files are damaged ({damage})"
+    if why is not None:
+        again = recompute_command(sweep.record, row)
+        raise BadInputError(f"--get {cell}: its {why}; compute them again: {again}")
     return manifest
 
 
-def recomputing(record: Mapping[str, Any] | None, row: Row) -> str:
-    """The command that computes a cell's weights again and keeps them: the sweep's, narrowed."""
-    known = {"models": [row["model"]], **narrowed(row), "keep": ["final"]}
-    words = shlex.split((record or {}).get("command", "python experiments/sweep_opt.py"))
-    kept: list[str] = []
-    keeping = True
-    for word in words:
-        if word.startswith("--"):
-            flag = word[2:].partition("=")[0].replace("_", "-")
-            keeping = flag not in known and is_read(flag, row)
-        if keeping:
-            kept.append(word)
-    for flag, values in known.items():
-        kept += [f"--{flag}", *values]
-    return shlex.join(kept)
-
-
-def narrowed(row: Row) -> dict[str, list[str]]:
-    """Flags of the smallest grid with this cell; the fine-tuned dense model goes with any."""
-    if row["method"] == "dense":
-        return {}
-    structure = row["mask_structure"]
-    on_grid = row["regime"] == "iterative" and row.get("schedule") == "grid"
-    sparsities = row["path"] if on_grid else [row["sparsity"]]
-    found = {
-        "methods": [row["method"]],
-        "regimes": [row["regime"]],
-        "sparsities": [] if structure else [f"{s:g}" for s in sparsities],
-        "mask-structures": [structure] if structure else [],
-    }
-    return found | ({} if row.get("seed") is None else {"seeds": [str(row["seed"])]})
-
-
-def is_read(flag: str, row: Row) -> bool:
-    """Whether a flag has an effect on the way to one cell: others are refused by a sweep."""
-    if row["method"] == "dense":
-        return True
-    section, _, name = flag.partition(".")
-    if section == "finetune":
-        return row["regime"] != "oneshot"
-    if section == "calibration":
-        return row.get("calibration_text") is not None
-    if section == "prune":
-        return name.replace("-", "_") in json.loads(row.get("method_settings") or "{}")
-    if flag in ("schedule", "num-rounds"):
-        return row["regime"] == "iterative"
-    return flag not in ("dry-run", "retry-failed", "trackers")
-
-
 def compress_(directory: Path, row: Row) -> str:
-    """Takes the zeros out of the weights; says by how much the file shrinks."""
+    """Take the zeros out of the weights; return by how much the file shrinks."""
     masks = load_masks(directory / MASKS_FILE)
     form = sparse_files.sparse_form(row["mask_structure"], row["measured_sparsity"])
     before, after = sparse_files.compress_(directory, masks, form)
@@ -182,7 +133,7 @@ def compress_(directory: Path, row: Row) -> str:
 
 
 def add_licence(directory: Path, source: Mapping[str, Any] | None) -> str | None:
-    """Copies the base's licence beside the model; returns its identifier if known."""
+    """Copy the base model's licence beside the model; return its identifier if it is known."""
     if source is None:
         return None
     if source["name"] == EMBEDDED:

@@ -1,8 +1,8 @@
-"""A pruned model's weights without their zeros: the sparse forms of compressed-tensors.
+"""A pruned model's weights without their zeros, in the sparse forms of compressed-tensors.
 
-2:4 weights become `sparse-24-bitmask` (the survivors in two columns and a bit a weight), all others
-`sparse-bitmask` (the survivors in a row and a bit a weight). Only matrices that were pruned are
-compressed. The library reads and writes them up to 0.13; later ones have given the forms up.
+2:4 weights become `sparse-24-bitmask`: the survivors in two columns, and one bit for each weight.
+All others become `sparse-bitmask`: the survivors in one row, and one bit for each weight. Only
+matrices that were pruned are compressed. The library has these forms up to version 0.13.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 ids = tokenizer("The", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=40)[0]))
 """
-"""Loads such a directory with compressed-tensors and transformers alone."""
+"""Code for the card: it loads such a directory with compressed-tensors and transformers alone."""
 
 
 def require_installed() -> None:
-    """Refuses the form where the library is absent."""
+    """Refuse the form if the library is absent."""
     if importlib.util.find_spec("compressed_tensors") is None:
-        raise BadInputError(f"--format compressed-tensors: is not installed; {REMEDY}")
+        raise BadInputError(f"--format compressed-tensors: the library is not installed; {REMEDY}")
 
 
 def sparse_form(mask_structure: str | None, sparsity: float) -> dict[str, Any]:
-    """The configuration that `config.json` names."""
+    """Return the configuration that `config.json` names."""
     return {
         "format": "sparse-24-bitmask" if mask_structure == "2:4" else "sparse-bitmask",
         "targets": ["Linear"],
@@ -57,7 +57,7 @@ def sparse_form(mask_structure: str | None, sparsity: float) -> dict[str, Any]:
 
 
 def compressor(form: Mapping[str, Any]) -> Any:
-    """The library's reader and writer of a form."""
+    """Return the library's reader and writer of a form."""
     from compressed_tensors.compressors.base import BaseCompressor
     from compressed_tensors.config import SparsityCompressionConfig
 
@@ -66,7 +66,7 @@ def compressor(form: Mapping[str, Any]) -> Any:
 
 
 def compress_(directory: Path, matrices: Iterable[str], form: dict[str, Any]) -> tuple[int, int]:
-    """Replaces the weights of a model directory by their sparse form.
+    """Replace the weights of a model directory by their sparse form.
 
     Args:
         directory: a Hugging Face directory with one weights file.
@@ -74,7 +74,7 @@ def compress_(directory: Path, matrices: Iterable[str], form: dict[str, Any]) ->
         form: from `sparse_form`.
 
     Returns:
-        Bytes of the weights before and after.
+        The bytes of the weights before and after.
     """
     import compressed_tensors
 

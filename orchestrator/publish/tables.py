@@ -1,9 +1,9 @@
-"""Curves -> tables for papers.
+"""Tables for papers, as pure data.
 
-One table a model and evaluation, lines are methods and regimes, columns are targets. Numbers are
-mean ± sample standard deviation over seeds; the best of each column is bold; the caption says the
-protocol. A mean that leaves out a seed (failed, not finite) is marked and never the best.
-Pure data; `typesetting.py` writes it down.
+Place in the flow: curves -> **table** -> text. There is one table for each model and evaluation.
+Lines are methods and regimes, columns are targets. A number is mean ± sample standard deviation
+over seeds. The best of each column is bold. A mean that leaves out a seed (failed, not finite) is
+marked and never the best. The caption says the protocol. `typesetting.py` writes the text.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from core.targets import Target
 from orchestrator.results.curves import Curve, curves_from_rows
 from orchestrator.results.names import CONTROL
 from orchestrator.results.numbers import format_perplexity
@@ -20,7 +20,7 @@ from orchestrator.results.points import Point
 from orchestrator.results.schema import Row, key_of
 
 MARK = "!"
-"""Behind a mean that leaves out a seed."""
+"""Stands behind a mean that leaves out a seed."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Line:
     method: str
     regime: str
     settings: str
-    """What sets it apart from lines of the same method and regime; empty where nothing does."""
+    """Settings that lines of the same method and regime do not share; empty if they share all."""
     cells: tuple[Point | None, ...]
     is_control: bool
 
     @property
     def name(self) -> str:
-        """As the table shows it."""
+        """The name that the table shows."""
         regime = CONTROL if self.is_control else self.regime
         return " ".join(filter(None, (self.method, regime, self.settings)))
 
@@ -52,7 +52,7 @@ class Table:
     lines: tuple[Line, ...]
 
     def is_best(self, line: Line, column: int) -> bool:
-        """Whether no other line reads lower in this column."""
+        """Return True if no other line reads lower in this column."""
         point = line.cells[column]
         rivals = [other.cells[column] for other in self.lines if not other.is_control]
         whole = [p.perplexity for p in rivals if p and is_whole(p) and p.perplexity is not None]
@@ -63,12 +63,12 @@ class Table:
 
 
 def is_whole(point: Point) -> bool:
-    """Whether every seed gave a finite perplexity."""
+    """Return True if every seed gave a finite perplexity."""
     return point.status == "done" and point.perplexity is not None
 
 
 def tables_from_rows(rows: Iterable[Row]) -> list[Table]:
-    """The tables of the current grid."""
+    """Return the tables of the current grid."""
     rows = list(rows)
     by_key = {key_of(row): row for row in rows}
     facets: dict[tuple[str, str], list[Curve]] = defaultdict(list)
@@ -78,11 +78,11 @@ def tables_from_rows(rows: Iterable[Row]) -> list[Table]:
 
 
 def make_table(curves: Sequence[Curve], rows: Mapping[str, Row]) -> Table:
-    """The table of the curves of one facet."""
+    """Return the table of the curves of one model and evaluation."""
     pruned = [curve for curve in curves if curve.regime != "dense"]
     targets = {p.target for c in pruned for p in c.points if not c.is_control}
     ordered = sorted(targets, key=lambda target: target.order)
-    groups: dict[tuple[str, str, str], dict[Any, Point]] = defaultdict(dict)
+    groups: dict[tuple[str, str, str], dict[Target, Point]] = defaultdict(dict)
     for curve in pruned:
         name = (curve.method, curve.regime, settings_apart(curve, pruned))
         groups[name] |= {point.target: point for point in curve.points}
@@ -100,14 +100,14 @@ def make_table(curves: Sequence[Curve], rows: Mapping[str, Row]) -> Table:
 
 
 def settings_apart(curve: Curve, curves: Iterable[Curve]) -> str:
-    """Return what sets a curve apart from those of the same method, regime and structure."""
+    """Return the settings that curves of the same method, regime and structure do not share."""
     kind = (curve.method, curve.regime, curve.structure)
     alike = [c.settings for c in curves if (c.method, c.regime, c.structure) == kind]
     return " ".join(curve.settings.apart_from(alike))
 
 
 def caption_of(curves: Sequence[Curve], rows: Mapping[str, Row]) -> str:
-    """What a reader needs to compare with other work."""
+    """Return the facts that a reader needs to compare with other work."""
     evaluation = curves[0].evaluation
     mine = [rows[key] for curve in curves for point in curve.points for key in point.rows]
     facts = [f"{evaluation.protocol} protocol"]
@@ -136,14 +136,14 @@ def caption_of(curves: Sequence[Curve], rows: Mapping[str, Row]) -> str:
 
 
 def calibrations(curves: Iterable[Curve]) -> list[str]:
-    """Calibration texts and sizes."""
+    """Return the calibration texts with their sizes."""
     found = {curve.settings.calibration for curve in curves if curve.points}
     told = [f"{c.text}, {c.tokens:,} tokens" for c in found if c.text and c.tokens]
     return sorted(told)
 
 
 def trainings(rows: Iterable[Row]) -> list[str]:
-    """Training tokens of each regime that trains, over its cells' whole history."""
+    """Return the training tokens of each regime that trains, over its cells' whole history."""
     counts: dict[str, set[int]] = defaultdict(set)
     for row in rows:
         if row["status"] == "done" and row["method"] != "dense" and row.get("num_finetune_tokens"):

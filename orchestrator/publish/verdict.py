@@ -1,6 +1,6 @@
-"""Verdicts of presets: finished rows against a paper's table, or against what a paper claims.
+"""Verdicts of presets: finished rows against a paper's table, or against a paper's claims.
 
-Called after the sweep by `cli.main`; prints, and gives the exit code.
+`cli.main` calls a verdict after the sweep. It prints, and returns the exit code.
 """
 
 from __future__ import annotations
@@ -8,17 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
+from statistics import fmean
 
 from orchestrator.config import SweepConfig
-from orchestrator.inputs.resolved import resolve_one
 from orchestrator.publish.comparison import (
     STANDARD_ERRORS,
     borrowed_spread,
     compare,
     comparison_table,
-    mean_of_seeds,
 )
 from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.parquet import read_rows
@@ -28,7 +25,7 @@ from orchestrator.store.store import Store
 
 
 def rows_of(config: SweepConfig) -> list[Row]:
-    """The rows of the sweep that has just been collected."""
+    """Return the rows of the sweep that has just ended."""
     store = Store(config.output.out_dir)
     remote = None if store.is_local else store.filesystem
     rows = read_rows(store.join("results.parquet"), remote)
@@ -36,7 +33,12 @@ def rows_of(config: SweepConfig) -> list[Row]:
 
 
 def models_of(config: SweepConfig) -> dict[str, str | None]:
-    """Which published model each model of the sweep is; None for one that papers do not know."""
+    """Return the name that papers use for each model of the sweep; None if they do not know it."""
+    # Imported here: presets import this module before they parse flags, and torch takes a second.
+    import torch
+
+    from orchestrator.inputs.resolved import resolve_one
+
     found = {}
     for name in config.grid.models:
         one = resolve_one(config, name, torch.device("cpu"))
@@ -45,10 +47,10 @@ def models_of(config: SweepConfig) -> dict[str, str | None]:
 
 
 def against_tables(*sources: str) -> Callable[[SweepConfig], int]:
-    """The verdict that compares with values of these papers, the first that has one.
+    """Return the verdict that compares with these papers; the first that has a value gives it.
 
-    0 where every judged value is within its bound, 1 where one is not or where nothing is judged:
-    a run that met no published value has reproduced none.
+    The exit code is 0 if every judged value is within its bound. It is 1 if one is not, and also if
+    nothing is judged, because a run that met no published value has reproduced none.
     """
     papers = " and the ".join(sources)
 
@@ -59,9 +61,9 @@ def against_tables(*sources: str) -> Callable[[SweepConfig], int]:
         if not found:
             print(f"nothing was judged: the {papers} report on no cell here")
             return 1
-        print(f"\nagainst the {papers}; bounds come from the spread over seeds that papers")
-        print("print, those of dense and magnitude, which draw nothing, were chosen here")
-        print("(orchestrator/publish/comparison.py)")
+        print(f"\nOur values beside the {papers}. Bounds come from the spread over seeds that")
+        print("papers print; those of dense and magnitude, which draw nothing, were chosen here")
+        print("(orchestrator/publish/comparison.py).")
         print(comparison_table(found))
         judged = [one for one in found if one.excuse is None]
         if not judged:
@@ -75,12 +77,12 @@ def against_tables(*sources: str) -> Callable[[SweepConfig], int]:
 
 
 def say_unknown(models: Mapping[str, str | None], reported: Collection[str], who: str) -> None:
-    """Names the models that nobody reports on, so that silence is not taken for agreement."""
+    """Name the models that nobody reports on, so that silence does not look like agreement."""
     for name, known in models.items():
         if known is None:
-            print(f"{name}: by the sizes in its config no model that papers report on")
+            print(f"{name}: papers report on no model of these sizes")
         elif known not in reported:
-            print(f"{name}: {who} say nothing of {known}")
+            print(f"{name}: {who} say nothing about {known}")
 
 
 # Claims -------------------------------------------------------------------------------------------
@@ -91,29 +93,29 @@ Curve = tuple[str, str]
 
 @dataclass(frozen=True)
 class Claim:
-    """A paper says that from some sparsity on one curve lies below others."""
+    """A paper's claim that beyond some sparsity one curve lies below others."""
 
     model: str
     best: Curve
     others: tuple[Curve, ...]
     beyond: float
-    """Greater sparsities are meant, this one not."""
+    """The claim is on sparsities above this one."""
     up_to: float = 1.0
-    """The greatest sparsity that is looked at here."""
+    """The greatest sparsity that this claim is checked at."""
 
 
 def against_claims(claims: Sequence[Claim], note: str) -> Callable[[SweepConfig], int]:
-    """The verdict that looks whether each claim holds at every sparsity it speaks of.
+    """Return the verdict that checks each claim at every sparsity of the sweep that it is about.
 
     A difference of two means below three standard errors is not judged. The standard deviation is
-    that over our seeds, or with one seed the largest that papers print near that sparsity.
+    that over our seeds. With one seed it is the largest that papers print near that sparsity.
 
     Args:
-        claims: what the paper says.
-        note: what to know of it, printed first.
+        claims: the paper's claims.
+        note: a text that is printed first.
 
     Returns:
-        A verdict that gives 0 where a claim holds and none does not; 1 also if nothing is judged.
+        A verdict with exit code 0 if a claim holds and none fails; else 1, also if none is judged.
     """
 
     def verdict(config: SweepConfig) -> int:
@@ -137,7 +139,7 @@ HOLDS, FAILS, UNCLEAR = "holds", "does NOT hold", "not judged: within the spread
 
 
 def judge_claim(claim: Claim, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """What is said of a claim at each sparsity, as words and as whole lines."""
+    """Return the verdict on a claim at each sparsity, as words and as lines to print."""
     points: dict[tuple[str, str, float], list[float]] = {}
     for row in rows:
         if row["status"] == "done" and row["mask_structure"] is None:
@@ -152,7 +154,7 @@ def judge_claim(claim: Claim, rows: Sequence[Row]) -> tuple[list[str], list[str]
             found = points.get((*other, sparsity))
             if best is None or found is None:
                 continue
-            mean, rival = mean_of_seeds(best), mean_of_seeds(found)
+            mean, rival = fmean(best), fmean(found)
             variances = [deviation(v, sparsity) ** 2 / len(v) for v in (best, found)]
             word = HOLDS if mean < rival else FAILS
             if abs(mean - rival) <= STANDARD_ERRORS * math.sqrt(sum(variances)):
@@ -161,13 +163,13 @@ def judge_claim(claim: Claim, rows: Sequence[Row]) -> tuple[list[str], list[str]
             numbers = f"{format_perplexity(mean)} against {format_perplexity(rival)}"
             lines.append(f"{title} {' '.join(other)} at {sparsity:g}: {numbers}: {word}")
     if not lines:
-        lines = [f"{title} others beyond {claim.beyond:g}: no cells to tell from"]
+        lines = [f"{title} others beyond {claim.beyond:g}: no cells to compare"]
     return words, lines
 
 
 def deviation(values: Sequence[float], sparsity: float) -> float:
-    """Standard deviation over our seeds, or with one seed the one that papers lead to expect."""
-    mean, own = mean_of_seeds(values), mean_and_std(values)[1]
+    """Return the standard deviation over our seeds; of one seed, the one that papers suggest."""
+    mean, own = fmean(values), mean_and_std(values)[1]
     if own is not None or not math.isfinite(mean):
         return own or 0.0  # Infinity is above everything, with or without a spread.
     return mean * borrowed_spread(None, sparsity, load_published())
