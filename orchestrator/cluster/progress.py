@@ -1,7 +1,7 @@
-"""What a person sees while a sweep runs: one line per finished cell, with the time left.
+"""Progress on the terminal: one line for each finished cell, with the time left.
 
-Plain ASCII within 80 columns, no colour and nothing overwritten, so a log file reads like the
-terminal. A large sweep prints every nth cell, and each error once.
+The text is plain ASCII within 80 columns, without colour and without overwriting, so a log file
+reads like the terminal. A large sweep prints every nth cell and each error once.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from orchestrator.results.numbers import clock
 
 WIDTH = 80
 MAX_LINES = 60
-"""About as many cells are said; of a larger sweep every nth."""
+"""About as many cells get a line; in a larger sweep every nth cell does."""
 MAX_ERRORS = 10
-"""As many failed cells are said with their error; the closing table and the page have all."""
+"""As many failed cells get a line with their error; the last table and the page list all."""
 
 
 class Progress(Callback):
-    """Prints finished cells as Tune hears of them."""
+    """Prints each finished cell when its trial reports it."""
 
     def __init__(
         self, cells: dict[str, Cell], costs: dict[str, float], out: TextIO | None = None
     ) -> None:
-        """Cells to come and their estimated seconds (of the stages that they alone add)."""
+        """Take the cells to come and the estimated seconds that each of them adds."""
         self.cells, self.costs, self.out = cells, costs, out or sys.stdout
         self.seen: set[str] = set()
         self.failed: set[str] = set()
@@ -43,7 +43,7 @@ class Progress(Callback):
         self.longest = max((len(self.name(cell)) for cell in cells.values()), default=0)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Says which trial begins, unless there are many."""
+        """Print which trial begins, unless there are many."""
         spec = trial.config["trial"]
         if len(trials) * 5 <= MAX_LINES:
             count = spec["num_cells"]
@@ -53,7 +53,7 @@ class Progress(Callback):
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Prints a finished cell once, however often its trial was restarted."""
+        """Print a finished cell once, even if its trial starts again and reports it again."""
         cell_id = result.get("cell")
         if cell_id is None or cell_id in self.seen:
             return
@@ -72,7 +72,7 @@ class Progress(Callback):
             self.first = time.monotonic(), self.done_cost()
 
     def line(self, cell_id: str, result: dict[str, Any]) -> str:
-        """`[ 4/38] sparsegpt iterative 0.7     23.40  33s left`."""
+        """Return a line such as `[ 4/38] sparsegpt iterative 0.7     23.40  33s left`."""
         total = str(len(self.cells))
         count = f"[{len(self.seen):{len(total)}}/{total}] "
         done = result["status"] == "done"
@@ -84,7 +84,7 @@ class Progress(Callback):
         return f"{count}{self.name(self.cells[cell_id], room):<{room}}{end}"
 
     def name(self, cell: Cell, room: int = WIDTH) -> str:
-        """What tells a cell from the others of this sweep; of a long model's name the ends."""
+        """Return what tells a cell from the others of this sweep, within `room` columns."""
         name = ascii(CellName.of_cell(cell).short)[1:-1]
         if self.many_seeds and cell.seed is not None:
             name += f" s{cell.seed}" if self.many_models else f" seed {cell.seed}"
@@ -94,11 +94,11 @@ class Progress(Callback):
         return fitted(name, room)
 
     def done_cost(self) -> float:
-        """Estimated seconds of what is finished."""
+        """Return the estimated seconds of the finished cells."""
         return sum(self.costs.get(cell, 0.0) for cell in self.seen)
 
     def time_left(self) -> str:
-        """What is left at the pace since the first cell: before it, Ray starts."""
+        """Return the time left at the pace since the first cell; before the first, Ray starts."""
         now = time.monotonic()
         if len(self.seen) == len(self.cells):
             return f"in {clock(now - self.start)}"
@@ -109,17 +109,17 @@ class Progress(Callback):
         return f"{clock((now - since) * (sum(self.costs.values()) - done) / (done - before))} left"
 
     def say(self, line: str) -> None:
-        """Prints at once, also into a file."""
+        """Print without a delay, also into a file."""
         print(line, file=self.out, flush=True)
 
 
 def number(perplexity: float) -> str:
-    """A perplexity within eight columns."""
+    """Return a perplexity within eight columns."""
     return f"{perplexity:.2f}" if perplexity < 99_999.5 else f"{perplexity:.2e}"
 
 
 def fitted(text: str, width: int) -> str:
-    """The text, its middle left out where it is longer than `width`."""
+    """Return the text, without its middle if it is longer than `width`."""
     if len(text) <= width:
         return text
     half = (width - 2) // 2

@@ -12,7 +12,7 @@ import psutil
 import ray
 import yaml
 
-from core.checks import require
+from core.checks import BadInputError, require
 from orchestrator.config import ResourceConfig
 
 SCALING_FLAG = "--autoscaling-config="
@@ -34,7 +34,7 @@ def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
     """Return how many trials fit into the available resources at a time, at least 1.
 
     Raises:
-        ValueError: not even one fits; names the flag.
+        BadInputError: not even one fits; names the flag.
     """
     cpus = cpus_per_worker(config) * config.num_workers
     slots = int(available.get("CPU", 0) // cpus)
@@ -59,7 +59,7 @@ def slots_of_cluster(config: ResourceConfig) -> int:
     it may grow is asked for as many trials as the user wants.
 
     Raises:
-        ValueError: not even one trial fits; names the flag.
+        BadInputError: not even one trial fits; names the flag.
     """
     scaling = autoscaling(ray.get_runtime_context().gcs_address)
     reachable = reachable_resources(scaling, ray.cluster_resources())
@@ -87,7 +87,7 @@ def planned_slots(config: ResourceConfig) -> int:
     """Return the slots that a dry run plans for: those of this machine, else as the user asked."""
     try:
         return num_slots(config, local_resources())
-    except ValueError:
+    except BadInputError:
         return config.max_concurrent_trials or 1
 
 

@@ -26,7 +26,7 @@ def require_usable(names: Iterable[Tracker]) -> None:
     """Refuse trackers that are not installed or cannot be set up, before anything runs.
 
     Raises:
-        ValueError: one of them cannot be used; the message says what to do.
+        BadInputError: one of them cannot be used; the message says what to do.
     """
     for name in names:
         remedy = f"is not installed; pip install -e '.[{name}]'"
