@@ -104,10 +104,10 @@ def export_all(sweeps: list[Watched], config: BrowseConfig) -> int:
     if config.figures is not None:
         require_figures(config.figures)
     for sweep in sweeps:
-        local = sweep.store.is_local
+        local = sweep.store.files.is_local
         remedy = "is a URI; name a local directory with --export-dir"
         require(local or config.export_dir is not None, "export", sweep.name, remedy)
-        directory = Path(config.export_dir or sweep.store.join("export"))
+        directory = Path(config.export_dir or sweep.store.files.join("export"))
         if config.export_dir is not None and len(sweeps) > 1:
             directory /= f"{sweeps.index(sweep) + 1}"
         figures = config.figures or DEFAULT_FIGURES

@@ -46,7 +46,9 @@ def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
 
 def damage(sweep: Sweep, stage: str) -> str:
     """What is wrong with a stored stage, and what a run will do about it."""
-    fate = sweep.store.put_away + (" and computed again" if stage in sweep.needed else "")
+    fate = sweep.store.stages.at(stage).fate + (
+        " and computed again" if stage in sweep.needed else ""
+    )
     return f"  stages/{stage} is damaged ({sweep.damaged[stage]}): to be {fate}"
 
 

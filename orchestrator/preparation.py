@@ -44,7 +44,7 @@ def write_record(sweep: Sweep) -> None:
         "versions": versions.environment(),
     }
     data = json.dumps(record, indent=1, default=str).encode()
-    sweep.store.write_bytes(data, FOLDER, f"{sweep.id}.json")
+    sweep.store.files.write_bytes(data, FOLDER, f"{sweep.id}.json")
 
 
 MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
@@ -105,7 +105,7 @@ def prepare(config: SweepConfig) -> Sweep:
         require_tasks(config.eval.tasks)
     models = resolve_inputs(config)
     plan = Planner(config.grid, config.prune, config.finetune).build(m.inputs for m in models)
-    (manifests, damaged), rows = store.check_stages(), store.rows()
+    (manifests, damaged), rows = store.stages.inspect(), store.rows.read()
     retry, limit = config.output.retry_failed, config.resources.stop_perplexity
     stored = set(manifests)
     cells = [cell for cell in plan.cells.values() if to_run(cell, rows, stored, retry, limit)]
@@ -138,12 +138,14 @@ def read_texts(sweep: Sweep) -> dict[str, Tensor]:
 
 def require_own_directory(store: Store) -> None:
     """Refuses an out-dir that holds something that is no sweep's."""
-    if store.is_local and os.path.exists(store.path):
-        require(os.path.isdir(store.path), "out-dir", store.root, "is a file; name a directory")
-        # A sweep killed in its first moment leaves a half-written marker.
-        others = [name for name in os.listdir(store.path) if not name.startswith(MARKER)]
+    if store.files.is_local and os.path.exists(store.files.path):
         require(
-            not others or store.exists(MARKER),
+            os.path.isdir(store.files.path), "out-dir", store.root, "is a file; name a directory"
+        )
+        # A sweep killed in its first moment leaves a half-written marker.
+        others = [name for name in os.listdir(store.files.path) if not name.startswith(MARKER)]
+        require(
+            not others or store.files.exists(MARKER),
             "out-dir",
             store.root,
             "holds something else; name a new directory or one of an earlier sweep",
@@ -153,9 +155,9 @@ def require_own_directory(store: Store) -> None:
 def require_writable(store: Store) -> None:
     """Marks the directory as a sweep's."""
     try:
-        if not store.exists(MARKER):
-            store.write_bytes(b'{"format": 1}\n', MARKER)
-        store.tidy()
+        if not store.files.exists(MARKER):
+            store.files.write_bytes(b'{"format": 1}\n', MARKER)
+        store.scratch.tidy()
     except OSError as error:
         reason = error.strerror or str(error)
         raise BadInputError(f"--out-dir {store.root}: cannot be written ({reason})") from None

@@ -93,7 +93,7 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     newest = max(rows, key=lambda row: row["finished_at"])
     cell_id = newest["cell_id"]
     place = f"repeats/{cell_id[:12]}-{uuid.uuid4().hex[:6]}"
-    settings = recorded_settings(config, newest, explicit, store.display(place))
+    settings = recorded_settings(config, newest, explicit, store.files.display(place))
     sweep = preparation.prepare(settings)
     cell = sweep.plan.cells.get(cell_id)
     remedy = (
@@ -118,7 +118,7 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
 
 def find_rows(store: Store, wanted: str) -> list[Row]:
     """The finished rows of the one cell whose id begins with `wanted`."""
-    rows = [row for row in store.rows().values() if "_copy_of" not in row]
+    rows = [row for row in store.rows.read().values() if "_copy_of" not in row]
     found = [row for row in rows if wanted and row["cell_id"].startswith(wanted)]
     done = [row for row in found if row["status"] == "done"]
     remedy = f"{store.root} has {{}}; cell ids are a column of results.parquet"
@@ -169,8 +169,8 @@ def compare_cell(cell: Cell, store: Store, again: Store) -> int:
     print(f"\ncell {cell.id} again, {'; '.join(changed) or 'under the same circumstances'}")
     code = 0
     for evaluation in cell.evaluations:
-        recorded = store.rows().get(row_key(cell.id, evaluation))
-        now = again.rows().get(row_key(cell.id, evaluation))
+        recorded = store.rows.read().get(row_key(cell.id, evaluation))
+        now = again.rows.read().get(row_key(cell.id, evaluation))
         if recorded is None:
             continue
         if now is None or now["status"] != "done":
@@ -190,7 +190,7 @@ def compare_cell(cell: Cell, store: Store, again: Store) -> int:
 def changed_circumstances(store: Store, again: Store, stage: str) -> list[str]:
     """What differs between two runs of a stage, in words."""
     old, new = (
-        (one.manifest("stages", stage) or {}).get("environment", {}) for one in (store, again)
+        (one.stages.at(stage).manifest() or {}).get("environment", {}) for one in (store, again)
     )
     return [
         f"{name.replace('_', ' ')} {old.get(name, 'not recorded')} then, {new.get(name)} now"
@@ -205,7 +205,7 @@ def allowed_difference(store: Store, row: Row) -> float | None:
         return OTHER_LOW if row["sparsity"] <= LOW_UP_TO else OTHER_HIGH
     values = [
         other["perplexity"]
-        for other in store.rows().values()
+        for other in store.rows.read().values()
         if other["status"] == "done" and all(other.get(name) == row.get(name) for name in ALIKE)
     ]
     if len(values) < 2:
@@ -216,7 +216,7 @@ def allowed_difference(store: Store, row: Row) -> float | None:
 def weights_story(store: Store, again: Store, stage: str) -> str:
     """Whether weights and masks have equal bits, by the hashes of their files."""
     files: list[dict[str, Any]] = [
-        (one.manifest("stages", stage) or {}).get("files", {}) for one in (store, again)
+        (one.stages.at(stage).manifest() or {}).get("files", {}) for one in (store, again)
     ]
     hashes = [
         {name: entry["sha256"] for name, entry in found.items() if name.endswith(".safetensors")}

@@ -29,17 +29,17 @@ def collect(sweep: Sweep) -> int:
     """
     record = read_record(sweep.store, sweep.id)
     labels = labels_of(record)
-    copy_shared_rows(sweep.store, labels)
-    rows = gather(sweep.store.rows(), labels, task_columns(sweep.store.stages()))
+    copy_shared_rows(sweep.store.rows, labels)
+    rows = gather(sweep.store.rows.read(), labels, task_columns(sweep.store.stages.manifests()))
     mine = [row for row in rows if row["in_current_grid"]]
     store = sweep.store
-    remote = None if store.is_local else store.filesystem
-    write_parquet(rows, store.join("results.parquet"), remote)
+    remote = None if store.files.is_local else store.files.filesystem
+    write_parquet(rows, store.files.join("results.parquet"), remote)
     provenance = {"command to reproduce": record["command"]}
     details = details_of(mine, lambda stage: manifest_of(sweep, stage))
     write_html(
         rows,
-        store.join("curves.html"),
+        store.files.join("curves.html"),
         details=details,
         published=known_values(sweep.config.output.published),
         provenance=provenance,
@@ -56,8 +56,8 @@ def collect(sweep: Sweep) -> int:
     if bad or missing:
         print(f"{len(bad) + missing} rows failed or missing; run the same command again")
         print("(--retry-failed also runs cells again that failed by themselves)")
-    print(f"rows    {store.display('results.parquet')}")
-    print(f"curves  {store.display('curves.html')}")
+    print(f"rows    {store.files.display('results.parquet')}")
+    print(f"curves  {store.files.display('curves.html')}")
     return 1 if bad or missing else 0
 
 
@@ -75,5 +75,5 @@ def failures(bad: list[dict[str, Any]], most: int = 10) -> str:
 
 def manifest_of(sweep: Sweep, stage: str) -> dict[str, Any] | None:
     """A stage's manifest: as it came to be in this run, or as it was before."""
-    fresh = sweep.store.manifest("stages", stage) if stage in sweep.needed else None
+    fresh = sweep.store.stages.at(stage).manifest() if stage in sweep.needed else None
     return fresh or sweep.manifests.get(stage)

@@ -43,7 +43,7 @@ def run_sweep(config: SweepConfig) -> int:
         print(describe_plan(sweep, trials_of(sweep, slots.planned_slots(config.resources))))
         return 0
     require_writable(sweep.store)
-    sweep.store.set_aside_stages(sweep.damaged)
+    sweep.store.stages.set_aside(sweep.damaged)
     write_record(sweep)
     if sweep.cells:
         save_tokens(sweep.store, tokens)
@@ -75,7 +75,7 @@ def run_missing(sweep: Sweep) -> None:
             for evaluation in cell.evaluations:
                 # Not one that another sweep on this store has written meanwhile.
                 if row_key(cell.id, evaluation) in sweep.rows:
-                    sweep.store.delete_row(row_key(cell.id, evaluation))
+                    sweep.store.rows.delete(row_key(cell.id, evaluation))
         models = {m.inputs.name: m for m in sweep.models}
         shared = shared_stages(trials)
         jobs = [make_job(sweep, models[trial.model], trial, shared) for trial in trials]
@@ -93,13 +93,13 @@ def run_missing(sweep: Sweep) -> None:
             resources,
             slots,
             f"sweep-{sweep.id}",
-            sweep.store.uri("ray"),
+            sweep.store.files.uri("ray"),
             [progress, pulse, *callbacks_of(sweep.config.output.trackers)],
         )
         for error in errors:
             logger.error("a trial ended early: %s", error.strip().splitlines()[-1])
         for stage in shared & sweep.dropped:
-            sweep.store.drop_weights(stage)
+            sweep.store.stages.drop_weights(stage)
     finally:
         cluster.ray.shutdown()
 
@@ -139,7 +139,7 @@ def make_job(sweep: Sweep, model: ResolvedModel, trial: Trial, shared: set[str])
         cells=trial.cells,
         source=dataclasses.asdict(model.source),
         dtype=model.inputs.dtype,
-        store_root=sweep.store.uri(),
+        store_root=sweep.store.files.uri(),
         drop=tuple(sorted(sweep.dropped - shared)),
         device=sweep.device,
         num_workers=resources.num_workers,

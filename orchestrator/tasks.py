@@ -24,7 +24,7 @@ def run_tasks(sweep: Sweep) -> int:
     """Starts Ray and runs what is missing of finished cells; returns how many runs failed."""
     from orchestrator.cluster import connection as cluster
 
-    stored = sweep.store.stages()
+    stored = sweep.store.stages.manifests()
     with_weights = {name for name, manifest in stored.items() if not manifest.get("dropped")}
     # A cell without its weights has failed, and its row says so.
     runs = [run for run in missing_runs(sweep) if run.dense or run.stage.parent in with_weights]
@@ -54,7 +54,7 @@ def run_all(sweep: Sweep, runs: list[TaskRun]) -> int:
     for run in runs:
         model = models[run.stage.model]
         job = {
-            "store_root": sweep.store.uri(),
+            "store_root": sweep.store.files.uri(),
             "source": model.source,
             "max_length": model.facts.max_seq_len,
             "dtype": model.inputs.dtype,

@@ -68,7 +68,7 @@ def file_names(out: Path) -> list[str]:
 
 def kept_files(store: Store) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of every file of every stage that has weights, by stage."""
-    stages = store.stages().items()
+    stages = store.stages.manifests().items()
     return {
         stage: {name: entry["sha256"] for name, entry in manifest["files"].items()}
         for stage, manifest in sorted(stages)
@@ -88,11 +88,11 @@ def pack(place: Path, archive: Path) -> None:
     names = file_names(out)
     kept = kept_files(store)
     for stage in kept:
-        store.drop_weights(stage)
+        store.stages.drop_weights(stage)
     texts = {
         "names.txt": "".join(f"{name}\n" for name in names),
         "kept.json": json.dumps(kept, indent=1),
-        "rows.json": json.dumps(store.rows(), indent=1),
+        "rows.json": json.dumps(store.rows.read(), indent=1),
     }
     members = {name: neutral(text, place).encode() for name, text in texts.items()}
     for name in file_names(out):

@@ -21,7 +21,7 @@ class StoredSweep:
 
     def __init__(self, out_dir: Path | str, cells: list[dict[str, Any]], **config: Any):
         self.store = Store(str(out_dir))
-        self.store.write_bytes(b'{"format": 1}\n', MARKER)
+        self.store.files.write_bytes(b'{"format": 1}\n', MARKER)
         self.rows = [make_row(**cell) for cell in cells]
         for row in self.rows:
             # As long as real ids, and as different in their first letters.
@@ -50,7 +50,7 @@ class StoredSweep:
 
     def write_record(self) -> None:
         data = json.dumps(self.record).encode()
-        self.store.write_bytes(data, "sweeps", f"{SWEEP}.json")
+        self.store.files.write_bytes(data, "sweeps", f"{SWEEP}.json")
 
     def finish(self, *numbers: int, **changes: Any) -> None:
         """The rows of these cells appear."""
@@ -59,10 +59,10 @@ class StoredSweep:
             dense = f"dense {row['model']} {row['eval_text']}"
             mine = dense if row["regime"] == "dense" else row["cell_id"]
             inside = {"_interrupted": False, "_evaluation": mine, "_dense_evaluation": dense}
-            self.store.put_row(self.key(row), row | inside)
+            self.store.rows.put(self.key(row), row | inside)
 
     def beat(self, *running: int, ago: float = 0.0, ended: bool = False) -> None:
         """The sweep shows that it is alive, or was, some seconds ago."""
         data = {"started_at": 0.0, "seen_at": time.time() - ago, "ended": ended}
         data |= {"running": [self.rows[i]["cell_id"] for i in running], "seconds_left": 200.0}
-        self.store.write_bytes(json.dumps(data).encode(), "pulse", f"{SWEEP}.json")
+        self.store.files.write_bytes(json.dumps(data).encode(), "pulse", f"{SWEEP}.json")

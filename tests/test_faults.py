@@ -100,7 +100,7 @@ def test_runs_killed_at_random_moments_end_in_the_same_rows(make_config, undistu
         move_clock(tmp_path / "out", source)
     assert process.exitcode == 0 and kills >= 10
     assert rows_of(config.output.out_dir) == undisturbed[1]
-    metrics = [m["metrics"] for m in Store(str(tmp_path / "out")).stages().values()]
+    metrics = [m["metrics"] for m in Store(str(tmp_path / "out")).stages.manifests().values()]
     assert any(m.get("steps_resumed") for m in metrics), "no kill hit a round of training"
 
 
@@ -122,8 +122,8 @@ def test_two_sweeps_at_a_time_compute_each_stage_whole(make_config, undisturbed,
 
 
 def assert_whole(store):
-    for stage, manifest in store.stages().items():
-        assert store.damage("stages", stage, manifest, deep=True) is None
+    for stage, manifest in store.stages.manifests().items():
+        assert store.stages.at(stage).damage(manifest, deep=True) is None
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def copied(make_config, undisturbed, tmp_path):
 
 
 def trained_stages(store):
-    manifests = store.stages()
+    manifests = store.stages.manifests()
     return [m for m in manifests.values() if m["kind"] == "finetune" and m["method"] != "dense"]
 
 
@@ -156,11 +156,11 @@ def unlink_manifest(file):
 def test_a_damaged_stage_of_a_finished_sweep_is_computed_again(harm, copied, undisturbed, caplog):
     store = Store(copied.output.out_dir)
     stage = trained_stages(store)[0]["id"]
-    harm(Path(store.join("stages", stage, "model.safetensors")))
+    harm(Path(store.files.join("stages", stage, "model.safetensors")))
     walk(copied)
     assert "set aside" in caplog.text and stage in caplog.text
     assert rows_of(copied.output.out_dir) == undisturbed[1]
-    assert stage in store.stages()
+    assert stage in store.stages.manifests()
     assert_whole(store)
 
 
@@ -170,13 +170,13 @@ def test_damage_that_only_the_hash_shows_is_repaired_by_whoever_reads_it(
     store = Store(copied.output.out_dir)
     first = next(m for m in trained_stages(store) if m["fields"]["round"] == 1)
     # A bad disk changes no times; a row and a stage behind it are missing, so that it is read.
-    file = Path(store.join("stages", first["id"], "model.safetensors"))
+    file = Path(store.files.join("stages", first["id"], "model.safetensors"))
     before = file.stat()
     flip(file)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    for manifest in store.stages().values():
+    for manifest in store.stages.manifests().values():
         if manifest["parent"] == first["id"]:
-            shutil.rmtree(store.join("stages", manifest["id"]))
+            shutil.rmtree(store.files.join("stages", manifest["id"]))
     walk(copied)
     assert f"stage {first['id']} is damaged" in caplog.text
     assert rows_of(copied.output.out_dir) == undisturbed[1]
@@ -199,7 +199,9 @@ def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(
     process.start()
     process.join()
     assert process.exitcode == 17
-    assert all(m["kind"] == "evaluate" for m in Store(str(tmp_path / "out")).stages().values())
+    assert all(
+        m["kind"] == "evaluate" for m in Store(str(tmp_path / "out")).stages.manifests().values()
+    )
     walk(config)
     assert rows_of(config.output.out_dir) == undisturbed[1]
 
@@ -232,9 +234,9 @@ def test_a_branch_that_passed_the_limit_is_given_up_and_taken_up_again(
     assert [status for status, _ in state(rows, "oneshot")] == ["done", "done"]
     for status, error in state(rows, "finetune") + state(rows, "iterative"):
         assert status == "stopped" and "--stop-perplexity 1.5" in error
-    before = set(Store(low.output.out_dir).stages())
+    before = set(Store(low.output.out_dir).stages.manifests())
     assert walk(low).cells == [], "given up once is enough"
-    assert set(Store(low.output.out_dir).stages()) == before
+    assert set(Store(low.output.out_dir).stages.manifests()) == before
     walk(make_config(tmp_path / "out", stop_perplexity=worst + 1))
     assert rows_of(low.output.out_dir) == expected
 

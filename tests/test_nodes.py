@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -69,11 +70,11 @@ def test_a_remote_stage_is_fetched_once_a_node_and_read_by_all(monkeypatch, tmp_
     fetched: list[Path] = []
 
     class Remote:
-        is_local = False
+        files = SimpleNamespace(is_local=False)
 
         @contextmanager
-        def opened(self, folder, name):
-            place = tmp_path / f"{folder}-{name}-{len(fetched)}"
+        def opened(self):
+            place = tmp_path / f"stages-x-{len(fetched)}"
             fetched.append(place)
             place.mkdir()
             (place / "model").write_text("weights")
@@ -81,7 +82,7 @@ def test_a_remote_stage_is_fetched_once_a_node_and_read_by_all(monkeypatch, tmp_
             (place / "model").unlink()
 
     def body(ranks):
-        with nodes.opened_once(Remote(), ranks, "stages", "x") as place:  # pyright: ignore
+        with nodes.opened_once(Remote(), ranks) as place:  # pyright: ignore
             return place.name, (place / "model").read_text()
 
     read = on_all_ranks(monkeypatch, body)

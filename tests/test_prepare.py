@@ -61,10 +61,10 @@ def damaged(config):
     require_writable(sweep.store)
     wanted = next(s for s in sweep.plan.stages.values() if s.kind == "prune").id
     for stage in (wanted, "other"):
-        with sweep.store.scratch() as directory:
+        with sweep.store.scratch.directory() as directory:
             (directory / "model.bin").write_bytes(b"weights")
-            sweep.store.publish("stages", stage, directory, {"id": stage, "metrics": {}})
-        Path(sweep.store.join("stages", stage, "model.bin")).write_bytes(b"wei")
+            sweep.store.stages.at(stage).publish(directory, {"id": stage, "metrics": {}})
+        Path(sweep.store.files.join("stages", stage, "model.bin")).write_bytes(b"wei")
     return wanted
 
 
@@ -97,7 +97,7 @@ def test_a_run_sets_aside_what_is_damaged(config):
     stage, store = damaged(config), Store(config.output.out_dir)
     with pytest.raises(ValueError, match="needs 1 CPU cores"):
         run_sweep(config)
-    assert {name.split("-")[0] for name in store.names("set-aside")} == {stage, "other"}
+    assert {name.split("-")[0] for name in store.files.names("set-aside")} == {stage, "other"}
 
 
 @pytest.mark.usefixtures("small_cluster")
@@ -106,7 +106,7 @@ def test_what_does_not_fit_a_cluster_changes_no_row(config):
     rows = {row_key(cell, evaluation): {"status": "failed", "_interrupted": True}}
     require_writable(store)
     for key, row in rows.items():
-        store.put_row(key, row)
+        store.rows.put(key, row)
     with pytest.raises(ValueError, match="needs 1 CPU cores"):
         run_sweep(config)
-    assert store.rows() == rows
+    assert store.rows.read() == rows

@@ -57,7 +57,7 @@ def sweep(tmp_path_factory, tiny_llama_dir):
     dense |= {"round": 0, "perplexity": 27.66}
     sweep = StoredSweep(tmp_path_factory.mktemp("got") / "out", [*CELLS, failed, dense])
     for structure, stage in STAGES.items():
-        with sweep.store.scratch() as directory:
+        with sweep.store.scratch.directory() as directory:
             for file in tiny_llama_dir.iterdir():
                 (directory / file.name).write_bytes(file.read_bytes())
             weights = load_file(tiny_llama_dir / "model.safetensors")
@@ -67,7 +67,7 @@ def sweep(tmp_path_factory, tiny_llama_dir):
                 weights[name] = weights[name] * masks[name.removesuffix(".weight")]
             save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
             save_masks(directory / "masks.safetensors", masks)
-            sweep.store.publish("stages", stage, directory, {"id": stage, "metrics": {}})
+            sweep.store.stages.at(stage).publish(directory, {"id": stage, "metrics": {}})
     sweep.record["sources"] = {
         "tiny": {"name": "tiny", "path_or_repo": str(tiny_llama_dir), "revision": None}
         | {"identity": "sha256:0"}
@@ -135,7 +135,9 @@ def test_the_sparse_form_is_smaller_and_reads_back_to_the_same_weights(
     form = json.loads((directory / "config.json").read_text())["quantization_config"]
     sparse = form["sparsity_config"]
     assert sparse["format"] == ("sparse-24-bitmask" if structure == "2:4" else "sparse-bitmask")
-    before = load_file(Path(sweep.store.join("stages", STAGES[structure], "model.safetensors")))
+    before = load_file(
+        Path(sweep.store.files.join("stages", STAGES[structure], "model.safetensors"))
+    )
     after = dict(sparse_files.compressor(sparse).decompress(str(directory)))
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
@@ -178,7 +180,7 @@ def test_an_existing_directory_is_never_written_into(sweep, tmp_path):
 
 
 def test_damaged_files_are_refused(sweep, tmp_path):
-    file = Path(sweep.store.join("stages", STAGES["1:4"], "config.json"))
+    file = Path(sweep.store.files.join("stages", STAGES["1:4"], "config.json"))
     whole = file.read_bytes()
     file.write_bytes(whole[:-2] + b" }")
     try:
@@ -225,7 +227,7 @@ def test_the_command_that_computes_a_cell_again_is_the_sweeps_narrowed(sweep, ce
 
 
 def test_weights_that_were_not_kept_come_with_the_command_that_computes_them(sweep, tmp_path):
-    sweep.store.drop_weights(STAGES["2:4"])
+    sweep.store.stages.drop_weights(STAGES["2:4"])
     with pytest.raises(ValueError, match="its weights were not kept; compute them again: python"):
         get(sweep, 1, tmp_path / "model")
 

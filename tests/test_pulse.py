@@ -29,7 +29,7 @@ def pulse(tmp_path):
 
 
 def read(pulse):
-    return json.loads(pulse.store.read_bytes("pulse", "sweep.json"))
+    return json.loads(pulse.store.files.read_bytes("pulse", "sweep.json"))
 
 
 TUNE_TRIAL = SimpleNamespace(config={"trial": {"id": "t"}})
@@ -72,6 +72,6 @@ def test_a_store_that_cannot_be_written_does_not_end_the_sweep(pulse, monkeypatc
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(pulse.store, "write_bytes", full)
+    monkeypatch.setattr(pulse.store.files, "write_bytes", full)
     pulse.on_trial_start(0, [], TUNE_TRIAL)
     assert "no space left" in caplog.text

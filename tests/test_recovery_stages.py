@@ -77,7 +77,7 @@ def walk(config: SweepConfig):
 
 def rows_of(sweep) -> list[dict]:
     return [
-        row for row in sweep.store.rows().values() if row["cell_id"] in sweep.plan.cells
+        row for row in sweep.store.rows.read().values() if row["cell_id"] in sweep.plan.cells
     ]  # of this grid alone
 
 
@@ -121,7 +121,7 @@ def test_the_learning_rate_with_the_lowest_validation_loss_is_kept(tiny_opt_dir,
     found = {row["sparsity"]: row for row in rows_of(sweep)}
     for sparsity in (0.5, 0.7):
         row = found[sparsity]
-        metrics = sweep.store.manifest("stages", row["stage_id"])["metrics"]
+        metrics = sweep.store.stages.at(row["stage_id"]).manifest()["metrics"]
         losses = metrics["validation_losses"]
         assert losses.keys() == {"1e-05", "0.003"}
         chosen = min(losses, key=losses.__getitem__)
@@ -154,7 +154,7 @@ def test_a_rate_that_diverges_is_out_and_the_stage_fails_only_if_all_do(
         assert row["status"] == "done"
         if row["regime"] == "finetune":
             assert row["finetune_lr"] == 1e-3
-            metrics = sweep.store.manifest("stages", row["stage_id"])["metrics"]
+            metrics = sweep.store.stages.at(row["stage_id"]).manifest()["metrics"]
             assert metrics["validation_losses"]["0.1"] is None
     bound = 1e-4
     sweep = walk(sweep_config(tiny_opt_dir, texts, tmp_path / "all", {"lr": (0.1, 1e-3)}))

@@ -44,12 +44,12 @@ def write(root, perplexity, regime="oneshot", sparsity=0.5, seeds=(0,), digest="
         cell = CELL.id if seed == 0 else f"other{seed}"
         # Seeds of other runs count too: what else their settings asked for does not matter.
         mine = {"perplexity": perplexity + seed, "seed": seed, "config": json.dumps([seed])}
-        store.put_row(row_key(cell, "e1"), row | mine)
+        store.rows.put(row_key(cell, "e1"), row | mine)
     around = {"torch_version": "2", "num_workers": 1, "machine": "x", "threads": 2} | environment
     files = {"model.safetensors": {"sha256": digest, "size": 1}}
     for stage, held in (("e1", {}), ("s1", files)):
         manifest = {"id": stage, "files": held, "environment": around}
-        store.write_bytes(json.dumps(manifest).encode(), "stages", stage, "manifest.json")
+        store.files.write_bytes(json.dumps(manifest).encode(), "stages", stage, "manifest.json")
     return store
 
 
@@ -95,7 +95,7 @@ def test_trained_cells_may_differ_as_much_as_seeds_do(tmp_path, capsys):
 def test_seeds_that_trained_on_more_say_nothing(tmp_path, capsys):
     store = write(tmp_path / "a", 30.0, regime="iterative", seeds=(0, 1))
     key = row_key("other1", "e1")
-    store.put_row(key, store.rows()[key] | {"num_finetune_tokens": 128})
+    store.rows.put(key, store.rows.read()[key] | {"num_finetune_tokens": 128})
     code, text = said(capsys, store, write(tmp_path / "b", 40.0, machine="y"))
     assert code == 0 and "not judged" in text
 
@@ -103,9 +103,9 @@ def test_seeds_that_trained_on_more_say_nothing(tmp_path, capsys):
 @pytest.mark.parametrize("changed", [{"micro_batch_tokens": 64}, {"ray_version": "3"}])
 def test_the_circumstances_of_every_stage_count(tmp_path, capsys, changed):
     store, again = write(tmp_path / "a", 30.0), write(tmp_path / "b", 30.0001)
-    manifest = store.manifest("stages", "s1")
+    manifest = store.stages.at("s1").manifest()
     manifest["environment"] |= changed
-    store.write_bytes(json.dumps(manifest).encode(), "stages", "s1", "manifest.json")
+    store.files.write_bytes(json.dumps(manifest).encode(), "stages", "s1", "manifest.json")
     code, text = said(capsys, store, again)
     assert code == 0 and f"{next(iter(changed)).replace('_', ' ')} " in text
 
@@ -113,8 +113,8 @@ def test_the_circumstances_of_every_stage_count(tmp_path, capsys, changed):
 def test_what_failed_now_or_has_no_weights_is_said(tmp_path, capsys):
     store, again = write(tmp_path / "a", 30.0), write(tmp_path / "b", 30.0)
     key = row_key(CELL.id, "e1")
-    again.put_row(key, again.rows()[key] | {"status": "failed", "error": "no memory"})
-    again.drop_weights("s1")
+    again.rows.put(key, again.rows.read()[key] | {"status": "failed", "error": "no memory"})
+    again.stages.drop_weights("s1")
     code, text = said(capsys, store, again)
     assert code == 1 and "failed now: no memory" in text and "weights: not kept" in text
 
@@ -194,7 +194,7 @@ def test_a_cell_computed_anew_has_equal_bits(command, tmp_path, one_thread):
     before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     row = next(
         r
-        for r in Store("out").rows().values()
+        for r in Store("out").rows.read().values()
         if (r["sparsity"], r["regime"]) == (0.75, "iterative")
     )
     code, said, _ = command("--from-row", row["cell_id"][:12])
@@ -211,9 +211,9 @@ def test_a_cell_computed_anew_has_equal_bits(command, tmp_path, one_thread):
 
 def test_a_text_that_the_settings_do_not_know_is_said_not_to_be_repeated(command, one_thread):
     store = Store("out")
-    row = next(r for r in store.rows().values() if r["regime"] == "dense")
+    row = next(r for r in store.rows.read().values() if r["regime"] == "dense")
     other = {"eval_text": "other.txt", "_evaluation": "e2", "finished_at": "2000"}
-    store.put_row(row_key(row["cell_id"], "e2"), row | other)
+    store.rows.put(row_key(row["cell_id"], "e2"), row | other)
     code, said, _ = command("--from-row", row["cell_id"])
     assert code == 0 and said.count("equal bits") == 1
     assert "other.txt: not repeated" in said
@@ -221,14 +221,14 @@ def test_a_text_that_the_settings_do_not_know_is_said_not_to_be_repeated(command
 
 def test_a_row_that_says_something_else_is_found_out(command, one_thread):
     store = Store("out")
-    key, row = next((k, r) for k, r in store.rows().items() if r["regime"] == "dense")
-    store.put_row(key, row | {"perplexity": row["perplexity"] * 1.0001})
+    key, row = next((k, r) for k, r in store.rows.read().items() if r["regime"] == "dense")
+    store.rows.put(key, row | {"perplexity": row["perplexity"] * 1.0001})
     code, said, _ = command("--from-row", row["cell_id"])
     assert code == 1 and "(only 1e-06 passes)" in said
 
 
 def test_settings_that_lead_elsewhere_now_are_refused(command, tmp_path, one_thread):
-    row = next(r for r in Store("out").rows().values() if r["regime"] == "iterative")
+    row = next(r for r in Store("out").rows.read().values() if r["regime"] == "iterative")
     (tmp_path / "calibration.txt").write_text("another text " * 400, encoding="utf-8")
     code, said, error = command("--from-row", row["cell_id"])
     assert (code, said) == (2, "") and error.count("\n") == 1

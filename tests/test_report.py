@@ -15,10 +15,10 @@ class Rows:
     def __init__(self) -> None:
         self.stored = {}
 
-    def rows(self):
+    def read(self):
         return dict(self.stored)
 
-    def put_row(self, key, row):
+    def put(self, key, row):
         self.stored[key] = row
 
 
@@ -46,16 +46,16 @@ def row(regime, perplexity):
 def store():
     """A dense and two pruned cells, run by a sweep under the protocol `sparsegpt`."""
     store = Rows()
-    store.put_row(row_key("dense", "e0"), row("dense", 20.0))
-    store.put_row(row_key("pruned", "e1"), row("oneshot", 30.0))
-    store.put_row(row_key("other", "e2"), row("oneshot", 40.0))
+    store.put(row_key("dense", "e0"), row("dense", 20.0))
+    store.put(row_key("pruned", "e1"), row("oneshot", 30.0))
+    store.put(row_key("other", "e2"), row("oneshot", 40.0))
     return store
 
 
 def told(store, labels):
     copy_shared_rows(store, labels)
     fields = ("protocol", "regime", "perplexity", "dense_perplexity", "in_current_grid")
-    return sorted(tuple(row[field] for field in fields) for row in gather(store.rows(), labels))
+    return sorted(tuple(row[field] for field in fields) for row in gather(store.read(), labels))
 
 
 FIRST = [("dense", "e0"), ("pruned", "e1"), ("other", "e2")]
@@ -81,7 +81,7 @@ def test_a_row_computed_again_changes_under_both_protocols(store):
     told(store, ask("alps", *SECOND))
     del store.stored[row_key("pruned", "e1")]
     assert ("oneshot", 30.0) not in {r[1:3] for r in told(store, ask("sparsegpt", *FIRST))}
-    store.put_row(row_key("pruned", "e1"), row("oneshot", 31.0))
+    store.put(row_key("pruned", "e1"), row("oneshot", 31.0))
     both = {r[0] for r in told(store, ask("sparsegpt", *FIRST)) if r[2] == 31.0}
     assert both == {"alps", "sparsegpt"}
 
@@ -89,14 +89,14 @@ def test_a_row_computed_again_changes_under_both_protocols(store):
 def test_a_text_under_another_name_has_a_row_of_its_own(store):
     labels = ask("sparsegpt", *SECOND, text="wikitext2:test")
     copy_shared_rows(store, labels)
-    rows = gather(store.rows(), labels)
+    rows = gather(store.read(), labels)
     current = [row for row in rows if row["in_current_grid"]]
     assert {row["eval_text"] for row in current} == {"wikitext2:test"} and len(current) == 2
     assert len(rows) == 5 and not any("_x" in row for row in rows)
 
 
 def test_results_of_tasks_stand_in_every_row_of_their_stage(store):
-    rows = gather(store.rows(), {}, {"s": {"task:tiny:acc": 0.5}})
+    rows = gather(store.read(), {}, {"s": {"task:tiny:acc": 0.5}})
     assert [row["task:tiny:acc"] for row in rows] == [0.5] * 3
 
 

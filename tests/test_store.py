@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store.files import SCRATCH, owned_name
+from orchestrator.store.published import Published
+from orchestrator.store.scratch import SCRATCH, owned_name
 from orchestrator.store.store import Store
 
 
@@ -19,110 +20,110 @@ def store(tmp_path):
 
 
 def publish(store, name="abc", content=b"weights", **record):
-    with store.scratch() as directory:
+    with store.scratch.directory() as directory:
         (directory / "model.bin").write_bytes(content)
-        store.publish("stages", name, directory, {"id": name, "metrics": {}, **record})
+        store.stages.at(name).publish(directory, {"id": name, "metrics": {}, **record})
 
 
 def test_opening_a_store_writes_nothing(store):
-    assert store.stages() == {} and store.rows() == {}
-    assert not Path(store.path).exists()
+    assert store.stages.manifests() == {} and store.rows.read() == {}
+    assert not Path(store.files.path).exists()
 
 
 def test_a_published_stage_is_found_with_its_files(store):
     publish(store)
-    assert set(store.stages()) == {"abc"}
-    with store.opened("stages", "abc") as directory:
+    assert set(store.stages.manifests()) == {"abc"}
+    with store.stages.at("abc").opened() as directory:
         assert (directory / "model.bin").read_bytes() == b"weights"
 
 
 def test_a_stage_without_manifest_is_set_aside(store):
     publish(store)
-    Path(store.join("stages", "abc", "manifest.json")).unlink()
-    assert store.stages() == {}
-    assert any(name.startswith("abc-") for name in store.names("set-aside"))
+    Path(store.files.join("stages", "abc", "manifest.json")).unlink()
+    assert store.stages.manifests() == {}
+    assert any(name.startswith("abc-") for name in store.files.names("set-aside"))
 
 
 def test_a_truncated_file_is_found_and_set_aside(store):
     publish(store)
-    Path(store.join("stages", "abc", "model.bin")).write_bytes(b"wei")
-    assert store.stages() == {}
+    Path(store.files.join("stages", "abc", "model.bin")).write_bytes(b"wei")
+    assert store.stages.manifests() == {}
 
 
 def test_changed_content_of_equal_size_is_found_by_its_hash(store):
     publish(store)
-    file = Path(store.join("stages", "abc", "model.bin"))
+    file = Path(store.files.join("stages", "abc", "model.bin"))
     before = file.stat()
     file.write_bytes(b"wEights")
-    manifest = store.manifest("stages", "abc")
-    assert "changed" in store.damage("stages", "abc", manifest, deep=False), "younger than it"
+    manifest = store.stages.at("abc").manifest()
+    assert "changed" in store.stages.at("abc").damage(manifest, deep=False), "younger than it"
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert store.damage("stages", "abc", manifest, deep=False) is None
-    assert "changed" in store.damage("stages", "abc", manifest, deep=True)
+    assert store.stages.at("abc").damage(manifest, deep=False) is None
+    assert "changed" in store.stages.at("abc").damage(manifest, deep=True)
 
 
 def test_what_another_sweep_drops_meanwhile_is_not_taken_for_damage(store, monkeypatch):
     publish(store, metrics={"perplexity": 3.0})
-    real = store.manifest
+    real = Published.manifest
 
-    def stale_once(folder, name):
-        monkeypatch.setattr(store, "manifest", real)
-        found = real(folder, name)
-        store.drop_weights(name)
+    def stale_once(stage):
+        monkeypatch.setattr(Published, "manifest", real)
+        found = real(stage)
+        store.stages.drop_weights(stage.name)
         return found
 
-    monkeypatch.setattr(store, "manifest", stale_once)
-    assert store.stages()["abc"]["dropped"]
-    assert store.names("set-aside") == set()
+    monkeypatch.setattr(Published, "manifest", stale_once)
+    assert store.stages.manifests()["abc"]["dropped"]
+    assert store.files.names("set-aside") == set()
 
 
 def test_damage_is_told_before_anything_is_set_aside(store):
     publish(store)
     publish(store, "whole")
-    file = Path(store.join("stages", "abc", "model.bin"))
+    file = Path(store.files.join("stages", "abc", "model.bin"))
     file.write_bytes(b"wei")
-    whole, damaged = store.check_stages()
+    whole, damaged = store.stages.inspect()
     assert set(whole) == {"whole"}
     assert damaged == {"abc": "model.bin has 3 bytes instead of 7"}
-    assert file.exists() and store.names("set-aside") == set()
-    store.set_aside_stages(damaged)
-    assert not file.exists() and len(store.names("set-aside")) == 1
+    assert file.exists() and store.files.names("set-aside") == set()
+    store.stages.set_aside(damaged)
+    assert not file.exists() and len(store.files.names("set-aside")) == 1
 
 
 def test_what_another_sweep_has_computed_again_meanwhile_is_not_set_aside(store):
     publish(store)
-    Path(store.join("stages", "abc", "manifest.json")).unlink()
-    _, damaged = store.check_stages()
+    Path(store.files.join("stages", "abc", "manifest.json")).unlink()
+    _, damaged = store.stages.inspect()
     publish(store, content=b"again")
-    store.set_aside_stages(damaged)
-    assert set(store.stages()) == {"abc"}
+    store.stages.set_aside(damaged)
+    assert set(store.stages.manifests()) == {"abc"}
 
 
 def test_a_stage_that_is_being_replaced_is_not_taken_for_damage(store, monkeypatch):
     # Between two renames its manifest is not there; then the new one's directory is.
     publish(store)
-    real = store.manifest
+    real = Published.manifest
 
-    def missed_once(folder, name):
-        monkeypatch.setattr(store, "manifest", real)
+    def missed_once(stage):
+        monkeypatch.setattr(Published, "manifest", real)
 
-    monkeypatch.setattr(store, "manifest", missed_once)
-    assert set(store.stages()) == {"abc"}
-    assert store.names("set-aside") == set()
+    monkeypatch.setattr(Published, "manifest", missed_once)
+    assert set(store.stages.manifests()) == {"abc"}
+    assert store.files.names("set-aside") == set()
 
 
 def test_a_manifest_that_is_something_else_is_no_manifest(store):
     publish(store)
-    Path(store.join("stages", "abc", "manifest.json")).write_text("[]")
-    assert store.stages() == {}
+    Path(store.files.join("stages", "abc", "manifest.json")).write_text("[]")
+    assert store.stages.manifests() == {}
 
 
 def test_leftovers_of_a_killed_writer_are_not_stages(store):
     publish(store)
-    aside = Path(store.join("stages", ".aside-def-123"))
+    aside = Path(store.files.join("stages", ".aside-def-123"))
     aside.mkdir()
     (aside / "model.bin").write_bytes(b"half")
-    assert set(store.stages()) == {"abc"}
+    assert set(store.stages.manifests()) == {"abc"}
 
 
 def test_only_leftovers_of_processes_that_are_gone_are_removed(store):
@@ -135,36 +136,36 @@ def test_only_leftovers_of_processes_that_are_gone_are_removed(store):
         "elsewhere": f"another-machine.{ended.pid}.abc",
     }
     for each in names.values():
-        Path(store.join(SCRATCH, each)).mkdir(parents=True)
-    store.tidy()
-    assert store.names(SCRATCH) == {names["mine"], names["elsewhere"]}
+        Path(store.files.join(SCRATCH, each)).mkdir(parents=True)
+    store.scratch.tidy()
+    assert store.files.names(SCRATCH) == {names["mine"], names["elsewhere"]}
 
 
 def test_the_first_of_two_equal_stages_stays(store):
     publish(store, content=b"first")
     publish(store, content=b"other")
-    assert Path(store.join("stages", "abc", "model.bin")).read_bytes() == b"first"
-    assert [n for n in store.names("stages") if n.startswith(".")] == []
+    assert Path(store.files.join("stages", "abc", "model.bin")).read_bytes() == b"first"
+    assert [n for n in store.files.names("stages") if n.startswith(".")] == []
 
 
 def test_of_two_equal_stages_without_weights_the_first_stays(store):
     for value in (3.0, 4.0):
-        with store.scratch() as directory:
+        with store.scratch.directory() as directory:
             record = {"id": "abc", "metrics": {"perplexity": value}}
-            store.publish("stages", "abc", directory, record)
-    assert store.stages()["abc"]["metrics"] == {"perplexity": 3.0}
+            store.stages.at("abc").publish(directory, record)
+    assert store.stages.manifests()["abc"]["metrics"] == {"perplexity": 3.0}
 
 
 def test_a_stage_is_on_the_disk_before_it_is_seen(store, monkeypatch):
     synced, real = {}, os.fsync
 
     def sync(handle):
-        synced[os.fstat(handle).st_ino] = store.names("stages")
+        synced[os.fstat(handle).st_ino] = store.stages.ids()
         real(handle)
 
     monkeypatch.setattr(os, "fsync", sync)
     publish(store)
-    stage = Path(store.join("stages", "abc"))
+    stage = Path(store.files.join("stages", "abc"))
     seen = [synced.get(path.stat().st_ino) for path in (stage, *sorted(stage.iterdir()))]
     assert seen == [set()] * 3, "the directory, the manifest and the weights"
     assert synced[stage.parent.stat().st_ino] == {"abc"}, "its name, once it is there"
@@ -179,60 +180,60 @@ def test_many_writers_of_one_stage_leave_one_whole_stage(store):
         thread.start()
     for thread in threads:
         thread.join()
-    manifest = store.stages()["abc"]
-    assert store.damage("stages", "abc", manifest, deep=True) is None
+    manifest = store.stages.manifests()["abc"]
+    assert store.stages.at("abc").damage(manifest, deep=True) is None
 
 
 def test_dropping_weights_keeps_metrics_and_allows_a_new_copy(store):
     publish(store, metrics={"perplexity": 3.0})
-    store.drop_weights("abc")
-    manifest = store.stages()["abc"]
+    store.stages.drop_weights("abc")
+    manifest = store.stages.manifests()["abc"]
     assert manifest["dropped"] and manifest["metrics"] == {"perplexity": 3.0}
-    assert store.names("stages/abc") == {"manifest.json"}
+    assert store.files.names("stages/abc") == {"manifest.json"}
     publish(store)
-    assert "dropped" not in store.stages()["abc"]
+    assert "dropped" not in store.stages.manifests()["abc"]
 
 
 def test_rows_keep_nan_and_infinity(store):
-    store.put_row("key", {"perplexity": math.inf, "nll": math.nan})
-    row = store.rows()["key"]
+    store.rows.put("key", {"perplexity": math.inf, "nll": math.nan})
+    row = store.rows.read()["key"]
     assert row["perplexity"] == math.inf and math.isnan(row["nll"])
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b"\0\0\0", b"[]", b""])
 def test_an_unreadable_row_is_left_out(store, caplog, content):
-    store.put_row("good", {"a": 1})
-    Path(store.join("rows", "bad.json")).write_bytes(content)
-    assert set(store.rows()) == {"good"}
+    store.rows.put("good", {"a": 1})
+    Path(store.files.join("rows", "bad.json")).write_bytes(content)
+    assert set(store.rows.read()) == {"good"}
     assert "bad.json" in caplog.text
 
 
 def test_a_row_that_another_sweep_removes_meanwhile_is_left_out(store, monkeypatch, caplog):
-    store.put_row("good", {"a": 1})
-    listed = store.names("rows") | {"gone.json"}
-    monkeypatch.setattr(store, "names", lambda folder: listed)
-    assert set(store.rows()) == {"good"} and not caplog.text
+    store.rows.put("good", {"a": 1})
+    listed = store.files.names("rows") | {"gone.json"}
+    monkeypatch.setattr(store.files, "names", lambda folder: listed)
+    assert set(store.rows.read()) == {"good"} and not caplog.text
 
 
 def test_a_row_that_another_sweep_has_removed_can_be_removed(store, monkeypatch):
-    monkeypatch.setattr(store, "exists", lambda *parts: True)
-    store.delete_row("gone")
+    monkeypatch.setattr(store.files, "exists", lambda *parts: True)
+    store.rows.delete("gone")
 
 
 def test_newest_whole_checkpoint_wins(store):
     for step in (5, 10):
-        with store.scratch() as directory:
+        with store.scratch.directory() as directory:
             (directory / "rank-0.safetensors").write_bytes(b"x" * step)
-            store.publish("checkpoints/s", str(step), directory, {"step": step})
-    assert store.latest_checkpoint("s") == "10"
-    Path(store.join("checkpoints/s/10/rank-0.safetensors")).write_bytes(b"y" * 10)
-    assert store.latest_checkpoint("s") == "5"
-    store.delete_checkpoints("s")
-    assert store.latest_checkpoint("s") is None
+            store.checkpoints.at("s", step).publish(directory, {"step": step})
+    assert store.checkpoints.latest("s") == store.checkpoints.at("s", 10)
+    Path(store.files.join("checkpoints/s/10/rank-0.safetensors")).write_bytes(b"y" * 10)
+    assert store.checkpoints.latest("s") == store.checkpoints.at("s", 5)
+    store.checkpoints.delete("s")
+    assert store.checkpoints.latest("s") is None
 
 
 def test_manifest_lists_every_file_with_its_hash(store):
     publish(store)
-    manifest = json.loads(store.read_bytes("stages", "abc", "manifest.json"))
+    manifest = json.loads(store.files.read_bytes("stages", "abc", "manifest.json"))
     assert manifest["files"]["model.bin"]["size"] == len(b"weights")
     assert len(manifest["files"]["model.bin"]["sha256"]) == 64

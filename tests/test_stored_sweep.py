@@ -144,7 +144,7 @@ def test_the_same_sweep_run_anew_leaves_the_same_store(place, tmp_path_factory):
     recorded, store = Store(str(place / "out")), Store(str(fresh / "out"))
     names = (place / "names.txt").read_text(encoding="utf-8").splitlines()
     assert MADE["file_names"](fresh / "out") == names
-    old, new = recorded.stages(), store.stages()
+    old, new = recorded.stages.manifests(), store.stages.manifests()
     # The archive has no weights; the new store has.
     files = {stage: manifest.pop("files") for stage, manifest in new.items()}
     for manifest in old.values():
@@ -155,7 +155,7 @@ def test_the_same_sweep_run_anew_leaves_the_same_store(place, tmp_path_factory):
     found = MADE["kept_files"](store)
     assert {stage: {*each} for stage, each in found.items()} == {s: {*f} for s, f in kept.items()}
     assert {stage for stage, each in files.items() if each} == {*kept}
-    assert not differences(recorded.rows(), store.rows(), "rows")
+    assert not differences(recorded.rows.read(), store.rows.read(), "rows")
     if same_circumstances(old, new):
         assert found == kept, "masks and weights, bit by bit"
 

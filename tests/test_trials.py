@@ -51,8 +51,8 @@ def test_a_seedless_stage_is_walked_by_each_seeds_trial_and_dropped_by_none(swee
         assert not {*job.drop} & shared
         Walk(job, sweep.store, Ranks.current(), lambda told: reported.append(told["cell"])).run()
     assert sorted(reported) == sorted(sweep.plan.cells), "each cell by one trial"
-    rows = sweep.store.rows()
+    rows = sweep.store.rows.read()
     assert len(rows) == len(sweep.plan.row_keys())
     assert {row["status"] for row in rows.values()} == {"done"}
-    kept = {s for s, m in sweep.store.stages().items() if m["files"]}
+    kept = {s for s, m in sweep.store.stages.manifests().items() if m["files"]}
     assert kept == pruned

@@ -37,7 +37,7 @@ def test_rows_appear_change_and_go_away(sweep):
     sweep.finish(1, status="failed", error="boom", perplexity=None)
     seen.refresh()
     assert [row["status"] for row in seen.rows()].count("failed") == 1
-    sweep.store.delete_row(sweep.key(sweep.rows[1]))
+    sweep.store.rows.delete(sweep.key(sweep.rows[1]))
     seen.refresh()
     assert sorted(row["sparsity"] for row in seen.rows()) == [0.3, 0.7]
 
@@ -45,7 +45,7 @@ def test_rows_appear_change_and_go_away(sweep):
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b"[]"])
 def test_a_row_that_cannot_be_read_is_left_out(sweep, content):
     sweep.finish(0)
-    sweep.store.write_bytes(content, "rows", "bad.json")
+    sweep.store.files.write_bytes(content, "rows", "bad.json")
     assert [row["sparsity"] for row in Watched(sweep.store.root).rows()] == [0.3]
 
 
@@ -69,7 +69,7 @@ def test_task_results_appear_when_they_come(tmp_path):
     assert "task:tiny:acc" not in seen.rows()[0]
     manifest = {"id": "t1", "files": {}, "kind": "tasks", "parent": "s1", "label": "tiny"}
     manifest |= {"fields": {"limit": None}, "results": {"acc": 0.4}}
-    sweep.store.write_bytes(json.dumps(manifest).encode(), "stages", "t1", "manifest.json")
+    sweep.store.files.write_bytes(json.dumps(manifest).encode(), "stages", "t1", "manifest.json")
     second = seen.refresh()
     assert second != first and seen.rows()[0]["task:tiny:acc"] == 0.4
     assert seen.refresh() == second

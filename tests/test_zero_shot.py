@@ -184,7 +184,7 @@ def test_tasks_that_no_node_can_run_fail_after_the_timeout(monkeypatch, caplog):
     sweep = SimpleNamespace(
         config=SweepConfig(resources=ResourceConfig(cpus_per_worker=2, timeout_seconds=7)),
         models=[model],
-        store=SimpleNamespace(uri=lambda: "out"),
+        store=SimpleNamespace(files=SimpleNamespace(uri=lambda: "out")),
         device="cpu",
         micro_batch_tokens=8,
     )

@@ -17,7 +17,7 @@ def walk(config):
     """What a sweep does, in this process."""
     sweep = prepare(config)
     require_writable(sweep.store)
-    sweep.store.set_aside_stages(sweep.damaged)
+    sweep.store.stages.set_aside(sweep.damaged)
     for job in jobs_of(sweep):
         Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
     return sweep
@@ -37,5 +37,5 @@ def rows_of(out_dir):
     """All rows of a store without what is measured anew each time."""
     return {
         key: {n: v for n, v in row.items() if not any(part in n for part in MEASURED)}
-        for key, row in Store(str(out_dir)).rows().items()
+        for key, row in Store(str(out_dir)).rows.read().items()
     }

@@ -115,8 +115,8 @@ def rows_of(out: Path) -> dict[tuple, tuple]:
 def check_files(out: Path) -> None:
     """Reads and hashes every stored file."""
     store = Store(str(out))
-    for stage, manifest in store.stages().items():
-        assert store.damage("stages", stage, manifest, deep=True) is None
+    for stage, manifest in store.stages.manifests().items():
+        assert store.stages.at(stage).damage(manifest, deep=True) is None
 
 
 # Faults: each returns the number of kills; the same command is then run to its end.
@@ -217,7 +217,9 @@ def fill_disk(out: Path, source: random.Random, kills: int) -> int:
 def damage(out: Path, source: random.Random, kills: int) -> int:
     """A truncated file, no manifest, a changed byte: set aside, said, computed again."""
     Sweep(out).end()
-    stages = sorted(s for s, manifest in Store(str(out)).stages().items() if manifest["files"])
+    stages = sorted(
+        s for s, manifest in Store(str(out)).stages.manifests().items() if manifest["files"]
+    )
     cut, flipped, bare = (out / "stages" / stage for stage in source.sample(stages, 3))
     data = bytearray((flipped / "model.safetensors").read_bytes())
     data[-100] ^= 1
@@ -254,7 +256,7 @@ def out_of_memory(out: Path, source: random.Random, kills: int) -> int:
     """
     flags = ("--finetune.batch-tokens", "16384", "--micro-batch-tokens", "16384")
     sweep = Sweep(out, *flags, "--max-concurrent-trials", "1")
-    while not Store(str(out)).names("stages"):
+    while not Store(str(out)).stages.ids():
         time.sleep(0.05)
     worker = sweep.wait_for(WORKER)
     assert worker is not None

@@ -18,15 +18,17 @@ logger = logging.getLogger(__name__)
 
 def progress(job: Job, store: Store) -> tuple[int, int]:
     """How far a job has come: stages stored, and steps of the round of training it is in."""
-    stored = store.names("stages")
+    stored = store.stages.ids()
     missing = [stage for stage in job.stages if stage.id not in stored]
-    steps = store.names(f"checkpoints/{missing[0].id}") if missing else set()
+    steps = store.checkpoints.steps(missing[0].id) if missing else set()
     return len(missing), max((int(name) for name in steps if name.isdigit()), default=0)
 
 
 def rows_of(job: Job, store: Store) -> dict[str, dict[str, Any]]:
     """Rows of a job's cells by key; a store may hold thousands of others."""
-    return store.rows({row_key(cell.id, each) for cell in job.cells for each in cell.evaluations})
+    return store.rows.read(
+        {row_key(cell.id, each) for cell in job.cells for each in cell.evaluations}
+    )
 
 
 def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
@@ -42,7 +44,7 @@ def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
     ]
     if not open_cells:
         return None
-    manifests = store.stages()
+    manifests = store.stages.manifests()
     order = {stage.id: i for i, stage in enumerate(job.stages) if stage.id not in manifests}
 
     def next_stage(cell: Cell) -> int:
@@ -57,7 +59,7 @@ def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
             row = build_row(
                 job, cell, evaluation, manifests.get, status, failure.line, failure.interrupted
             )
-            store.put_row(row_key(cell.id, evaluation), row)
+            store.rows.put(row_key(cell.id, evaluation), row)
     logger.error("gave up on %d cells: %s", len(affected), failure.line)
     done = {cell.id for cell in job.cells} - {cell.id for cell in open_cells}
     return without(job, done | {cell.id for cell in affected})

@@ -15,7 +15,7 @@ from typing import Any
 from ray.tune import Callback
 
 from orchestrator.plan.trials import Trial
-from orchestrator.store.store import FOLDER, Store
+from orchestrator.store.store import PULSES, Store
 
 logger = logging.getLogger(__name__)
 SECONDS = 5.0
@@ -79,7 +79,7 @@ class Pulse(Callback):
             "seconds_left": self.seconds_left(),
         }
         try:
-            self.store.write_bytes(json.dumps(data).encode(), FOLDER, self.name)
+            self.store.files.write_bytes(json.dumps(data).encode(), PULSES, self.name)
         except OSError as error:
             logger.warning("the sweep's pulse cannot be written: %s", error)
 

@@ -68,7 +68,7 @@ def missing_tokens(
     Raises:
         ValueError: a text is too short; says how many windows it has.
     """
-    stored = {name.removesuffix(".safetensors") for name in store.names("tokens")}
+    stored = {name.removesuffix(".safetensors") for name in store.files.names("tokens")}
     found: dict[str, Tensor] = {}
     for model in models:
         tokenizer, done = None, set(stored)
@@ -132,17 +132,17 @@ def save_tokens(store: Store, tokens: dict[str, Tensor]) -> None:
     """Writes token files; workers read them instead of the texts."""
     for name, tensor in tokens.items():
         data_bytes = save_tensors({"tokens": tensor.to(torch.int32)})
-        store.write_bytes(data_bytes, "tokens", f"{name}.safetensors")
+        store.files.write_bytes(data_bytes, "tokens", f"{name}.safetensors")
 
 
 def num_stored_tokens(store: Store, name: str) -> int:
     """Tokens of a token file by its size: four bytes each behind a short header."""
-    return (store.size("tokens", f"{name}.safetensors") or 0) // 4
+    return (store.files.size("tokens", f"{name}.safetensors") or 0) // 4
 
 
 def load_tokens(store: Store, name: str) -> Tensor:
     """Reads a token file."""
-    return load_tensors(store.read_bytes("tokens", f"{name}.safetensors"))["tokens"].long()
+    return load_tensors(store.files.read_bytes("tokens", f"{name}.safetensors"))["tokens"].long()
 
 
 def load_counts(store: Store, name: str) -> Tensor | None:

@@ -26,11 +26,10 @@ from orchestrator.results.record import FOLDER as RECORDS
 from orchestrator.results.record import Record, labels_of
 from orchestrator.results.schema import Row
 from orchestrator.store.files import read_object
-from orchestrator.store.store import MARKER, Store
+from orchestrator.store.store import MARKER, PULSES, Store
 
 logger = logging.getLogger(__name__)
 
-PULSES = "pulse"
 SILENCE_SECONDS = 60.0
 """A sweep that has not been heard of for so long is not running."""
 MAX_CELLS = 500
@@ -48,7 +47,7 @@ class Watched:
         """
         try:
             self.store = Store(out_dir)
-            found = self.store.exists(MARKER)
+            found = self.store.files.exists(MARKER)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise BadInputError(f"{out_dir}: cannot be read ({reason})") from None
@@ -76,14 +75,14 @@ class Watched:
 
     def files(self, folder: str) -> dict[str, tuple[Any, ...]]:
         """Files of a folder by name, with what changes whenever one is replaced."""
-        selector = fs.FileSelector(self.store.join(folder), allow_not_found=True)
-        infos = self.store.filesystem.get_file_info(selector)
+        selector = fs.FileSelector(self.store.files.join(folder), allow_not_found=True)
+        infos = self.store.files.filesystem.get_file_info(selector)
         return {i.base_name: (i.mtime_ns, i.size) for i in infos if i.base_name.endswith(".json")}
 
     def read_json(self, folder: str, name: str) -> dict[str, Any] | None:
         """A file's contents; None if it went away or is not whole yet."""
         try:
-            return read_object(self.store.read_bytes(folder, name))
+            return read_object(self.store.files.read_bytes(folder, name))
         except FileNotFoundError:
             return None
 
@@ -118,7 +117,7 @@ class Watched:
     def read_tasks(self) -> bool:
         """Results of zero-shot tasks that the newest sweep asks for; whether there are new ones."""
         wanted = (self.record or {}).get("config", {}).get("eval", {}).get("tasks")
-        new = self.store.names("stages") - self.manifests.keys() if wanted else ()
+        new = self.store.stages.ids() - self.manifests.keys() if wanted else ()
         kinds = {found["kind"] for found in map(self.manifest, new) if found is not None}
         return TASKS_KIND in kinds
 
@@ -149,7 +148,7 @@ class Watched:
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """A stage's manifest, read once it is there."""
         if stage not in self.manifests:
-            found = self.store.manifest("stages", stage)
+            found = self.store.stages.at(stage).manifest()
             if found is None:
                 return None
             self.manifests[stage] = found

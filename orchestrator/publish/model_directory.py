@@ -84,7 +84,7 @@ def write_model(sweep: Watched, rows: Sequence[Row], destination: Path, form: st
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".model-") as aside:
         directory = Path(aside) / "model"
-        with sweep.store.opened("stages", row["stage_id"]) as stage:
+        with sweep.store.stages.at(row["stage_id"]).opened() as stage:
             shutil.copytree(stage, directory, ignore=shutil.ignore_patterns(MANIFEST))
         told = [f"{CellName.of_row(row).full}: {len(manifest['files'])} files in {destination}"]
         loading = LOADING
@@ -111,11 +111,11 @@ def stored_weights(sweep: Watched, row: Row) -> dict[str, Any]:
         raise BadInputError(f"--get {cell}: {row['status'].replace('_', ' ')}, no model ({why})")
     if row["stage_dir"] is None:
         raise BadInputError(f"--get {cell}: this is the dense model itself, {row['model']}")
-    manifest = sweep.store.manifest("stages", stage)
+    manifest = sweep.store.stages.at(stage).manifest()
     if manifest is None:
         raise BadInputError(f"--get {cell}: its stage {stage} is not in {sweep.name}")
     why = "weights were not kept" if manifest.get("dropped") else None
-    if why is None and (damage := sweep.store.damage("stages", stage, manifest, deep=True)):
+    if why is None and (damage := sweep.store.stages.at(stage).damage(manifest, deep=True)):
         why = f"files are damaged ({damage})"
     if why is not None:
         again = recompute_command(sweep.record, row)

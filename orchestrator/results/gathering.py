@@ -10,21 +10,21 @@ from orchestrator.plan.identity import row_key
 from orchestrator.plan.stages import TASKS_KIND
 from orchestrator.results.record import Labels
 from orchestrator.results.schema import TASK_PREFIX, Row
-from orchestrator.store.store import Store
+from orchestrator.store.rows import Rows
 
 
-def copy_shared_rows(store: Store, labels: Labels) -> None:
+def copy_shared_rows(rows: Rows, labels: Labels) -> None:
     """Store a copy, under these labels, of each row that a sweep of other labels ran.
 
     Stages are named by what determines their numbers, so two protocols that read a text alike share
     them. Each keeps a row of its own.
     """
-    stored = store.rows()
+    stored = rows.read()
     for key, mine in labels.items():
         row = stored.get(key)
         if row is not None and mine != {name: row[name] for name in mine}:
             copy = {**row, **mine, "_copy_of": key}
-            store.put_row(row_key(key, json.dumps(dict(mine), sort_keys=True)), copy)
+            rows.put(row_key(key, json.dumps(dict(mine), sort_keys=True)), copy)
 
 
 def gather(

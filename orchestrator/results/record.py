@@ -39,7 +39,7 @@ def describe_cells(plan: Plan) -> list[dict[str, Any]]:
 
 def read_record(store: Store, sweep_id: str) -> Record:
     """Read the record of one sweep."""
-    return json.loads(store.read_bytes(FOLDER, f"{sweep_id}.json"))
+    return json.loads(store.files.read_bytes(FOLDER, f"{sweep_id}.json"))
 
 
 def labels_of(record: Record) -> Labels:

@@ -1,9 +1,8 @@
-"""Checkpoints of half-done training in the store: all ranks write, any number of them resumes."""
+"""Checkpoints of half-done training: all ranks write them, any number of ranks resumes."""
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,80 +17,63 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def opened_checkpoint(store: Store, ranks: Ranks, stage_id: str) -> Iterator[Path | None]:
-    """The newest whole checkpoint of a training stage as a local directory, None without one."""
+    """The newest whole checkpoint of a stage as a local directory; None if it has none.
+
+    Collective.
+    """
     lead = ranks.rank == 0
-    if not store.is_local:
-        newest = ranks.agree(store.latest_checkpoint(stage_id) if lead else None)
-        if newest is None:
+    if not store.files.is_local:
+        newest = store.checkpoints.latest(stage_id) if lead else None
+        step = ranks.agree(newest and newest.name)
+        if step is None:
             yield None
             return
-        with opened_once(store, ranks, f"checkpoints/{stage_id}", newest) as directory:
+        with opened_once(store.checkpoints.at(stage_id, step), ranks) as directory:
             yield directory
         return
-    linked = ranks.agree(linked_checkpoint(store, stage_id) if lead else None)
+    linked = store.checkpoints.linked(stage_id) if lead else None
+    shared = ranks.agree(linked and str(linked))
     try:
-        yield None if linked is None else Path(linked)
+        yield None if shared is None else Path(shared)
     finally:
-        # No barrier: training ends on all ranks together, long after they have read it.
-        if lead and linked is not None:
+        # No barrier: all ranks end their training together, long after they have read the files.
+        if linked is not None:
             shutil.rmtree(linked, ignore_errors=True)
-
-
-def linked_checkpoint(store: Store, stage_id: str) -> str | None:
-    """The files of the newest whole checkpoint under a name of their own.
-
-    Another sweep on this store removes checkpoints when it gets further; not what is being read.
-    """
-    folder = f"checkpoints/{stage_id}"
-    while (newest := store.latest_checkpoint(stage_id)) is not None:
-        manifest = store.manifest(folder, newest)
-        directory = store.shared_scratch()
-        try:
-            for relative in manifest["files"] if manifest is not None else ():
-                link(store.join(folder, newest, relative), directory / relative)
-            if manifest is not None:
-                return str(directory)
-        except FileNotFoundError:
-            pass
-        shutil.rmtree(directory, ignore_errors=True)
-    return None
-
-
-def link(source: str, target: Path) -> None:
-    """A second name for a file; a copy where the disk knows no such thing."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def save_checkpoint(
     store: Store, ranks: Ranks, stage_id: str, step: int, write: Callable[[Path], None]
 ) -> None:
-    """Publishes a training checkpoint that all ranks wrote, and drops older ones."""
-    folder, name, record = f"checkpoints/{stage_id}", str(step), {"id": stage_id, "step": step}
+    """Publish what all ranks write as the checkpoint of a step; remove older ones (collective).
+
+    Args:
+        store: the store of the stage.
+        ranks: all ranks of the trial.
+        stage_id: the training stage.
+        step: the optimizer steps that are done.
+        write: writes this rank's files into a directory.
+    """
+    checkpoint, record = store.checkpoints.at(stage_id, step), {"id": stage_id, "step": step}
     lead = ranks.rank == 0
-    if store.is_local:
-        # All ranks write into one directory of the disk they share.
-        aside = ranks.agree(str(store.shared_scratch()) if lead else None)
+    if store.files.is_local:
+        # All ranks write into one directory of the disk that they share.
+        aside = ranks.agree(str(store.scratch.make()) if lead else None)
         assert aside is not None
         write(Path(aside))
         ranks.barrier()
         if lead:
             try:
-                store.publish(folder, name, Path(aside), record)
+                checkpoint.publish(Path(aside), record)
             except FileNotFoundError:
-                # Another sweep on this store has finished the stage and cleaned up after it.
-                logger.info("checkpoint %s/%s was taken away", folder, name)
+                # Another sweep on this store has finished the stage and removed its checkpoints.
+                logger.info("checkpoint %s of stage %s was taken away", step, stage_id)
     else:
-        with store.scratch() as directory:
+        with store.scratch.directory() as directory:
             write(directory)
-            part = store.upload_all(folder, name, directory)
+            part = checkpoint.upload(directory)
         parts = ranks.gather(part)
         if lead:
-            store.publish_parts(folder, name, parts, record)
+            checkpoint.publish_parts(parts, record)
     if lead:
-        store.delete_checkpoints(stage_id, but=name)
+        store.checkpoints.delete(stage_id, but=checkpoint.name)
     ranks.barrier()

@@ -1,28 +1,28 @@
-"""Seconds and peak memory of one stage, as its metrics record them."""
+"""Seconds and peak memory of one stage, for its metrics."""
 
 from __future__ import annotations
 
 import datetime
-import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 
 from core.parallel import Ranks
 
 RESET_PEAK = "5"
-"""What Linux takes in `clear_refs` for: the highest resident memory so far is that of now."""
+"""Written to clear_refs to reset the peak resident size."""
 
 
 @contextmanager
 def timed(ranks: Ranks) -> Iterator[dict[str, float]]:
-    """Fills in seconds and the peak memory of the busiest rank (collective).
+    """Fill in the seconds of the body and the peak memory of the busiest rank (collective).
 
-    The seconds are of what is within, the peak is of all since `restart_peak`.
+    The peak is the highest memory since `restart_peak`.
     """
     clock: dict[str, float] = {}
     start = time.monotonic()
@@ -37,10 +37,10 @@ def timed(ranks: Ranks) -> Iterator[dict[str, float]]:
 
 
 def restart_peak(device: torch.device) -> None:
-    """Forgets the memory of earlier stages; what is held now counts for the next one too.
+    """Forget the memory of earlier stages. Memory that is held now counts for the next stage too.
 
-    Only Linux can do so for a process, and not where /proc is read-only: there a CPU's peak stays
-    the highest of the process so far.
+    On a CPU only Linux can do this, and only if /proc can be written. Elsewhere the peak stays the
+    highest of the process so far.
     """
     if device.type == "cuda":
         if torch.cuda.is_initialized():
@@ -53,13 +53,18 @@ def restart_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes at the highest point since `restart_peak`: of GPU memory, else of what is resident."""
+    """Return the peak bytes since `restart_peak`: of GPU memory, else of resident memory."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.is_file():
-        # What getrusage says includes the process that started this one, where that was larger.
+        # getrusage would include the process that started this one, if that was larger.
         (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
         return float(line.split()[1]) * 1024
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows.
+        return float(memory.peak_wset)  # pyright: ignore[reportAttributeAccessIssue]
+    import resource  # Only POSIX has this module.
+
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

@@ -1,4 +1,4 @@
-"""Ranks of one node read a model once: from the hub, from a slow disk, or from a remote store."""
+"""Reads that happen once on each node: from the hub, a slow disk, or a remote store."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.parallel import Ranks
-from orchestrator.store.store import Store
+from orchestrator.store.published import Published
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def node_name() -> str:
-    """Tells machines apart, also those that were given the same host name."""
+    """Return a name that differs between machines, even if they have the same host name."""
     boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
     return f"{socket.gethostname()} {boot}"
 
 
 def leader(ranks: Ranks) -> int:
-    """The first rank on this rank's node (collective)."""
+    """Return the first rank on this rank's node (collective)."""
     names = ranks.gather(node_name())
     return names.index(names[ranks.rank])
 
 
 @contextmanager
 def leader_first(ranks: Ranks) -> Iterator[None]:
-    """The first rank of each node goes through the body, then its others (collective).
+    """Let the first rank of each node run the body before the node's other ranks (collective).
 
-    What it downloads or reads is on the node's disk or in its memory when the others come.
+    The others find on the node's disk, or in its memory, what the first has downloaded or read.
     """
     leads = leader(ranks) == ranks.rank
     if not leads:
@@ -42,18 +42,18 @@ def leader_first(ranks: Ranks) -> Iterator[None]:
 
 
 @contextmanager
-def opened_once(store: Store, ranks: Ranks, folder: str, name: str) -> Iterator[Path]:
+def opened_once(published: Published, ranks: Ranks) -> Iterator[Path]:
     """A stage or checkpoint as a local directory, fetched once a node if the store is remote.
 
-    Collective. All ranks leave together, so that no one reads what is already removed.
+    Collective. All ranks leave together, so that no rank reads what is already removed.
     """
-    if store.is_local:
-        with store.opened(folder, name) as directory:
+    if published.files.is_local:
+        with published.opened() as directory:
             yield directory
         return
     first = leader(ranks)
     if first == ranks.rank:
-        with store.opened(folder, name) as directory:
+        with published.opened() as directory:
             ranks.gather(str(directory))
             try:
                 yield directory

@@ -103,7 +103,7 @@ def run_finetune(space: Workspace, stage: Stage) -> None:
     space.publish(stage, clock, metrics, space.job.sparsity_of(stage.parent))
     if space.ranks.rank == 0:
         for name in checkpoint_names(stage):
-            space.store.delete_checkpoints(name)
+            space.store.checkpoints.delete(name)
 
 
 def run_evaluate(space: Workspace, stage: Stage) -> None:

@@ -29,9 +29,9 @@ def work(run: TaskRun, job: dict[str, Any]) -> None:
         model = load_model(job["source"], DTYPES[job["dtype"]])
     else:
         assert stage.parent is not None
-        stored = store.manifest("stages", stage.parent)
+        stored = store.stages.at(stage.parent).manifest()
         assert stored is not None
-        with store.opened("stages", stage.parent) as directory:
+        with store.stages.at(stage.parent).opened() as directory:
             model = load_model(directory, DTYPES[stored["metrics"]["dtype"]])
     shard_(model, ranks)
     model.eval()
@@ -56,5 +56,5 @@ def work(run: TaskRun, job: dict[str, Any]) -> None:
             "threads": job["threads"],
         },
     }
-    with store.scratch() as directory:
-        store.publish("stages", stage.id, directory, record)
+    with store.scratch.directory() as directory:
+        store.stages.at(stage.id).publish(directory, record)

@@ -139,7 +139,7 @@ class Walk:
     def let_go(self, stage_id: str) -> None:
         """Drops weights that the keep policy does not want, once no stage starts from them."""
         if self.ranks.rank == 0 and stage_id in self.job.drop:
-            self.store.drop_weights(stage_id)
+            self.store.stages.drop_weights(stage_id)
 
     def settle_cells(self) -> None:
         """Writes the rows of cells that are complete, failed or given up on, and reports them."""
@@ -175,7 +175,7 @@ class Walk:
             if status == "stopped" and stop is not None:
                 row["_stopped_at"] = stop[1]
             perplexities.append(row["perplexity"])
-            self.store.put_row(row_key(cell.id, evaluation), row)
+            self.store.rows.put(row_key(cell.id, evaluation), row)
         return {
             "cell": cell.id,
             "method": cell.method,

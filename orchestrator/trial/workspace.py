@@ -105,16 +105,16 @@ class Workspace:
         """
         why = None
         if self.ranks.rank == 0:
-            manifest, why = self.store.check("stages", stage_id, deep=True)
+            manifest, why = self.store.stages.at(stage_id).check(deep=True)
             if why is not None:
-                self.store.set_aside("stages", stage_id, why)
+                self.store.stages.at(stage_id).set_aside(why)
             elif manifest is not None and manifest.get("dropped"):
                 why = "its weights were dropped"
         why = self.ranks.agree(why)
         if why is not None:
             self.manifests.pop(stage_id, None)
             raise DamagedStageError(stage_id, why)
-        with opened_once(self.store, self.ranks, "stages", stage_id) as directory:
+        with opened_once(self.store.stages.at(stage_id), self.ranks) as directory:
             masks_file = directory / MASKS_FILE
             masks = load_masks(masks_file) if masks_file.exists() else {}
             return load_model(directory, dtype), masks
@@ -143,20 +143,20 @@ class Workspace:
         if "matrices" in metrics:
             names = metrics["matrices"]["names"]
             metrics["matrices"]["sparsity"] = [round(measured.of(name), 6) for name in names]
-        with self.store.scratch() as directory:
+        with self.store.scratch.directory() as directory:
             save_model(directory, model, masks, self.ranks)
             if self.ranks.rank == 0:
                 if grids:
                     save_grids(directory / GRIDS_FILE, grids)
                 load_tokenizer(self.source).save_pretrained(directory)
-                self.store.publish("stages", stage.id, directory, self.record(stage, metrics))
+                self.store.stages.at(stage.id).publish(directory, self.record(stage, metrics))
         self.ranks.barrier()
 
     def publish_metrics(self, stage: Stage, metrics: dict[str, Any]) -> None:
         """Stores a stage that has no weights."""
         if self.ranks.rank == 0:
-            with self.store.scratch() as directory:
-                self.store.publish("stages", stage.id, directory, self.record(stage, metrics))
+            with self.store.scratch.directory() as directory:
+                self.store.stages.at(stage.id).publish(directory, self.record(stage, metrics))
         self.ranks.barrier()
 
     def record(self, stage: Stage, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class Workspace:
     def manifest(self, stage_id: str) -> dict[str, Any] | None:
         """A stage's manifest, remembered once found."""
         if stage_id not in self.manifests:
-            found = self.store.manifest("stages", stage_id)
+            found = self.store.stages.at(stage_id).manifest()
             if found is None:
                 return None
             self.manifests[stage_id] = found

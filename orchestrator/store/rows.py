@@ -1,0 +1,51 @@
+"""Rows of results: one JSON file for each cell and evaluation text."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.store.files import Files, read_object
+
+FOLDER = "rows"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a store, by key."""
+
+    files: Files
+
+    def put(self, key: str, row: dict[str, Any]) -> None:
+        """Write one row; NaN and infinity stay what they are."""
+        self.files.write_bytes(json.dumps(row, indent=1).encode(), FOLDER, f"{key}.json")
+
+    def delete(self, key: str) -> None:
+        """Remove a row that is about to be computed again."""
+        self.files.delete(FOLDER, f"{key}.json")
+
+    def read(self, keys: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Return rows by key: all of them, or those of `keys` that exist."""
+        found = {}
+        names = sorted(name for name in self.files.names(FOLDER) if name.endswith(".json"))
+        if keys is not None:
+            names = [name for name in names if name.removesuffix(".json") in keys]
+        for name, data in zip(names, self.files.for_each(names, self._content), strict=True):
+            row = None if data is None else read_object(data)
+            if row is not None:
+                found[name.removesuffix(".json")] = row
+            elif data is not None:
+                logger.warning("rows/%s cannot be read and is left out", name)
+        return found
+
+    def _content(self, name: str) -> bytes | None:
+        """Return a row's file, or None if another sweep has removed it to compute it again."""
+        try:
+            return self.files.read_bytes(FOLDER, name)
+        except FileNotFoundError:
+            return None
