@@ -1,7 +1,7 @@
-"""Hidden states between two blocks, and the statistics of every linear's inputs within one.
+"""Hidden states between two blocks, and statistics of the inputs of each matrix within one block.
 
-Linears that read the same tensor share one statistic. Each rank keeps the states of its share of
-the calibration windows; statistics are summed over ranks by whoever solves with them.
+Matrices that read the same tensor share one statistic. Each rank keeps the states of its share of
+the calibration windows. Whoever solves with a statistic sums it over ranks first.
 """
 
 from __future__ import annotations
@@ -13,108 +13,125 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.models.blocks import block_inputs, hidden_backbone, run_block
+from core.models.blocks import Block, block_inputs, hidden_backbone, run_block
+from core.models.matrices import Matrix
 from core.parallel import Ranks, gathered
 from core.precision import autocast
 from core.pruners.base import Statistic
 
 
 @dataclass(frozen=True)
-class Group:
-    """Linears of one block that read the same input, and the statistic of it."""
+class Calibration:
+    """Windows on which matrices are observed, and how they run through the blocks."""
 
-    names: list[str]
+    windows: Tensor | None = None
+    """Tokens [num_samples, seq_len], the same on every rank; None if nothing is observed."""
+    micro_batch: int = 8
+    """Windows of one forward pass."""
+    compute_dtype: torch.dtype | None = None
+    """Dtype of forward passes; by default that of the weights."""
+    report: Callable[[int, int], None] | None = None
+    """Called with (blocks done, blocks) after each block."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Matrices of one block that read the same input, and the statistic of that input."""
+
+    matrices: list[Matrix]
     statistic: Statistic | None
 
 
 class EverySeen(Exception):  # noqa: N818
-    """Ends a block's forward at its last linear, whose output nobody needs."""
+    """Ends a block's forward at its last matrix, whose output nobody needs."""
 
 
 class Activations:
-    """This rank's hidden states between two blocks, and what each block is called with."""
+    """This rank's hidden states between two blocks, and the arguments of each block."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        windows: Tensor,
-        micro_batch: int,
-        compute_dtype: torch.dtype | None,
-        ranks: Ranks,
-    ):
+    def __init__(self, model: PreTrainedModel, calibration: Calibration, ranks: Ranks) -> None:
+        windows = calibration.windows
+        assert windows is not None and len(windows) >= ranks.size
         stored = next(hidden_backbone(model).parameters()).dtype
-        # Entered anew for each forward: while it lasts, autocast keeps its copies of the weights,
-        # which pruning changes, and it would round the solvers' products.
-        self.autocast = functools.partial(autocast, ranks.device, stored, compute_dtype or stored)
+        dtype = calibration.compute_dtype or stored
+        # Entered anew for each forward. Autocast keeps copies of the weights until it ends, but
+        # pruning changes the weights. It would also round the products of the solvers.
+        self.autocast = functools.partial(autocast, ranks.device, stored, dtype)
         self.hidden: list[Tensor] = []
         # Windows are never padded, so arguments depend on the batch size alone.
         self.kwargs: dict[int, list[dict[str, Any]]] = {}
         with gathered(model), self.autocast():
-            for batch in ranks.share(windows).split(micro_batch):
+            for batch in ranks.share(windows).split(calibration.micro_batch):
                 hidden, kwargs = block_inputs(model, batch.to(ranks.device))
                 self.hidden.append(hidden)
                 self.kwargs.setdefault(len(batch), kwargs)
 
-    def run(self, block: nn.Module, index: int, store: bool, after: Callable[[], None]) -> None:
-        """Runs a block on every micro-batch; `store` makes its outputs the next inputs."""
+    def advance(self, block: Block, after: Callable[[], None] = lambda: None) -> None:
+        """Make the block's outputs the next inputs; call `after` after each micro-batch."""
         for i, hidden in enumerate(self.hidden):
-            if store:
-                with self.autocast():
-                    self.hidden[i] = run_block(block, hidden, self.kwargs[len(hidden)][index])
-            else:
-                # Not by FSDP's hooks, which count forwards that began and ended: this one does not.
-                with self.autocast(), contextlib.suppress(EverySeen):
-                    run_block(block.forward, hidden, self.kwargs[len(hidden)][index])
+            with self.autocast():
+                kwargs = self.kwargs[len(hidden)][block.index]
+                self.hidden[i] = run_block(block.module, hidden, kwargs)
+            after()
+
+    def look(self, block: Block, after: Callable[[], None]) -> None:
+        """Run the block until `EverySeen` and drop its outputs; call `after` as `advance` does."""
+        for hidden in self.hidden:
+            kwargs = self.kwargs[len(hidden)][block.index]
+            # Without FSDP's hooks: they count forwards that begin and end, and this one never ends.
+            with self.autocast(), contextlib.suppress(EverySeen):
+                run_block(block.module.forward, hidden, kwargs)
             after()
 
 
 def gather_statistics(
     kind: type[Statistic] | None,
-    block: nn.Module,
-    index: int,
-    named: dict[str, nn.Linear],
+    block: Block,
     activations: Activations | None,
     ranks: Ranks,
-    store: bool = False,
+    advance: bool = False,
 ) -> list[Group]:
-    """One forward over this rank's windows; linears with the same input tensor form a group.
+    """Return the matrices of a block by the input that they read, observed in one forward pass.
 
-    With `store` its outputs become the next inputs, as they do where nothing is pruned.
+    Args:
+        kind: the statistic to gather; with None every matrix is a group of its own.
+        block: whole on this rank.
+        activations: inputs of the block, this rank's windows.
+        ranks: this process among the others.
+        advance: make the outputs the next inputs. Only right where the block is not pruned after.
     """
+    matrices = block.matrices
     if kind is None or activations is None:
-        return [Group([name], None) for name in named]
+        return [Group([matrix], None) for matrix in matrices.values()]
     seen: dict[str, Tensor] = {}
-    groups: dict[tuple[str, ...], Statistic] = {}
+    statistics: dict[tuple[str, ...], Statistic] = {}
 
-    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[name] = inputs[0].detach()
-            if not store and len(seen) == len(named):
-                raise EverySeen
-
-        return hook
+    def see(name: str, x: Tensor) -> None:
+        seen[name] = x
+        if not advance and len(seen) == len(matrices):
+            raise EverySeen
 
     def update() -> None:
-        assert len(seen) == len(named), f"never called: {sorted(named.keys() - seen.keys())}"
+        assert len(seen) == len(matrices), f"never called: {sorted(matrices.keys() - seen.keys())}"
         same: dict[tuple[int, torch.Size, tuple[int, ...]], list[str]] = {}
-        for name in named:
+        for name in matrices:
             x = seen[name]
             same.setdefault((x.data_ptr(), x.shape, x.stride()), []).append(name)
         for names in same.values():
             x = seen[names[0]].flatten(0, -2)
-            if tuple(names) not in groups:
-                groups[tuple(names)] = kind(x.shape[-1], ranks.device)
-            groups[tuple(names)].update(x)
+            if tuple(names) not in statistics:
+                statistics[tuple(names)] = kind(x.shape[-1], ranks.device)
+            statistics[tuple(names)].update(x)
         seen.clear()
 
-    hooks = [linear.register_forward_pre_hook(record(name)) for name, linear in named.items()]
+    hooks = [m.observe(functools.partial(see, name)) for name, m in matrices.items()]
     try:
-        activations.run(block, index, store, after=update)
+        (activations.advance if advance else activations.look)(block, update)
     finally:
         for hook in hooks:
             hook.remove()
-    assert sum(map(len, groups)) == len(named), "linears changed their inputs between batches"
-    return [Group(list(names), statistic) for names, statistic in groups.items()]
+    assert sum(map(len, statistics)) == len(matrices), "a matrix changed its input between batches"
+    return [Group([matrices[n] for n in names], found) for names, found in statistics.items()]

@@ -13,79 +13,45 @@ for and every matrix's count only grows with them.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.activations import Activations, gather_statistics
+from core.activations import Activations, Calibration, gather_statistics
 from core.checks import require
-from core.config import PruneConfig
-from core.models.blocks import decoder_blocks, prunable_linears
+from core.models.blocks import prunable_blocks
+from core.models.matrices import Matrix
 from core.parallel import Ranks, gathered
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import num_pruned
-from core.pruners.wanda import Wanda
 from core.targets import Target
 
 # Of the paper: an outlier is this many times the mean (M), and the half span of densities (lambda).
 OUTLIER_FACTOR, HALF_SPAN = 5.0, 0.08
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """What allocation needs to know of a prunable matrix."""
-
-    name: str
-    block: int
-    numel: int
-
-
-def matrices(model: PreTrainedModel) -> list[Matrix]:
-    """All prunable matrices, in model order."""
-    return [
-        Matrix(name, block, linear.in_features * linear.out_features)
-        for block, named in enumerate(prunable_linears(model))
-        for name, linear in named.items()
-    ]
-
-
 @torch.no_grad()
-def outlier_ratios(
-    model: PreTrainedModel,
-    windows: Tensor,
-    ranks: Ranks,
-    *,
-    micro_batch: int = 8,
-    compute_dtype: torch.dtype | None = None,
-) -> list[float]:
-    """Share of outlying Wanda scores in each block of a dense model; collective over ranks.
+def outlier_ratios(model: PreTrainedModel, calibration: Calibration, ranks: Ranks) -> list[float]:
+    """Return the share of outlying Wanda scores in each block of a dense model (collective).
 
     Args:
         model: the dense model, sharded where there are several ranks; not changed.
-        windows: calibration tokens [num_samples, seq_len], the same on every rank.
+        calibration: the windows on which inputs are observed, and how they run.
         ranks: this process among the others.
-        micro_batch: windows a forward pass.
-        compute_dtype: dtype of forward passes, the weights' own by default.
     """
-    wanda, ratios = Wanda(PruneConfig()), []
-    activations = Activations(model, windows, micro_batch, compute_dtype, ranks)
-    pairs = zip(decoder_blocks(model), prunable_linears(model), strict=True)
-    for index, (block, named) in enumerate(pairs):
-        with gathered(block):
-            groups = gather_statistics(
-                wanda.statistic, block, index, named, activations, ranks, store=True
-            )
+    ratios, activations = [], Activations(model, calibration, ranks)
+    for block in prunable_blocks(model):
+        with gathered(block.module):
             scores = []
-            for group in groups:
+            for group in gather_statistics(InputNorms, block, activations, ranks, advance=True):
                 assert isinstance(group.statistic, InputNorms)
                 for tensor in group.statistic.tensors():
                     ranks.sum_(tensor)
                 group.statistic.require_finite()
                 rms = group.statistic.rms()
-                scores += [named[name].weight.abs().float() * rms for name in group.names]
+                scores += [one.read().abs().float() * rms for one in group.matrices]
             ratios.append(outlier_ratio(scores))
     # Every rank must prune by the same counts.
     return ranks.gather(ratios)[0]
@@ -98,7 +64,9 @@ def outlier_ratio(scores: Sequence[Tensor]) -> float:
     return sum(int((score > OUTLIER_FACTOR * mean).sum()) for score in scores) / numel
 
 
-def allocate(found: Sequence[Matrix], ratios: Sequence[float], target: Target) -> dict[str, Target]:
+def allocate(
+    matrices: Mapping[str, Matrix], ratios: Sequence[float], target: Target
+) -> dict[str, Target]:
     """Targets of all matrices, whose counts add up to `round(sparsity * total)`.
 
     Block b's sparsity is `clip(level - bonus_b, 0, 1)`, its bonus rising from 0 to 0.16 with its
@@ -111,7 +79,7 @@ def allocate(found: Sequence[Matrix], ratios: Sequence[float], target: Target) -
     """
     remedy = f"cannot be had with --mask-structures {target.mask_structure}; use uniform"
     require(target.mask_structure is None, "prune.allocation", "owl", remedy)
-    bonus = bonuses(ratios)
+    bonus, found = bonuses(ratios), [*matrices.values()]
     wanted = num_pruned(target.sparsity, sum(one.numel for one in found))
     low, high = 0.0, 1.0 + 2 * HALF_SPAN
     for _ in range(60):

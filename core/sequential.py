@@ -1,23 +1,23 @@
 """Prunes a model block by block, each on inputs that come from the already pruned blocks.
 
-For each block: gather statistics of every layer's inputs in one forward of the still unpruned
+For each block: gather statistics of the inputs of every matrix in one forward of the still unpruned
 block, sum them over ranks, prune, then run the pruned block to get the next block's inputs (the
 order of the SparseGPT code, arXiv 2301.00774). Calibration windows and solves are split over ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.activations import Activations, Group, gather_statistics
-from core.models.blocks import decoder_blocks, prunable_linears
+from core.activations import Activations, Calibration, Group, gather_statistics
+from core.models.blocks import prunable_blocks
 from core.models.masks import Masks
-from core.parallel import Ranks, assign_owners, gathered, write_
+from core.parallel import Ranks, assign_owners, gathered
 from core.pruners.base import Pruned, Pruner, PruningError
 from core.pruners.layer_error import relative_error
 from core.pruners.quantise import Grid
@@ -26,18 +26,18 @@ from core.targets import Target
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What pruning a model did."""
+    """What pruning a model did; the same on every rank."""
 
     masks: Masks
-    """Every prunable matrix, on the CPU of every rank."""
+    """Masks of all prunable matrices, on the CPU."""
     dampening_frac: float | None
-    """The largest damping a layer needed; None where the method has none."""
+    """The largest damping that a layer needed; None if the method has none."""
     grids: dict[str, Grid]
-    """Where each matrix's survivors were rounded to; empty where they were not."""
+    """The grid to which the survivors of each matrix were rounded; empty if none were."""
     errors: dict[str, float | None]
-    """`layer_error.relative_error` of every matrix: the same on every rank."""
+    """`layer_error.relative_error` of every matrix, in model order."""
     fell_back: list[str]
-    """Matrices whose method did not do better than what it started from (`Pruned.fell_back`)."""
+    """Matrices whose method did not do better than its starting point (`Pruned.fell_back`)."""
 
 
 @torch.no_grad()
@@ -46,120 +46,110 @@ def prune_(
     pruner: Pruner,
     target: Target | Mapping[str, Target],
     ranks: Ranks,
-    *,
-    windows: Tensor | None = None,
+    calibration: Calibration = Calibration(),  # noqa: B008 - it is frozen
     masks: Masks | None = None,
-    micro_batch: int = 8,
-    compute_dtype: torch.dtype | None = None,
-    report: Callable[[int, int], None] | None = None,
 ) -> PruneReport:
-    """Prunes all blocks in place; collective over ranks.
+    """Prune all blocks in place; collective over ranks.
 
     Args:
-        model: a causal LM, sharded by `parallel.shard_` where there are several ranks.
+        model: a causal LM, sharded by `sharding.shard_` where there are several ranks.
         pruner: the method.
         target: sparsity or N:M for every prunable matrix, or each matrix's own by name.
         ranks: this process among the others.
-        windows: calibration tokens [num_samples, seq_len], the same on every rank; None for a
-            method without statistics.
+        calibration: the windows that a method with a statistic observes, and how they run.
         masks: the branch's masks so far; they only grow.
-        micro_batch: windows a forward pass.
-        compute_dtype: dtype of forward passes, the weights' own by default.
-        report: called with (blocks done, blocks) after each block.
 
     Raises:
         PruningError: on all ranks alike, naming the layer.
     """
-    blocks, linears = decoder_blocks(model), prunable_linears(model)
-    if isinstance(target, Target):
-        target = {name: target for named in linears for name in named}
-    activations, kept, dampening, grids = None, dict(masks or {}), [], {}
+    blocks = prunable_blocks(model)
+    names = [name for block in blocks for name in block.matrices]
+    targets = dict.fromkeys(names, target) if isinstance(target, Target) else target
+    activations = None
+    if pruner.statistic is not None:
+        activations = Activations(model, calibration, ranks)
+    kept, fracs, grids = dict(masks or {}), [], {}
     errors: dict[str, float | None] = {}
     fell_back: set[str] = set()
-    if pruner.statistic is not None:
-        assert windows is not None and len(windows) >= ranks.size
-        activations = Activations(model, windows, micro_batch, compute_dtype, ranks)
-    for index, (block, named) in enumerate(zip(blocks, linears, strict=True)):
-        with gathered(block):
-            groups = gather_statistics(pruner.statistic, block, index, named, activations, ranks)
-            pruned, frac = prune_block(pruner, target, groups, named, masks or {}, ranks)
+    for block in blocks:
+        with gathered(block.module):
+            groups = gather_statistics(pruner.statistic, block, activations, ranks)
+            owners = assign_owners(map(solve_cost, groups), ranks.size)
+            pruned, frac = prune_block(pruner, targets, groups, owners, masks or {}, ranks)
             # Each rank has the merged statistics of its own solves only.
-            errors |= layer_errors(groups, named, pruned, ranks)
-        for name, matrix in pruned.items():
-            write_(named[name].weight, matrix.weight)
-            kept[name] = matrix.mask.cpu()
-            if matrix.grid is not None:
-                grids[name] = matrix.grid
-            if matrix.fell_back:
+            mine = [group for group, owner in zip(groups, owners) if owner == ranks.rank]
+            errors |= layer_errors(mine, pruned)
+        for name, result in pruned.items():
+            block.matrices[name].write_(result.weight)
+            kept[name] = result.mask.cpu()
+            if result.grid is not None:
+                grids[name] = result.grid
+            if result.fell_back:
                 fell_back.add(name)
-        dampening.extend([] if frac is None else [frac])
-        if activations is not None and index + 1 < len(blocks):
-            with gathered(block):
-                activations.run(block, index, store=True, after=lambda: None)
-        if report is not None:
-            report(index + 1, len(blocks))
-    for part, names in ranks.gather((errors, fell_back)):
+        fracs.extend([] if frac is None else [frac])
+        if activations is not None and block is not blocks[-1]:
+            with gathered(block.module):
+                activations.advance(block)
+        if calibration.report is not None:
+            calibration.report(block.index + 1, len(blocks))
+    for part, lost in ranks.gather((errors, fell_back)):
         errors |= part
-        fell_back |= names
-    in_order = {name: errors[name] for named in linears for name in named}
-    told = [name for name in in_order if name in fell_back]
-    return PruneReport(kept, max(dampening, default=None), grids, in_order, told)
+        fell_back |= lost
+    told = [name for name in names if name in fell_back]
+    in_order = {name: errors[name] for name in names}
+    return PruneReport(kept, max(fracs, default=None), grids, in_order, told)
 
 
 def prune_block(
     pruner: Pruner,
     targets: Mapping[str, Target],
     groups: list[Group],
-    named: dict[str, nn.Linear],
+    owners: list[int],
     masks: Masks,
     ranks: Ranks,
 ) -> tuple[dict[str, Pruned], float | None]:
-    """Each group is solved by one rank, the work spread evenly, and sent to all."""
-    owners = assign_owners((solve_cost(group, named) for group in groups), ranks.size)
+    """Solve each group on its owner and send the results to all ranks (collective).
+
+    Returns:
+        Every matrix by name, and the largest damping that any of them needed.
+    """
     for group, owner in zip(groups, owners):
         if group.statistic is not None:
             for tensor in group.statistic.tensors():
                 ranks.sum_to_(tensor, owner)
     results: dict[str, Pruned] = {}
-    error, frac = None, torch.zeros(1, dtype=torch.float64)
+    error, frac = None, 0.0
     for group, owner in zip(groups, owners):
         if owner != ranks.rank or error is not None:
             continue
         try:
-            solved, needed = solve_group(pruner, targets, group, named, masks, ranks)
+            solved, needed = solve_group(pruner, targets, group, masks, ranks)
         except PruningError as e:
-            error = f"{group.names[0]}: {e}"
+            error = f"{group.matrices[0].name}: {e}"
             continue
         results.update(solved)
-        frac = torch.maximum(frac, torch.tensor([needed], dtype=torch.float64))
+        frac = max(frac, needed)
     error = ranks.agree(error)
     if error is not None:
         raise PruningError(error)
     for group, owner in zip(groups, owners):
-        for name in group.names:
-            results[name] = send(results.get(name), named[name].weight, owner, ranks)
+        for matrix in group.matrices:
+            found = results.get(matrix.name)
+            results[matrix.name] = send(found, matrix.read(), owner, ranks)
     if pruner.config.weight_bits is not None:
-        # Small beside weights, and of a shape that only the owner knows.
+        # Grids are small beside weights, and only the owner knows their shape.
         for grids in ranks.gather({n: m.grid for n, m in results.items() if m.grid is not None}):
             results |= {name: replace(results[name], grid=grid) for name, grid in grids.items()}
-    if ranks.size > 1:
-        # The largest damping anywhere: each rank knows only its own solves.
-        gathered_fracs = torch.zeros(ranks.size, dtype=torch.float64)
-        gathered_fracs[ranks.rank] = frac
-        frac = ranks.sum_(gathered_fracs).max()
-    return results, frac.item() or None
+    # Each rank knows the damping of its own solves only.
+    return results, max(ranks.gather(frac)) or None
 
 
-def layer_errors(
-    groups: list[Group], named: dict[str, nn.Linear], pruned: dict[str, Pruned], ranks: Ranks
-) -> dict[str, float | None]:
-    """What this rank's solves did to the outputs, before the new weights are written."""
-    owners = assign_owners((solve_cost(group, named) for group in groups), ranks.size)
+def layer_errors(groups: Sequence[Group], pruned: Mapping[str, Pruned]) -> dict[str, float | None]:
+    """Return what the solves of these groups do to the outputs, while the old weights stand."""
     return {
-        name: relative_error(group.statistic, named[name].weight, pruned[name].weight)
-        for group, owner in zip(groups, owners)
-        for name in group.names
-        if owner == ranks.rank
+        one.name: relative_error(group.statistic, one.read(), pruned[one.name].weight)
+        for group in groups
+        for one in group.matrices
     }
 
 
@@ -167,25 +157,28 @@ def solve_group(
     pruner: Pruner,
     targets: Mapping[str, Target],
     group: Group,
-    named: dict[str, nn.Linear],
     masks: Masks,
     ranks: Ranks,
 ) -> tuple[dict[str, Pruned], float]:
-    """The matrices of one input, those with the same target together; and the damping needed."""
+    """Solve the matrices of one input, those with the same target together.
+
+    Returns:
+        Every matrix by name, and the largest damping that any of them needed (0 for none).
+    """
     results: dict[str, Pruned] = {}
     frac = 0.0
-    for target in dict.fromkeys(targets[name] for name in group.names):
-        names = [name for name in group.names if targets[name] == target]
-        weights = [named[name].weight for name in names]
-        earlier = [masks[name].to(ranks.device) for name in names] if masks else None
+    for target in dict.fromkeys(targets[one.name] for one in group.matrices):
+        chosen = [one for one in group.matrices if targets[one.name] == target]
+        weights = [one.read() for one in chosen]
+        earlier = [masks[one.name].to(ranks.device) for one in chosen] if masks else None
         solution = pruner.prune(weights, group.statistic, target, earlier)
-        results.update(zip(names, solution.matrices, strict=True))
+        results |= {one.name: new for one, new in zip(chosen, solution.matrices, strict=True)}
         frac = max(frac, solution.dampening_frac or 0.0)
     return results, frac
 
 
 def send(matrix: Pruned | None, weight: Tensor, owner: int, ranks: Ranks) -> Pruned:
-    """The owner's matrix on every rank."""
+    """Return the owner's pruned matrix on every rank; `weight` gives shape, dtype and device."""
     if ranks.size == 1:
         assert matrix is not None
         return matrix
@@ -198,8 +191,8 @@ def send(matrix: Pruned | None, weight: Tensor, owner: int, ranks: Ranks) -> Pru
     return replace(matrix, mask=as_bytes.bool())
 
 
-def solve_cost(group: Group, named: dict[str, nn.Linear]) -> float:
-    """Multiplications of a factor-and-solve: n^3/3 for the factor, rows n^2 for the solve."""
-    rows = sum(named[name].out_features for name in group.names)
-    cols = named[group.names[0]].in_features
+def solve_cost(group: Group) -> float:
+    """Return multiplications of a solve: n^3/3 for the factor, rows n^2 for the rest."""
+    rows = sum(one.rows for one in group.matrices)
+    cols = group.matrices[0].cols
     return cols**3 / 3 + rows * cols**2

@@ -5,17 +5,18 @@ import dataclasses
 import pytest
 import torch
 
+from core.activations import Calibration
 from core.allocation import (
     HALF_SPAN,
-    Matrix,
     allocate,
     bonuses,
-    matrices,
     outlier_ratio,
     outlier_ratios,
 )
 from core.config import PruneConfig
+from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
+from core.models.matrices import Matrix
 from core.parallel import Ranks
 from core.pruners import PRUNERS, make_pruner
 from core.pruners.masks import row_mask
@@ -26,16 +27,17 @@ from orchestrator.plan.inputs import ModelInputs, TextInput
 from orchestrator.plan.planner import Planner
 
 FOUND = [
-    Matrix(f"{block}.{i}", block, numel)
+    Matrix(f"{block}.{i}", block, torch.nn.Linear(numel, 1, device="meta"))
     for block in range(4)
     for i, numel in enumerate((361, 361, 361, 1000))
 ]
+BY_NAME = {one.name: one for one in FOUND}
 RATIOS = [0.05, 0.02, 0.01, 0.03]
 TOTAL = sum(one.numel for one in FOUND)
 
 
 def counts(sparsity: float, ratios=RATIOS) -> list[int]:
-    targets = allocate(FOUND, ratios, Target(sparsity))
+    targets = allocate(BY_NAME, ratios, Target(sparsity))
     return [round(targets[one.name].sparsity * one.numel) for one in FOUND]
 
 
@@ -81,7 +83,7 @@ def test_an_outlier_is_five_times_the_mean():
 
 def test_structures_are_refused():
     with pytest.raises(ValueError, match="--prune.allocation owl.*--mask-structures 2:4"):
-        allocate(FOUND, RATIOS, Target.structured("2:4"))
+        allocate(BY_NAME, RATIOS, Target.structured("2:4"))
     with pytest.raises(ValueError, match="--prune.allocation owl.*--mask-structures 2:4"):
         SweepConfig(GridConfig(mask_structures=("2:4",)), prune=PruneConfig(allocation="owl"))
 
@@ -101,19 +103,20 @@ def test_rows_may_differ_by_one_to_fill_a_matrix():
 def test_a_pruned_model_has_the_exact_count_and_grows(tiny_opt_dir, method):
     model, ranks = load_model(tiny_opt_dir, torch.float32), Ranks.current()
     windows = torch.randint(4, 320, (6, 64), generator=torch.Generator().manual_seed(0))
-    ratios, found = outlier_ratios(model, windows, ranks), matrices(model)
+    calibration, found = Calibration(windows), prunable_matrices(model)
+    ratios = outlier_ratios(model, calibration, ranks)
     assert len(ratios) == 2 and all(0 <= ratio < 1 for ratio in ratios)
     ratios = [0.01, 0.02]
     pruner, masks = make_pruner(method, PruneConfig(allocation="owl")), None
     for sparsity in (0.3, 0.31, 0.7):
         targets = allocate(found, ratios, Target(sparsity))
-        done = prune_(model, pruner, targets, ranks, windows=windows, masks=masks)
+        done = prune_(model, pruner, targets, ranks, calibration, masks)
         pruned = sum(int((~mask).sum()) for mask in done.masks.values())
-        assert pruned == round(sparsity * sum(one.numel for one in found))
+        assert pruned == round(sparsity * sum(one.numel for one in found.values()))
         for name, mask in (masks or {}).items():
             assert not (done.masks[name] & ~mask).any()
         masks = done.masks
-    sparsity = {one.block: 1 - done.masks[one.name].float().mean() for one in found}
+    sparsity = {one.block: 1 - done.masks[one.name].float().mean() for one in found.values()}
     assert sparsity[0] - sparsity[1] == pytest.approx(2 * HALF_SPAN, abs=0.01)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.config import FinetuneConfig
-from core.models.blocks import prunable_linears
+from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.parallel import Ranks
 from core.training.finetune import finetune_, num_windows
@@ -35,12 +35,11 @@ def model(dense):
 
 
 def prune_at_random(model, sparsity: float = 0.6) -> dict[str, Tensor]:
-    """Random masks on every prunable linear, their weights zeroed."""
+    """Random masks of every prunable matrix, their weights zeroed."""
     generator, masks = torch.Generator().manual_seed(1), {}
-    for block in prunable_linears(model):
-        for name, linear in block.items():
-            masks[name] = torch.rand(linear.weight.shape, generator=generator) >= sparsity
-            linear.weight.data.mul_(masks[name])
+    for name, matrix in prunable_matrices(model).items():
+        masks[name] = torch.rand(matrix.rows, matrix.cols, generator=generator) >= sparsity
+        matrix.read().mul_(masks[name])
     return masks
 
 

@@ -7,8 +7,9 @@ import torch
 from transformers import OPTConfig
 
 import core.sequential
+from core.activations import Calibration
 from core.config import PruneConfig
-from core.models.blocks import prunable_linears
+from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.parallel import Ranks
 from core.pruners import PRUNERS
@@ -101,14 +102,13 @@ def prune(model, method: str):
     model = copy.deepcopy(model)
     pruner = PRUNERS[method](PruneConfig(block_size=16))
     windows = None if pruner.statistic is None else WINDOWS
-    report = core.sequential.prune_(
-        model, pruner, Target(0.5), Ranks.current(), windows=windows, micro_batch=3
-    )
+    calibration = Calibration(windows, micro_batch=3)
+    report = core.sequential.prune_(model, pruner, Target(0.5), Ranks.current(), calibration)
     return model, report
 
 
 def test_every_matrix_has_its_error_in_model_order(model):
-    names = [name for named in prunable_linears(model) for name in named]
+    names = [*prunable_matrices(model)]
     for method, known in (("magnitude", False), ("wanda", True), ("sparsegpt", True)):
         _, report = prune(model, method)
         assert [*report.errors] == names

@@ -28,11 +28,12 @@ from core.models.blocks import (
     block_inputs,
     decoder_blocks,
     hidden_backbone,
-    prunable_linears,
+    prunable_blocks,
+    prunable_matrices,
     run_block,
 )
 from core.models.facts import NO_LIMIT, describe_model
-from core.models.families import BACKBONES
+from core.models.families import FAMILIES as KNOWN
 from core.models.loading import load_model, load_tokenizer
 from core.models.sources import resolve_model
 
@@ -106,21 +107,23 @@ def input_ids() -> torch.Tensor:
 
 
 def test_every_known_family_is_tested():
-    assert {config.model_type for config in FAMILIES.values()} == set(BACKBONES)
+    assert {config.model_type for config in FAMILIES.values()} == set(KNOWN)
 
 
-def test_prunable_linears_are_those_of_the_blocks(model):
+def test_prunable_matrices_are_those_of_the_blocks(model):
     wanted = OPT_LINEARS if model.config.model_type == "opt" else LLAMA_LINEARS
-    path = f"{BACKBONES[model.config.model_type]}.layers"
-    for index, linears in enumerate(prunable_linears(model)):
-        assert set(linears) == {f"{path}.{index}.{name}" for name in wanted}
-        for name, module in linears.items():
-            assert model.get_submodule(name) is module
-    assert len(prunable_linears(model)) == len(decoder_blocks(model)) == 2
+    path = KNOWN[model.config.model_type].blocks
+    for index, block in enumerate(prunable_blocks(model)):
+        assert block.index == index and block.module is decoder_blocks(model)[index]
+        assert set(block.matrices) == {f"{path}.{index}.{name}" for name in wanted}
+        for name, matrix in block.matrices.items():
+            assert matrix.name == name and matrix.block == index
+            assert model.get_submodule(name).weight is matrix.parameter
+    assert len(prunable_blocks(model)) == len(decoder_blocks(model)) == 2
 
 
 def test_every_other_linear_is_a_head_or_a_projection(model):
-    prunable = {name for linears in prunable_linears(model) for name in linears}
+    prunable = set(prunable_matrices(model))
     others = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - prunable
     assert {name.split(".")[-1] for name in others} <= {"lm_head", "project_in", "project_out"}
     assert "lm_head" in others
@@ -177,7 +180,7 @@ def test_a_tied_prunable_weight_is_caught():
     first, second = decoder_blocks(model)
     second.mlp.up_proj.weight = first.mlp.up_proj.weight
     with pytest.raises(AssertionError, match="tied"):
-        prunable_linears(model)
+        prunable_blocks(model)
 
 
 def test_block_inputs_under_fsdp2(tmp_path, input_ids):
@@ -213,9 +216,9 @@ def test_facts_come_without_weights(tiny_opt_dir, tiny_llama_dir):
     assert (facts.vocab_size, facts.max_seq_len) == (320, 128)
     assert facts.num_parameters == sum(p.numel() for p in model.parameters())
     shapes = [
-        (name, *module.weight.shape, index)
-        for index, linears in enumerate(prunable_linears(model))
-        for name, module in linears.items()
+        (name, *model.get_submodule(name).weight.shape, block.index)
+        for block in prunable_blocks(model)
+        for name in block.matrices
     ]
     found = [(linear.name, linear.rows, linear.cols, linear.block) for linear in facts.linears]
     assert found == shapes

@@ -19,9 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
+from core.activations import Calibration
 from core.config import FinetuneConfig, PruneConfig
 from core.measures.perplexity import evaluate, evaluation_windows
-from core.measures.sparsity import linears_by_name, measure
+from core.measures.sparsity import measure
+from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.models.saving import save_model
 from core.models.sharding import shard_
@@ -94,10 +96,10 @@ def pruning(models: Path, family: str, ranks: Ranks) -> dict[str, Any]:
         for target in TARGETS:
             if target == "2:4" and family != "opt":
                 continue
-            model, settings = sharded(models, family, ranks), {"micro_batch": 3}
-            if pruner.statistic is not None:
-                settings["windows"] = tokens(13, 32, seed=1)
-            report = prune_(model, pruner, TARGETS[target], ranks, **settings)
+            model = sharded(models, family, ranks)
+            windows = None if pruner.statistic is None else tokens(13, 32, seed=1)
+            calibration = Calibration(windows, micro_batch=3)
+            report = prune_(model, pruner, TARGETS[target], ranks, calibration)
             first = {
                 "masks": report.masks,
                 "weights": full_weights(model),
@@ -108,7 +110,7 @@ def pruning(models: Path, family: str, ranks: Ranks) -> dict[str, Any]:
             }
             found[method, target] = first
             if target == "half":
-                report = prune_(model, pruner, Target(0.7), ranks, **settings, masks=report.masks)
+                report = prune_(model, pruner, Target(0.7), ranks, calibration, report.masks)
                 found[method, "again"] = {"masks": report.masks, "weights": full_weights(model)}
     return found
 
@@ -134,9 +136,7 @@ def training(models: Path, family: str, ranks: Ranks, out: Path, resume: Path) -
     }
     save_model(out / f"{family}-model", model, masks, ranks)
     pruner = PRUNERS["wanda"](PruneConfig())
-    second = prune_(
-        model, pruner, Target(0.8), ranks, windows=tokens(4, 32), masks=None, micro_batch=3
-    )
+    second = prune_(model, pruner, Target(0.8), ranks, Calibration(tokens(4, 32), micro_batch=3))
     found["pruned after training"] = second.masks
     if resume.exists():
         again = sharded(models, family, ranks)
@@ -167,7 +167,8 @@ def pieces(models: Path, ranks: Ranks) -> dict[str, Any]:
     ranks.barrier()
     model = sharded(models, "opt-350m", ranks)
     before = full_weights(model)
-    name, linear = next((n, m) for n, m in linears_by_name(model).items() if n.endswith("fc1"))
+    name = next(name for name in prunable_matrices(model) if name.endswith("fc1"))
+    linear = model.get_submodule(name)
     full = torch.arange(61.0 * 32).view(61, 32)
     write_(linear.weight, full)
     found["written back"] = torch.equal(whole(linear.weight), full)
@@ -202,7 +203,8 @@ def failing_prune(models: Path, ranks: Ranks) -> str | None:
     windows = tokens(4, 8) % 300
     windows[ranks.size - 1] = 319
     try:
-        prune_(model, PRUNERS["sparsegpt"](PruneConfig()), Target(0.5), ranks, windows=windows)
+        pruner = PRUNERS["sparsegpt"](PruneConfig())
+        prune_(model, pruner, TARGETS["half"], ranks, Calibration(windows))
     except PruningError as error:
         return str(error)
     return None

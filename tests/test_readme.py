@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from core.methods import METHODS
-from core.models.families import BACKBONES
+from core.models.families import FAMILIES
 from core.texts.protocols import PROTOCOLS
 from orchestrator.browse import BrowseConfig
 from orchestrator.cli import parse
@@ -110,7 +110,7 @@ def test_the_tables_of_the_readme_are_complete():
     assert columns["method"] == list(METHODS)
     assert columns["regime"] == list(REGIMES)
     assert columns["protocol"] == list(PROTOCOLS)
-    assert set(BACKBONES) <= set(re.findall(r"`(\w+)`", families))
+    assert set(FAMILIES) <= set(re.findall(r"`(\w+)`", families))
 
 
 def test_every_experiment_is_in_the_index():

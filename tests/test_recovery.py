@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, OPTConfig
 
 from core.config import FinetuneConfig
-from core.measures.sparsity import linears_by_name, measure
-from core.models.blocks import block_inputs, decoder_blocks, prunable_linears, run_block
+from core.measures.sparsity import measure
+from core.models.blocks import block_inputs, decoder_blocks, prunable_matrices, run_block
 from core.models.loading import load_model
 from core.models.saving import save_model
 from core.parallel import Ranks
@@ -56,9 +56,9 @@ def model(dense):
 
 def prune_at_random(model, sparsity: float = 0.6) -> dict[str, Tensor]:
     generator, masks = torch.Generator().manual_seed(1), {}
-    for name, linear in linears_by_name(model).items():
-        masks[name] = torch.rand(linear.weight.shape, generator=generator) >= sparsity
-        linear.weight.data.mul_(masks[name])
+    for name, matrix in prunable_matrices(model).items():
+        masks[name] = torch.rand(matrix.rows, matrix.cols, generator=generator) >= sparsity
+        matrix.read().mul_(masks[name])
     return masks
 
 
@@ -74,7 +74,7 @@ def weights_of(model) -> dict[str, Tensor]:
 def names_that_train(model, objective: str, trainable: str) -> set[str]:
     """What a combination may change, from names and shapes alone."""
     names = dict(model.named_parameters())
-    pruned = {f"{name}.weight" for name in linears_by_name(model)}
+    pruned = {f"{name}.weight" for name in prunable_matrices(model)}
     if objective == "reconstruct":
         names = {name: p for name, p in names.items() if ".layers." in name}
     if trainable == "all":
@@ -90,9 +90,9 @@ class Watch:
         self.steps, self.moments, self.updates = 0, 0, 0
         attached, step, attach = {}, MaskedAdamW.step, lora.attach_
 
-        def note(linear, name, *rest):
-            attached[name] = linear
-            return attach(linear, name, *rest)
+        def note(matrix, *rest):
+            attached[matrix.name] = attach(matrix, *rest)
+            return attached[matrix.name]
 
         def watched(optimizer, *args):
             step(optimizer, *args)
@@ -102,11 +102,12 @@ class Watch:
                 for tensor in (param, state["exp_avg"], state["exp_avg_sq"]):
                     assert not tensor[~mask].any()
                 self.moments += 1
-            for name, linear in attached.items():
-                if lora.A in linear._parameters:
-                    merged = lora.merged(linear.weight, *lora.factors(linear))
+            for name, update in attached.items():
+                weight = update.matrix.read()
+                if hasattr(update.matrix.linear, lora.A):
+                    merged = lora.merged(weight, update.a, update.b)
                     assert not merged[~masks[name]].any(), name
-                    self.updates += bool((merged != linear.weight).any())
+                    self.updates += bool((merged != weight).any())
 
         monkeypatch.setattr(MaskedAdamW, "step", watched)
         monkeypatch.setattr(lora, "attach_", note)
@@ -227,8 +228,8 @@ def test_teacher_masks_and_windows_are_not_changed(dense, model, objective, trai
 @cases
 def test_a_loss_that_is_not_finite_ends_training(dense, model, objective, trainable):
     masks = prune_at_random(model)
-    linear = next(iter(linears_by_name(model).values()))
-    linear.weight.data[masks[next(iter(masks))]] = torch.inf
+    name, matrix = next(iter(prunable_matrices(model).items()))
+    matrix.read()[masks[name]] = torch.inf
     with pytest.raises(TrainingError, match="try --finetune.lr"):
         train(model, masks, config_of(objective, trainable), dense)
     # Nothing stays behind: another learning rate may be tried on the same model.
@@ -259,14 +260,15 @@ def test_a_low_rank_update_gives_the_gradients_of_its_formula():
 
 def test_the_merged_model_predicts_what_the_trained_one_did(model, dense):
     # float32: 1e-5.
-    linear = next(iter(linears_by_name(model).values()))
-    x = torch.randn(4, linear.in_features)
-    lora.attach_(linear, "a", 4, torch.float32)
+    name, matrix = next(iter(prunable_matrices(model).items()))
+    linear = model.get_submodule(name)
+    x = torch.randn(4, matrix.cols)
+    update = lora.attach_(matrix, 4, torch.float32)
     torch.testing.assert_close(linear(x), torch.nn.functional.linear(x, linear.weight, linear.bias))
     linear.lora_B.data.normal_()
     before = linear(x)
-    lora.merge_(linear)
-    lora.detach_(linear)
+    update.merge_()
+    update.detach_()
     torch.testing.assert_close(linear(x), before, rtol=1e-5, atol=1e-5)
 
 
@@ -311,7 +313,7 @@ def test_a_plain_block_and_its_halves_give_what_the_block_gives(family):
     plain, (hidden, kwargs) = PlainBlocks(family), block_inputs(family, WINDOWS[:2])
     for index, original in enumerate(decoder_blocks(family)):
         block = plain.take(index, RANKS.device)
-        attention, mlp = plain.halves(block)
+        attention, mlp = plain.halves(block, index)
         wanted = run_block(original, hidden, kwargs[index])
         assert torch.equal(mlp.output(hidden, kwargs[index]), wanted)
         # Each half's output depends on its own parameters; attention's on no other.
@@ -358,5 +360,5 @@ def test_the_dense_model_has_nothing_to_reconstruct(dense, model):
 
 def test_halves_train_their_own_matrices_only_once_a_window(dense, model):
     report = train(model, prune_at_random(model), config_of("reconstruct", "all"), dense)
-    blocks = len(prunable_linears(model))
+    blocks = len(decoder_blocks(model))
     assert len(report.losses) == blocks * 2 * 3 and report.num_tokens == WINDOWS.numel()

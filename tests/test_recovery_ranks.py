@@ -17,12 +17,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from core.config import FinetuneConfig, PruneConfig
-from core.measures.sparsity import linears_by_name, measure
+from core.measures.sparsity import measure
+from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.models.masks import load_masks
+from core.models.matrices import Matrix
 from core.models.saving import save_model
 from core.models.sharding import shard_
-from core.parallel import Ranks, local, shard_like, whole
+from core.parallel import Ranks, local, whole
 from core.pruners import PRUNERS
 from core.sequential import prune_
 from core.targets import Target
@@ -71,29 +73,27 @@ def tokens(*shape: int, seed: int = 0) -> Tensor:
 # What every rank does ----------------------------------------------------------------------------
 
 
-def watch_zeros(masks: dict[str, Tensor], linears: dict[str, Any], seen: list[int]) -> None:
+def watch_zeros(masks: dict[str, Tensor], matrices: dict[str, Matrix], seen: list[int]) -> None:
     """From now on asserts after each step that this rank's parts are zero where masked."""
     step, attach, attached = STEP, ATTACH, {}
 
-    def note(linear, name, *rest):
-        attached[name] = linear
-        return attach(linear, name, *rest)
+    def note(matrix, *rest):
+        attached[matrix.name] = attach(matrix, *rest)
+        return attached[matrix.name]
 
     def watched(optimizer, *args):
         step(optimizer, *args)
-        for name, linear in linears.items():
-            mask = shard_like(masks[name], linear.weight)
-            assert not local(linear.weight)[~mask].any(), name
+        for name, matrix in matrices.items():
+            assert not local(matrix.read())[~matrix.cut(masks[name])].any(), name
         for param, mask in optimizer.trained.masks:
             for moment in ("exp_avg", "exp_avg_sq"):
                 assert not local(optimizer.optimizer.state[param][moment])[~mask].any()
             assert not local(param)[~mask].any()
-        for name, linear in attached.items():
-            if lora.A in linear._parameters:
-                a, b = lora.factors(linear)
-                part = shard_like(b, linear.weight)
-                merged = lora.merged(local(linear.weight), a, part)
-                assert not merged[~shard_like(masks[name], linear.weight)].any(), name
+        for name, update in attached.items():
+            matrix = update.matrix
+            if hasattr(matrix.linear, lora.A):
+                merged = lora.merged(local(matrix.read()), update.a, matrix.cut(update.b))
+                assert not merged[~matrix.cut(masks[name])].any(), name
         seen.append(1)
 
     MaskedAdamW.step = watched
@@ -126,7 +126,7 @@ def train(
         masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.6), ranks).masks
         steps: list[int] = []
         saved: list[int] = []
-        watch_zeros(masks, linears_by_name(model), steps)
+        watch_zeros(masks, prunable_matrices(model), steps)
 
         def save(step, write, saved: list[int] = saved) -> None:
             # The first checkpoint in the second half; reconstruction has one, between its blocks.

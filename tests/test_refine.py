@@ -179,7 +179,8 @@ def test_what_cannot_be_is_refused(change):
 WORKER = """
 import json, os, sys, torch
 import torch.distributed as dist
-from core.allocation import allocate, matrices, outlier_ratios
+from core.activations import Calibration
+from core.allocation import allocate, outlier_ratios
 from core.config import PruneConfig
 from core.targets import Target
 from core.models.loading import load_model
@@ -187,7 +188,7 @@ from core.models.sharding import shard_
 from core.parallel import Ranks, whole
 from core.pruners import make_pruner
 from core.sequential import prune_
-from core.measures.sparsity import linears_by_name
+from core.models.blocks import prunable_matrices
 from safetensors.torch import save_file
 from pathlib import Path
 
@@ -204,9 +205,10 @@ windows = torch.randint(4, 320, (12, 64), generator=torch.Generator().manual_see
 config = PruneConfig(**job["settings"])
 target = Target(0.6)
 if config.allocation == "owl":
-    target = allocate(matrices(model), outlier_ratios(model, windows, ranks), target)
-done = prune_(model, make_pruner(job["method"], config), target, ranks, windows=windows)
-weights = {n: whole(m.weight.detach()).contiguous() for n, m in linears_by_name(model).items()}
+    ratios = outlier_ratios(model, Calibration(windows), ranks)
+    target = allocate(prunable_matrices(model), ratios, target)
+done = prune_(model, make_pruner(job["method"], config), target, ranks, Calibration(windows))
+weights = {n: whole(m.read()).contiguous() for n, m in prunable_matrices(model).items()}
 if ranks.rank == 0:
     save_file(weights | {n + ".mask": m for n, m in done.masks.items()}, job["out"])
     for name, grid in done.grids.items():

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, OPTConfig
 
-from core.activations import Group
+from core.activations import Calibration, Group
 from core.config import PruneConfig
-from core.measures.sparsity import assert_growing, linears_by_name, measure
-from core.models.blocks import prunable_linears
+from core.measures.sparsity import assert_growing, measure
+from core.models.blocks import prunable_blocks, prunable_matrices
 from core.models.loading import load_model
+from core.models.matrices import Matrix
 from core.parallel import Ranks
 from core.pruners import PRUNERS
 from core.pruners.base import PruningError
@@ -51,9 +52,9 @@ def pruner_of(method: str):
     return PRUNERS[method](PruneConfig(block_size=16))
 
 
-def prune(model, method: str, target: Target = HALF, **settings):
-    settings = {"windows": WINDOWS, "micro_batch": 3} | settings
-    return prune_(model, pruner_of(method), target, RANKS, **settings)
+def prune(model, method: str, target: Target = HALF, masks=None, **settings):
+    calibration = Calibration(**{"windows": WINDOWS, "micro_batch": 3} | settings)
+    return prune_(model, pruner_of(method), target, RANKS, calibration, masks)
 
 
 @torch.no_grad()
@@ -63,9 +64,10 @@ def walk(model, method: str, target: Target, windows=WINDOWS, masks=None, autoca
     All linears of a block see the block unpruned and everything before it pruned.
     """
     pruner, found = pruner_of(method), {}
-    for block in prunable_linears(model):
+    for block in prunable_blocks(model):
         statistics, hooks = {}, []
-        for name, linear in block.items():
+        linears = {name: model.get_submodule(name) for name in block.matrices}
+        for name, linear in linears.items():
             if pruner.statistic is not None:
                 statistic = pruner.statistic(linear.in_features, torch.device("cpu"))
                 statistics[name] = statistic
@@ -80,7 +82,7 @@ def walk(model, method: str, target: Target, windows=WINDOWS, masks=None, autoca
                     model(batch)
         for hook in hooks:
             hook.remove()
-        for name, linear in block.items():
+        for name, linear in linears.items():
             earlier = None if masks is None else [masks[name]]
             solution = pruner.prune([linear.weight], statistics.get(name), target, earlier)
             found[name] = solution.matrices[0].mask
@@ -130,8 +132,8 @@ def test_half_precision_forwards_see_pruned_blocks_and_leave_the_solver_alone(mo
 def test_the_model_is_pruned_exactly_everywhere(model, method):
     report = prune(model, method, Target(0.37))
     measured = measure(model, report.masks)
-    for name, linear in linears_by_name(model).items():
-        rows, cols = linear.weight.shape
+    for name, matrix in prunable_matrices(model).items():
+        rows, cols = matrix.read().shape
         by_row = method == "wanda"
         expected = rows * round(0.37 * cols) if by_row else round(0.37 * rows * cols)
         assert measured.pruned[name] == expected and measured.total[name] == rows * cols
@@ -187,15 +189,15 @@ def test_layers_with_one_input_share_one_statistic(model, monkeypatch):
 
 def test_the_statistics_pass_ends_before_the_last_linear(model):
     # Of three micro-batches: the last linear runs to give the next block's inputs, and only then.
-    calls = dict.fromkeys(linears_by_name(model), 0)
+    calls = dict.fromkeys(prunable_matrices(model), 0)
 
     def count(name):
         return lambda *_: calls.__setitem__(name, calls[name] + 1)
 
-    for name, linear in linears_by_name(model).items():
-        linear.register_forward_hook(count(name))
+    for name in calls:
+        model.get_submodule(name).register_forward_hook(count(name))
     prune(model, "sparsegpt")
-    *before, last = [list(block) for block in prunable_linears(model)]
+    *before, last = [list(block.matrices) for block in prunable_blocks(model)]
     assert [calls[names[-1]] for names in (*before, last)] == [3, 3, 0]
     assert all(calls[name] == 6 for names in before for name in names[:-1])
 
@@ -228,7 +230,7 @@ def test_matrices_on_which_alps_gained_nothing_are_named(model, monkeypatch):
 
     monkeypatch.setattr(search, "step", lost)
     fell_back = prune(model, "alps", Target(0.7)).fell_back
-    narrow = {n for n, linear in linears_by_name(model).items() if linear.in_features < wide}
+    narrow = {name for name, matrix in prunable_matrices(model).items() if matrix.cols < wide}
     assert fell_back and not narrow.intersection(fell_back)
 
 
@@ -244,7 +246,7 @@ def test_windows_and_earlier_masks_are_not_changed(model):
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
 def test_inputs_that_are_not_finite_name_the_layer(model, method):
     model.get_input_embeddings().weight.data.fill_(torch.nan)
-    first = next(iter(linears_by_name(model)))
+    first = next(iter(prunable_matrices(model)))
     with pytest.raises(PruningError, match=f"{first.rsplit('.', 1)[0]}.*NaN or infinite"):
         prune(model, method)
 
@@ -267,9 +269,9 @@ def test_a_pruned_weight_that_came_back_is_caught(model):
 
 def test_a_survivor_that_is_zero_counts_as_surviving(model):
     masks = {
-        name: torch.ones_like(lin.weight).bool() for name, lin in linears_by_name(model).items()
+        name: torch.ones_like(one.read()).bool() for name, one in prunable_matrices(model).items()
     }
-    next(iter(linears_by_name(model).values())).weight.data.zero_()
+    next(iter(prunable_matrices(model).values())).read().zero_()
     assert measure(model, masks).sparsity == 0.0
 
 
@@ -281,5 +283,5 @@ def test_masks_that_shrink_are_caught():
 
 
 def test_the_cost_of_a_solve_counts_factor_and_rows():
-    named = {"a": torch.nn.Linear(30, 7), "b": torch.nn.Linear(30, 3)}
-    assert solve_cost(Group(["a", "b"], None), named) == 30**3 / 3 + 10 * 30**2
+    matrices = [Matrix(str(rows), 0, torch.nn.Linear(30, rows)) for rows in (7, 3)]
+    assert solve_cost(Group(matrices, None)) == 30**3 / 3 + 10 * 30**2

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from core.models.blocks import prunable_linears
+from core.models.blocks import prunable_matrices
 from core.parallel import local, whole
 
 
@@ -43,20 +44,11 @@ class SparsityReport:
         return max(map(self.of, self.total), key=lambda s: abs(s - wanted))
 
 
-def linears_by_name(model: nn.Module) -> dict[str, nn.Linear]:
-    """All prunable linears, in model order."""
-    return {
-        name: linear
-        for block in prunable_linears(model)  # pyright: ignore[reportArgumentType]
-        for name, linear in block.items()
-    }
-
-
-def measure(model: nn.Module, masks: Mapping[str, Tensor]) -> SparsityReport:
+def measure(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> SparsityReport:
     """Counts masked entries and asserts that each of them is exactly zero (collective)."""
     pruned, total = {}, {}
-    for name, linear in linears_by_name(model).items():
-        weight = whole(linear.weight)
+    for name, matrix in prunable_matrices(model).items():
+        weight = whole(matrix.read())
         total[name] = weight.numel()
         mask = masks.get(name)
         pruned[name] = 0 if mask is None else int((~mask).sum())

@@ -1,8 +1,10 @@
-"""Decoder blocks of a model, their prunable matrices, and one block run by itself."""
+"""Decoder blocks of a model with their prunable matrices, and one block run by itself."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,55 +12,84 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from core.models.families import BACKBONES
+from core.models.families import FAMILIES, Family
+from core.models.matrices import Matrix
+
+
+@dataclass(frozen=True)
+class Block:
+    """One decoder block of a model."""
+
+    index: int
+    module: nn.Module
+    matrices: dict[str, Matrix]
+    """Its prunable matrices by name, in module order."""
+
+
+def family_of(model: PreTrainedModel) -> Family:
+    """Return the facts of the model's family."""
+    return FAMILIES[model.config.model_type]
 
 
 def hidden_backbone(model: PreTrainedModel) -> nn.Module:
-    """The module from token ids through embeddings and blocks to the final norm, without a head."""
-    return model.get_submodule(BACKBONES[model.config.model_type])
+    """Return the module from token ids to the final norm, without a head."""
+    return model.get_submodule(family_of(model).backbone)
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder blocks in the order in which they run."""
-    blocks = hidden_backbone(model).layers
+    """Return the decoder blocks in the order in which they run."""
+    blocks = model.get_submodule(family_of(model).blocks)
     assert isinstance(blocks, nn.ModuleList) and len(blocks) > 0
     return blocks
 
 
-def prunable_linears(model: PreTrainedModel) -> list[dict[str, nn.Linear]]:
-    """Every `nn.Linear` of each block by qualified name, in module order.
+def prunable_blocks(model: PreTrainedModel) -> list[Block]:
+    """Return the decoder blocks with their prunable matrices.
 
-    Embeddings, `lm_head` and OPT-350M's `project_in/out` are outside the blocks. A weight that is
-    shared with another place in the model would be pruned there too: none is, and it is checked.
+    Embeddings, `lm_head` and OPT-350M's `project_in/out` are outside the blocks. Pruning a weight
+    that another place in the model shares would change that place too. No family does this; it is
+    checked here.
     """
-    prefix = f"{BACKBONES[model.config.model_type]}.layers"
-    found = [
-        {
-            f"{prefix}.{index}.{name}": module
-            for name, module in block.named_modules()
-            if isinstance(module, nn.Linear)
-        }
-        for index, block in enumerate(decoder_blocks(model))
+    path = family_of(model).blocks
+    blocks = [
+        Block(index, module, matrices_of(module, f"{path}.{index}", index))
+        for index, module in enumerate(decoder_blocks(model))
     ]
-    assert all(found), "a decoder block without linear layers"
-    places = [_place(weight) for _, weight in model.named_parameters(remove_duplicate=False)]
-    for linears in found:
-        for name, linear in linears.items():
-            assert places.count(_place(linear.weight)) == 1, f"{name} is a tied tensor"
-    return found
+    places = Counter(place(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    for block in blocks:
+        assert block.matrices, "a decoder block without linear layers"
+        for name, matrix in block.matrices.items():
+            assert places[place(matrix.parameter)] == 1, f"{name} is a tied tensor"
+    return blocks
 
 
-def _place(parameter: Tensor) -> int:
-    """What two parameters have in common if a write to one shows in the other."""
+def prunable_matrices(model: PreTrainedModel) -> dict[str, Matrix]:
+    """Return all prunable matrices by name, in model order."""
+    return {
+        name: matrix for block in prunable_blocks(model) for name, matrix in block.matrices.items()
+    }
+
+
+def matrices_of(module: nn.Module, path: str, index: int) -> dict[str, Matrix]:
+    """Return the matrices of a block, or of a copy of it, that is found at `path` in the model."""
+    return {
+        f"{path}.{name}": Matrix(f"{path}.{name}", index, linear)
+        for name, linear in module.named_modules()
+        if isinstance(linear, nn.Linear)
+    }
+
+
+def place(parameter: Tensor) -> int:
+    """Return a number that is equal for two parameters if a write to one shows in the other."""
     if isinstance(parameter, DTensor) or parameter.is_meta or parameter.numel() == 0:
         return id(parameter)
     return parameter.data_ptr()
 
 
-class _PassThrough(nn.Module):
-    """Stands in for a block: notes how it is called and hands the hidden states on.
+class StandIn(nn.Module):
+    """Stands in for a block: notes how it is called and returns the hidden states unchanged.
 
-    The block stays a submodule: FSDP2 looks for the parts of a model at the first forward.
+    The block stays a submodule, because FSDP2 looks for the parts of a model at the first forward.
     """
 
     def __init__(self, block: nn.Module):
@@ -68,6 +99,7 @@ class _PassThrough(nn.Module):
         self.kwargs: dict[str, Any] = {}
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """Note the arguments and return the hidden states."""
         self.hidden, self.kwargs = hidden_states, kwargs
         return hidden_states
 
@@ -81,19 +113,19 @@ class _PassThrough(nn.Module):
 
 @torch.no_grad()
 def block_inputs(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-    """What the backbone gives its blocks, found without running any of them.
+    """Return the inputs that the backbone gives its blocks, without running any block.
 
     Args:
         model: the causal LM; embeddings must be whole, not sharded.
         input_ids: windows of equal length, [batch, seq_len].
 
     Returns:
-        The first block's input [batch, seq_len, hidden_size], and for each block the keyword
-        arguments it is called with (mask, position embeddings: these differ by kind of attention).
+        The input of the first block [batch, seq_len, hidden_size], and the keyword arguments of
+        each block (mask, position embeddings: they depend on the block's kind of attention).
     """
     blocks = decoder_blocks(model)
     originals = list(blocks)
-    stand_ins = [_PassThrough(block) for block in originals]
+    stand_ins = [StandIn(block) for block in originals]
     try:
         for index, stand_in in enumerate(stand_ins):
             blocks[index] = stand_in
@@ -109,6 +141,6 @@ def block_inputs(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, lis
 
 
 def run_block(block: Callable[..., Any], hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    """A block's output hidden states; blocks of some releases return a tuple that begins so."""
+    """Return a block's output hidden states. Some releases of transformers wrap them in a tuple."""
     output = block(hidden, **kwargs)
     return output[0] if isinstance(output, tuple) else output

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM
 
-from core.models.blocks import prunable_linears
+from core.models.blocks import decoder_blocks, prunable_matrices
 from core.models.loading import quiet, read_config
 from core.models.sources import ModelSource
 
@@ -50,19 +50,17 @@ def describe_model(source: ModelSource) -> ModelFacts:
     config = read_config(source)
     with torch.device("meta"), quiet():
         model = AutoModelForCausalLM.from_config(config)
-    per_block = prunable_linears(model)
     return ModelFacts(
         name=source.name,
         model_type=config.model_type,
-        num_blocks=len(per_block),
+        num_blocks=len(decoder_blocks(model)),
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         max_seq_len=getattr(config, "max_position_embeddings", None) or NO_LIMIT,
         dtype=str(config.dtype or torch.float32).removeprefix("torch."),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         linears=tuple(
-            Linear(name, linear.out_features, linear.in_features, index)
-            for index, linears in enumerate(per_block)
-            for name, linear in linears.items()
+            Linear(matrix.name, matrix.rows, matrix.cols, matrix.block)
+            for matrix in prunable_matrices(model).values()
         ),
     )

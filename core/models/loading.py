@@ -1,11 +1,4 @@
-"""Loads causal language models, finds their decoder blocks and prunable linears, runs blocks.
-
-The only file that knows model families. All of them share one description: a *backbone* module
-runs embeddings, then a `ModuleList` of decoder blocks called `layers`, then a final norm; every
-`nn.Linear` inside a block is prunable and nothing else is. A new family is one line of `BACKBONES`
-and one tiny config in `tests/test_models.py`. Which model a name means is told by
-`model_source.py`, whose names are offered here too.
-"""
+"""Loads configs, causal language models and tokenizers; refuses what cannot be pruned here."""
 
 from __future__ import annotations
 
@@ -29,8 +22,11 @@ from transformers.utils import logging as hf_logging
 
 from core.checks import BadInputError, require
 from core.hub.identity import first_line
-from core.models.families import BACKBONES, EXPERT_COUNTS
+from core.models.families import FAMILIES
 from core.models.sources import ModelSource, config_dir, tokenizer_dir, weights_dir
+
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Config keys that hold the number of experts of a mixture."""
 
 
 def read_config(source: ModelSource) -> PreTrainedConfig:
@@ -41,12 +37,12 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         remedy = f"its config cannot be read: {first_line(error)}"
         raise BadInputError(f"--models {source.name}: {remedy}") from error
-    kind, known = config.model_type, ", ".join(BACKBONES)
+    kind, known = config.model_type, ", ".join(FAMILIES)
     experts = max((getattr(config, key, None) or 0 for key in EXPERT_COUNTS), default=0)
     remedy = f"a mixture of experts ({kind}) cannot be pruned; known are {known}"
     require(experts <= 1 and "moe" not in kind, "models", source.name, remedy)
     remedy = f"no decoder blocks are known for model type {kind!r}; known are {known}"
-    require(kind in BACKBONES, "models", source.name, remedy)
+    require(kind in FAMILIES, "models", source.name, remedy)
     remedy = "its weights are quantized; give the model they were made from"
     require(getattr(config, "quantization_config", None) is None, "models", source.name, remedy)
     return config

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.config import FinetuneConfig
-from core.measures.sparsity import linears_by_name, pruned_are_zero
+from core.measures.sparsity import pruned_are_zero
+from core.models.blocks import prunable_matrices
 from core.models.masks import Masks
 from core.precision import autocast
 from core.training.loop import FinetuneReport, Loop, Progress
@@ -55,8 +56,8 @@ def finetune_(
     """
     assert all(p.dtype == torch.float32 for p in model.parameters()), "training needs fp32 weights"
     model.eval()
-    linears = linears_by_name(model)
-    shards = mask_shards(linears, masks)
+    matrices = prunable_matrices(model)
+    shards = mask_shards(matrices, masks)
     if config.objective == "reconstruct":
         assert teacher is not None
         progress = reconstruct_(model, teacher, masks, batches, config, loop)
@@ -69,7 +70,7 @@ def finetune_(
                 teacher, **settings, ranks=loop.ranks, dtype=loop.compute_dtype
             )
         around = recomputed(model) if loop.recompute else nullcontext()
-        with around, trained(model, linears, masks, config, loop.compute_dtype) as chosen:
+        with around, trained(model, matrices, masks, config, loop.compute_dtype) as chosen:
             optimizer = MaskedAdamW(chosen, config, loop.ranks)
             progress = train(model, optimizer, batches, loop, token_loss)
     assert all(pruned_are_zero(param, mask) for param, mask in shards), "training filled a zero"

@@ -1,7 +1,6 @@
 """A decoder block by itself, whole on every rank, and its two halves: attention and MLP.
 
-Beside models.py the only file that knows families: which modules make the MLP half. The hidden
-states between the halves are what the first of these to run is given.
+The hidden states between the halves are the input of the module of the MLP half that runs first.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from core.models.blocks import decoder_blocks, run_block
-from core.models.families import MLP_HALF
+from core.models.blocks import decoder_blocks, family_of, matrices_of, run_block
+from core.models.matrices import Matrix
 from core.parallel import whole, write_
 
 
-class _Reached(Exception):  # noqa: N818
-    """The MLP half begins: carries its input."""
+class Reached(Exception):  # noqa: N818
+    """Carries the input of the MLP half out of a block's forward."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
@@ -31,42 +30,47 @@ class _Reached(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Half:
-    """What one half of a block trains, and how its output is had."""
+    """One half of a block: its parameters, its matrices and its output."""
 
     name: str
     """`attention` or `mlp`."""
     block: nn.Module
-    modules: tuple[str, ...]
-    """Names of the children in the MLP half."""
+    mlp: tuple[str, ...]
+    """Names of the children that make the MLP half."""
+    matrices: dict[str, Matrix]
+    """Prunable matrices of this half, by their names in the model."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """The half's own parameters."""
+        """Return the parameters of this half."""
         return [
             param
             for name, param in self.block.named_parameters()
-            if (name.partition(".")[0] in self.modules) == (self.name == "mlp")
+            if (name.partition(".")[0] in self.mlp) == (self.name == "mlp")
         ]
 
     def output(self, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        """Hidden states after this half, for the block's inputs; the other half is not trained.
+        """Return the hidden states after this half [batch, seq_len, hidden_size].
 
-        [batch, seq_len, hidden_size]; between the halves OPT has one row a token.
+        Takes the inputs of the block.
         """
         if self.name == "mlp":
             return run_block(self.block, hidden, kwargs)
-        with self._stopping_before_mlp():
+        with self.stopping_before_mlp():
             try:
                 run_block(self.block, hidden, kwargs)
-            except _Reached as reached:
+            except Reached as reached:
+                # Between the halves OPT has one row for each token.
                 return reached.hidden.view(hidden.shape)
         raise AssertionError("no module of the MLP half ran")
 
     @contextmanager
-    def _stopping_before_mlp(self) -> Iterator[None]:
-        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            raise _Reached(inputs[0])
+    def stopping_before_mlp(self) -> Iterator[None]:
+        """Raise `Reached` within, as soon as a module of the MLP half runs."""
 
-        hooks = [getattr(self.block, name).register_forward_pre_hook(stop) for name in self.modules]
+        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            raise Reached(inputs[0])
+
+        hooks = [getattr(self.block, name).register_forward_pre_hook(stop) for name in self.mlp]
         try:
             yield
         finally:
@@ -75,16 +79,16 @@ class Half:
 
 
 class PlainBlocks:
-    """Makes blocks of a model into ordinary float32 modules that every rank holds in full."""
+    """Copies blocks of a model into ordinary float32 modules that every rank holds in full."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.kind = model, model.config.model_type
+        self.model, self.family = model, family_of(model)
         with torch.device("meta"):
             self.skeleton = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
 
     @torch.no_grad()
     def take(self, index: int, device: torch.device) -> nn.Module:
-        """A copy of one block (collective)."""
+        """Return a copy of one block (collective)."""
         source = decoder_blocks(self.model)[index]
         block = copy.deepcopy(decoder_blocks(self.skeleton)[index]).to_empty(device=device)
         for name, param in source.named_parameters():
@@ -94,12 +98,16 @@ class PlainBlocks:
         return block.eval()
 
     def put_(self, index: int, block: nn.Module) -> None:
-        """Writes a copy's parameters back into this rank's parts."""
+        """Write the parameters of a copy back into this rank's parts."""
         target = decoder_blocks(self.model)[index]
         for name, param in block.named_parameters():
             write_(target.get_parameter(name), param.detach())
 
-    def halves(self, block: nn.Module) -> tuple[Half, Half]:
-        """Attention, then MLP."""
-        modules = MLP_HALF[self.kind]
-        return Half("attention", block, modules), Half("mlp", block, modules)
+    def halves(self, block: nn.Module, index: int) -> tuple[Half, Half]:
+        """Return the attention half and the MLP half of the copy of a block."""
+        path, mlp = f"{self.family.blocks}.{index}", self.family.mlp_half
+        split: tuple[dict[str, Matrix], dict[str, Matrix]] = ({}, {})
+        for name, matrix in matrices_of(block, path, index).items():
+            child = name.removeprefix(f"{path}.").partition(".")[0]
+            split[child in mlp][name] = matrix
+        return Half("attention", block, mlp, split[0]), Half("mlp", block, mlp, split[1])

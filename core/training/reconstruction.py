@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from core.config import FinetuneConfig
-from core.models.blocks import block_inputs, decoder_blocks, prunable_linears, run_block
+from core.models.blocks import block_inputs, decoder_blocks, run_block
 from core.models.masks import Masks
 from core.parallel import Ranks, gathered
 from core.precision import autocast
@@ -92,16 +92,16 @@ def reconstruct_(
     anew.
     """
     plain, dense_plain = PlainBlocks(model), PlainBlocks(teacher)
-    linears, num_blocks = prunable_linears(model), len(decoder_blocks(model))
-    steps, device = HALVES * len(batches), loop.ranks.device
+    num_blocks, device = len(decoder_blocks(model)), loop.ranks.device
+    steps = HALVES * len(batches)
     progress = Progress(loop, num_blocks * steps, model, optimizer=None)
     ours, dense = Chain(model, batches, loop), Chain(teacher, batches, loop)
     for index in range(num_blocks):
         block, dense_block = plain.take(index, device), dense_plain.take(index, device)
         if (index + 1) * steps > progress.first:
-            for half, wanted in zip(plain.halves(block), dense_plain.halves(dense_block)):
-                chosen = linears_of(half, linears[index])
-                among = half.parameters()
+            halves = plain.halves(block, index), dense_plain.halves(dense_block, index)
+            for half, wanted in zip(*halves):
+                chosen, among = half.matrices, half.parameters()
                 lesson = Lesson(half, wanted, ours, dense, batches)
                 with trained(block, chosen, masks, config, loop.compute_dtype, among) as params:
                     train_half_(lesson, MaskedAdamW(params, config, loop.ranks), progress)
@@ -110,16 +110,6 @@ def reconstruct_(
         dense.advance(dense_block)
         progress.save_if_due()
     return progress
-
-
-def linears_of(half: Half, originals: dict[str, nn.Linear]) -> dict[str, nn.Linear]:
-    """Return a half's matrices in the copied block, by the names that they have in the model."""
-    mine, found = {id(param) for param in half.parameters()}, {}
-    for path, module in half.block.named_modules():
-        if isinstance(module, nn.Linear) and id(module.weight) in mine:
-            (name,) = (name for name in originals if name.endswith(f".{path}"))
-            found[name] = module
-    return found
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Which parameters train: all, biases and norms, or these and masked low-rank updates (PERP).
 
-Within `trained` the rest of a module is frozen; outside everything is as before, low-rank updates
-merged into the weights that they belong to.
+Within `trained` the other parameters of a module are frozen. At its end everything is as before,
+and low-rank updates are merged into their weights.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from core.config import FinetuneConfig
-from core.parallel import shard_like
+from core.models.matrices import Matrix
 from core.training import lora
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What an optimizer works on."""
+    """Parameters that an optimizer works on."""
 
     sharded: list[nn.Parameter]
-    """Parameters that FSDP2 shards, whose gradients it sums over ranks."""
+    """Parameters that FSDP2 shards. It sums their gradients over ranks."""
     whole: list[nn.Parameter]
-    """Parameters that every rank holds in full; the optimizer sums their gradients."""
+    """Parameters that every rank holds in full. The optimizer sums their gradients."""
     masks: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """Each masked parameter among them with this rank's part of its mask."""
+    """Each masked parameter among them, with this rank's part of its mask."""
 
 
 @contextmanager
 def trained(
     module: nn.Module,
-    linears: Mapping[str, nn.Linear],
+    matrices: Mapping[str, Matrix],
     masks: Mapping[str, Tensor],
     config: FinetuneConfig,
     dtype: torch.dtype,
     among: Iterable[nn.Parameter] | None = None,
 ) -> Iterator[Trained]:
-    """Freezes what does not train, and at the end merges low-rank updates (collective).
+    """Freeze what does not train, and merge low-rank updates at the end (collective).
 
     Args:
         module: a model or a block of one.
-        linears: its prunable matrices by qualified name, those that may train.
+        matrices: those of its prunable matrices that may train, by name.
         masks: full masks under the same names; none for the dense model.
         config: says what trains.
         dtype: of products in forward and backward passes.
@@ -53,38 +53,36 @@ def trained(
     everything = list(module.parameters())
     chosen = everything if among is None else list(among)
     if config.trainable != "all":
-        # In all known families the vectors are just these.
+        # In all known families the vectors are exactly the biases and norms.
         chosen = [param for param in chosen if param.dim() == 1]
     places = {id(param) for param in chosen}
-    factors: list[nn.Parameter] = []
+    updates: list[lora.LowRankUpdate] = []
     try:
         for param in everything:
             param.requires_grad_(id(param) in places)
         if config.trainable == "masklora":
             rank = config.recovery()["lora_rank"]
-            for name, linear in linears.items():
-                factors += lora.attach_(linear, name, rank, dtype)
+            updates.extend(lora.attach_(one, rank, dtype) for one in matrices.values())
+        factors = [factor for update in updates for factor in (update.a, update.b)]
         # A module that no rank shares with another has no sharded parameters at all.
         is_sharded = any(isinstance(param, DTensor) for param in everything)
         split = (chosen, factors) if is_sharded or among is None else ([], chosen + factors)
-        yield Trained(*split, mask_shards(linears, masks, places))
-        if config.trainable == "masklora":
-            for linear in linears.values():
-                lora.merge_(linear)
+        yield Trained(*split, mask_shards(matrices, masks, places))
+        for update in updates:
+            update.merge_()
     finally:
-        if config.trainable == "masklora":
-            for linear in linears.values():
-                lora.detach_(linear)
+        for update in updates:
+            update.detach_()
         for param in everything:
             param.requires_grad_(True)
 
 
 def mask_shards(
-    linears: Mapping[str, nn.Linear], masks: Mapping[str, Tensor], places: set[int] | None = None
+    matrices: Mapping[str, Matrix], masks: Mapping[str, Tensor], places: set[int] | None = None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Masked weights, of those in `places`, with this rank's part of each mask, cut alike."""
+    """Return masked weights, of those in `places`, with this rank's part of each mask."""
     return [
-        (linear.weight, shard_like(masks[name].to(linear.weight.device), linear.weight))
-        for name, linear in linears.items()
-        if name in masks and (places is None or id(linear.weight) in places)
+        (matrix.parameter, matrix.cut(masks[name]))
+        for name, matrix in matrices.items()
+        if name in masks and (places is None or id(matrix.parameter) in places)
     ]

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig, PreTrained
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from core.activations import Calibration
 from core.config import PruneConfig
 from core.measures.perplexity import evaluate, evaluation_windows
 from core.models.loading import load_model, load_tokenizer
@@ -70,7 +71,7 @@ def prune(model: PreTrainedModel, method: str, windows: Tensor) -> None:
     """Prunes to half with the micro-batches of a sweep on a CPU."""
     ranks, micro_batch = Ranks.current(), max(1, MICRO_BATCH_TOKENS // windows.shape[1])
     pruner = PRUNERS[method](PruneConfig())
-    prune_(model, pruner, Target(SPARSITY), ranks, windows=windows, micro_batch=micro_batch)
+    prune_(model, pruner, Target(SPARSITY), ranks, Calibration(windows, micro_batch))
 
 
 def bench_model(

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench_model import MICRO_BATCH_TOKENS, load  # noqa: E402
 
-from core.activations import Activations, gather_statistics
+from core.activations import Activations, Calibration, gather_statistics
 from core.config import PruneConfig
-from core.models.blocks import decoder_blocks, prunable_linears
+from core.models.blocks import prunable_blocks
 from core.models.loading import load_tokenizer
 from core.parallel import Ranks
 from core.pruners import PRUNERS
@@ -53,13 +53,12 @@ def main() -> None:
     windows = calibration_windows(text, tokenizer, flags.num_samples, flags.seq_len, None, seed=0)
     model, pruners = load(flags.model), [PRUNERS[name](PruneConfig()) for name in flags.methods]
     micro_batch = max(1, MICRO_BATCH_TOKENS // flags.seq_len)
-    activations = Activations(model, windows, micro_batch, None, ranks)
-    pairs = zip(decoder_blocks(model), prunable_linears(model), strict=True)
-    for index, (block, named) in enumerate(pairs):
-        groups = gather_statistics(Hessian, block, index, named, activations, ranks, store=True)
+    activations = Activations(model, Calibration(windows, micro_batch), ranks)
+    for block in prunable_blocks(model):
+        groups = gather_statistics(Hessian, block, activations, ranks, advance=True)
         for group in groups:
             assert isinstance(group.statistic, Hessian)
-            weights = [named[name].weight for name in group.names]
+            weights = [one.read() for one in group.matrices]
             for target, found in ratios.items():
                 errors: list[list[torch.Tensor]] = []
                 for pruner in pruners:
@@ -75,7 +74,7 @@ def main() -> None:
                 found += [
                     float(ours / theirs) for ours, theirs in zip(*errors, strict=True) if theirs
                 ]
-        print(f"block {index}", file=sys.stderr, flush=True)
+        print(f"block {block.index}", file=sys.stderr, flush=True)
     first, second = flags.methods
     print(f"{first} / {second}: {seconds[first]:.0f} s / {seconds[second]:.0f} s")
     print("target  matrices    mean   worst  no worse")

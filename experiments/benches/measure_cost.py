@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from core.activations import Calibration
 from core.config import FinetuneConfig, PruneConfig
 from core.measures.perplexity import evaluate, evaluation_windows
 from core.models.facts import ModelFacts, describe_model
@@ -150,7 +151,7 @@ def run_phase(flags: argparse.Namespace) -> tuple[float, float]:
         evaluate(model, stream, parts, ranks, micro_batch=micro, compute_dtype=compute)
     elif flags.phase == "prune":
         pruner = make_pruner(flags.method, PruneConfig(refine=flags.refine))
-        prune_(model, pruner, Target(0.5), ranks, windows=windows, micro_batch=micro)
+        prune_(model, pruner, Target(0.5), ranks, Calibration(windows, micro))
     else:
         masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.5), ranks).masks
         batches = stream.view(-1, flags.seq_len).split(max(1, 4096 // flags.seq_len))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.models.blocks import block_inputs, decoder_blocks, prunable_linears, run_block
+from core.models.blocks import block_inputs, prunable_blocks, run_block
 
 LLMCOMPRESSOR = """
 import sys, time, torch
@@ -70,9 +70,8 @@ def prune_model(reference: type, model: Any, windows: Tensor, sparsity: float) -
     """The original's sequential loop: window by window, one statistic for each linear."""
     batches = [block_inputs(model, window) for window in windows.split(1)]
     hidden, arguments = [h for h, _ in batches], [kwargs for _, kwargs in batches]
-    for index, (block, named) in enumerate(
-        zip(decoder_blocks(model), prunable_linears(model), strict=True)
-    ):
+    for block in prunable_blocks(model):
+        named = {name: model.get_submodule(name) for name in block.matrices}
         solvers = {name: reference(linear) for name, linear in named.items()}
         hooks = [
             linear.register_forward_hook(
@@ -81,12 +80,14 @@ def prune_model(reference: type, model: Any, windows: Tensor, sparsity: float) -
             for name, linear in named.items()
         ]
         for h, kwargs in zip(hidden, arguments):
-            run_block(block, h, kwargs[index])
+            run_block(block.module, h, kwargs[block.index])
         for hook in hooks:
             hook.remove()
         for solver in solvers.values():
             quiet(solver.fasterprune, sparsity)
-        hidden = [run_block(block, h, kwargs[index]) for h, kwargs in zip(hidden, arguments)]
+        hidden = [
+            run_block(block.module, h, kwargs[block.index]) for h, kwargs in zip(hidden, arguments)
+        ]
 
 
 def bench_llmcompressor(python: str) -> dict[str, float]:

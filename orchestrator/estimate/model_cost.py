@@ -13,7 +13,7 @@ from typing import Any
 
 from core.config import FinetuneConfig
 from core.models.facts import Linear, ModelFacts
-from core.models.families import KEPT_WIDTHS, SHARED_INPUTS
+from core.models.families import FAMILIES
 from core.precision import DTYPES
 from orchestrator.estimate.devices import BASE_BYTES, MEMORY_BYTES_A_SECOND, RATES, WIDTHS
 from orchestrator.estimate.solving import pruner_of, solve_operations, solve_seconds
@@ -58,11 +58,12 @@ class ModelCost:
 
     def groups(self) -> list[list[Linear]]:
         """Matrices of the first block by the input that they read."""
+        shared = FAMILIES[self.facts.model_type].shared_inputs
         found: dict[str, list[Linear]] = {}
         for one in self.facts.linears:
             if one.block == 0:
                 last = one.name.rsplit(".", 1)[-1]
-                key = next((names[0] for names in SHARED_INPUTS if last in names), last)
+                key = next((names[0] for names in shared if last in names), last)
                 found.setdefault(key, []).append(one)
         return list(found.values())
 
@@ -175,7 +176,7 @@ class ModelCost:
             # Autocast keeps a copy of the weights in its dtype through a forward and backward.
             copies = compute * (facts.num_parameters if n == 1 else 2 * block) if compute < 4 else 0
             # Norms and rotary embeddings keep float32, however narrow products are.
-            apart = KEPT_WIDTHS[facts.model_type == "opt"] * 4 * facts.hidden_size
+            apart = FAMILIES[facts.model_type].kept_widths * 4 * facts.hidden_size
             per_token = facts.num_blocks * ((reads + makes) * compute + apart)
             found["finetune"] = {
                 **base,

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from core.allocation import allocate, matrices, outlier_ratios
+from core.activations import Calibration
+from core.allocation import allocate, outlier_ratios
 from core.config import PruneConfig
 from core.measures.counts import scored_units
 from core.measures.perplexity import evaluate, evaluation_windows
+from core.models.blocks import prunable_matrices
 from core.precision import DTYPES
 from core.pruners import make_pruner
 from core.sequential import prune_
@@ -43,17 +45,11 @@ def run_prune(space: Workspace, stage: Stage) -> None:
         if config.allocation != "uniform":
             assert windows is not None
             metrics["outlier_ratios"] = dense_outlier_ratios(space, stage, model, windows)
-            targets = allocate(matrices(model), metrics["outlier_ratios"], target)
-        done = prune_(
-            model,
-            pruner,
-            targets,
-            space.ranks,
-            windows=windows,
-            masks=masks or None,
-            micro_batch=space.micro_batch(fields.get("calibration", {}).get("seq_len", 1)),
-            compute_dtype=DTYPES[space.job.dtype],
-        )
+            ratios = metrics["outlier_ratios"]
+            targets = allocate(prunable_matrices(model), ratios, target)
+        micro_batch = space.micro_batch(fields.get("calibration", {}).get("seq_len", 1))
+        calibration = Calibration(windows, micro_batch, DTYPES[space.job.dtype])
+        done = prune_(model, pruner, targets, space.ranks, calibration, masks or None)
     space.hold(stage.id, model, done.masks)
     metrics["dampening_frac"] = done.dampening_frac
     statistic = None if pruner.statistic is None else pruner.statistic.__name__
@@ -81,13 +77,9 @@ def dense_outlier_ratios(
             return ratios
         parent = space.job.stage(parent).parent
     assert stage.parent == space.job.root, "only the dense model has outliers to measure"
-    return outlier_ratios(
-        model,
-        windows,
-        space.ranks,
-        micro_batch=space.micro_batch(windows.shape[1]),
-        compute_dtype=DTYPES[space.job.dtype],
-    )
+    micro_batch = space.micro_batch(windows.shape[1])
+    calibration = Calibration(windows, micro_batch, DTYPES[space.job.dtype])
+    return outlier_ratios(model, calibration, space.ranks)
 
 
 def run_finetune(space: Workspace, stage: Stage) -> None:
