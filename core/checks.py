@@ -6,6 +6,7 @@ Settings are checked with these functions, and so is what only files and models 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -17,6 +18,16 @@ def require(condition: bool, flag: str, value: object, remedy: str) -> None:
     """Raise a `BadInputError` of one line, flag, value and remedy, unless the condition holds."""
     if not condition:
         raise BadInputError(f"--{flag} {value}: {remedy}")
+
+
+def require_positive(flag: str, value: float | None, remedy: str) -> None:
+    """Refuse a number that is given, but not positive and finite."""
+    require(value is None or 0 < value < math.inf, flag, value, remedy)
+
+
+def require_used(flag: str, value: object, is_used: bool, needed: str) -> None:
+    """Refuse a value that nothing reads without another flag."""
+    require(value is None or is_used, flag, value, f"has no effect without {needed}")
 
 
 def require_known(flag: str, value: str, known: Iterable[str]) -> None:

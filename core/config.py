@@ -1,7 +1,8 @@
 """Settings of one cell's science: what to calibrate on, how to prune, train and evaluate.
 
-Every class is frozen and validates itself; a `ValueError` names the flag, the value and the remedy.
-Here only fields that change numbers; where work runs and where results go is the orchestrator's.
+Every class is frozen and validates itself; a `BadInputError` names the flag, the value and the
+remedy. All fields change numbers: the orchestrator has the settings of resources and results. The
+docstring of a field is the help of its flag.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from core.checks import require, require_known, require_unique
+from core.checks import require, require_known, require_positive, require_unique, require_used
 
 Sampling = Literal["documents", "stream"]
 Budget = Literal["round", "total"]
@@ -25,53 +26,49 @@ Trainable = Literal["all", "bias_norm", "masklora"]
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """The text windows on which layer inputs are observed. Magnitude pruning needs none."""
+    """Calibration: the text windows on which pruning observes the inputs of layers."""
 
     text: str | None = None
-    """Hub dataset (`c4`, `wikitext2`, `ptb`; `ptb=FILE` reads a copy at hand), local file, or
-    `embedded[:part]`; by default the embedded text for the embedded model, else c4."""
+    """Text: c4, wikitext2 or ptb from the Hugging Face hub, NAME=FILE for a copy of one of these, a
+    local file, or embedded[:PART]. By default embedded for the embedded model, else c4."""
     num_samples: int = 128
     """Number of windows."""
     seq_len: int | None = None
-    """Tokens a window; by default min(2048, the model's maximum)."""
+    """Tokens in a window. By default the model's maximum, at most 2048."""
     sampling: Sampling | None = None
-    """`documents`: a random window of a random long enough document; `stream`: random windows of
-    the joined text. By default the original loaders' rule: documents for c4, else stream."""
+    """`documents`: a random window of each random document that is long enough; `stream`: random
+    windows of the joined text. By default documents for c4, else stream, as in the papers' code."""
 
     def __post_init__(self) -> None:
-        require(self.num_samples > 0, "calibration.num-samples", self.num_samples, "use 1 or more")
-        if self.seq_len is not None:
-            require(self.seq_len > 1, "calibration.seq-len", self.seq_len, "use 2 tokens or more")
+        require_positive("calibration.num-samples", self.num_samples, "use 1 or more")
+        require_window("calibration.seq-len", self.seq_len)
 
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """Settings of the solvers; each method reads only the fields it names in `fields_read`."""
+    """Pruning: settings of the methods. A flag that no chosen method reads is refused."""
 
     dampening_frac: float = 0.01
-    """Share of the mean Hessian diagonal added to the diagonal (SparseGPT's percdamp)."""
+    """Dampening: this share of the mean of the Hessian's diagonal is added to the diagonal
+    (`percdamp` in the SparseGPT code)."""
     block_size: int = 128
-    """Columns whose masks are chosen together (SparseGPT's blocksize)."""
+    """Number of columns whose masks are chosen together (`blocksize` in the SparseGPT code)."""
     refine: Refinement | None = None
-    """`swaps`: after the method, swap a survivor of a row for a pruned weight as long as that
-    lowers the layer's reconstruction error. Off by default."""
+    """`swaps`: after the method, exchange survivors of a row for pruned weights as long as the
+    reconstruction error of the layer falls. By default off."""
     allocation: Allocation = "uniform"
-    """Sparsity of each matrix: `uniform`, or `owl`, which prunes blocks with many outlying scores
-    less and others more, the whole model's count unchanged. Not for N:M."""
+    """Sparsity of each matrix. `uniform`: the same everywhere; `owl`: less in blocks with many
+    outliers and more in others, with the same total. Not for N:M."""
     weight_bits: int | None = None
-    """Bits of a surviving weight, 2 to 8, rounded to within the pruning pass, so that later columns
-    make up for it. Off by default."""
+    """Bits of each surviving weight, 2 to 8. The solver rounds while it prunes, so later columns
+    compensate. By default no rounding."""
     quant_group_size: int | None = None
-    """Consecutive inputs of a row that share a scale and a zero point; by default all of them."""
+    """Number of consecutive inputs of a row that share a scale and a zero point. By default all."""
 
     def __post_init__(self) -> None:
-        require(
-            math.isfinite(self.dampening_frac) and self.dampening_frac > 0,
-            "prune.dampening-frac",
-            self.dampening_frac,
-            "use a positive share, 0.01 in the paper",
-        )
-        require(self.block_size > 0, "prune.block-size", self.block_size, "use 1 or more, e.g. 128")
+        remedy = "use a positive share, 0.01 in the paper"
+        require_positive("prune.dampening-frac", self.dampening_frac, remedy)
+        require_positive("prune.block-size", self.block_size, "use 1 or more, e.g. 128")
         if self.refine is not None:
             require_known("prune.refine", self.refine, get_args(Refinement))
         require_known("prune.allocation", self.allocation, get_args(Allocation))
@@ -80,15 +77,13 @@ class PruneConfig:
             require(2 <= bits <= 8, "prune.weight-bits", bits, "use 2 to 8 bits, for example 4")
             remedy = "refinement would move weights off their grid; leave out --prune.refine"
             require(self.refine is None, "prune.weight-bits", bits, remedy)
-        if group is not None:
-            require(group > 0, "prune.quant-group-size", group, "use 1 or more, for example 128")
-            remedy = "has no effect without --prune.weight-bits"
-            require(bits is not None, "prune.quant-group-size", group, remedy)
+        require_positive("prune.quant-group-size", group, "use 1 or more, for example 128")
+        require_used("prune.quant-group-size", group, bits is not None, "--prune.weight-bits")
 
     def settings(self, fields: Iterable[str]) -> dict[str, Any]:
-        """Values of the fields that a method reads, an option that is off left out.
+        """Return the values of the fields that a method reads, without options that are off.
 
-        These enter identities: what was computed before there was an option is found again.
+        They enter identities: stages computed before an option existed are found again.
         """
         off = {option: getattr(PruneConfig, option) for option in OPTIONS}
         values = {name: getattr(self, name) for name in fields}
@@ -104,29 +99,29 @@ class Training:
     """Settings that every round of masked training reads: optimizer, objective, parameters."""
 
     lr: float | tuple[float, ...] = 3e-4
-    """Peak learning rate. Of several, each round of a cell keeps the one with the lowest loss on
-    `validation`."""
+    """Peak learning rate of AdamW. With several, each round keeps the one that has the lowest loss
+    on --finetune.validation."""
     warmup_frac: float = 0.1
-    """Share of the steps with rising learning rate; then it falls linearly to zero."""
+    """Share of the steps in which the learning rate rises, 0 to 1. Then it falls linearly to 0."""
     weight_decay: float = 0.0
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     clip_norm: float = 1.0
-    """Largest global gradient norm."""
+    """Largest norm of the gradient of all parameters together. Larger ones are scaled down."""
     objective: Objective = "next_token"
-    """`next_token` loss, or `reconstruct`: the halves of each block, one after the other, are
-    trained to give the dense block's outputs (arXiv 2510.14444)."""
+    """`next_token`: loss of the next token; `reconstruct`: train the two halves of each block, one
+    after the other, to give the outputs of the dense block (arXiv 2510.14444)."""
     distill: bool = False
-    """Learn from the dense model's predictions as well."""
+    """Learn from the predictions of the dense model too."""
     distill_temperature: float | None = None
-    """Softens both models' predictions; 2 by default."""
+    """Temperature that softens the predictions of both models. By default 2."""
     distill_mix: float | None = None
-    """Share of the dense model's predictions in the loss, the rest is next-token loss; 0.5 by
-    default."""
+    """Share of the loss that compares with the dense model, above 0 and at most 1. The rest is the
+    loss of the next token. By default 0.5."""
     trainable: Trainable = "all"
-    """`all` parameters; `bias_norm`: biases and norms only; `masklora`: these, and a low-rank
+    """Parameters to train. `all`; `bias_norm`: biases and norms; `masklora`: these and a low-rank
     update of every pruned matrix under its mask (arXiv 2312.15230)."""
     lora_rank: int | None = None
-    """Rank of `masklora`'s updates; 16 by default."""
+    """Rank of the updates of `masklora`. By default 16."""
 
     def __post_init__(self) -> None:
         require_unique("finetune.lr", self.lrs)
@@ -135,12 +130,10 @@ class Training:
             ("finetune.clip-norm", self.clip_norm),
             ("finetune.distill-temperature", self.distill_temperature),
         ):
-            good = value is None or (math.isfinite(value) and value > 0)
-            require(good, flag, value, "use a positive number")
+            require_positive(flag, value, "use a positive number")
         require(0 <= self.warmup_frac <= 1, "finetune.warmup-frac", self.warmup_frac, "use 0 to 1")
         decay = self.weight_decay
-        good = math.isfinite(decay) and decay >= 0
-        require(good, "finetune.weight-decay", decay, "use 0 or more")
+        require(0 <= decay < math.inf, "finetune.weight-decay", decay, "use 0 or more")
         require_known("finetune.objective", self.objective, get_args(Objective))
         require_known("finetune.trainable", self.trainable, get_args(Trainable))
         self._require_options_that_fit()
@@ -148,7 +141,7 @@ class Training:
     def _require_options_that_fit(self) -> None:
         mix, rank = self.distill_mix, self.lora_rank
         require(mix is None or 0 < mix <= 1, "finetune.distill-mix", mix, "use 0 to 1, not 0")
-        require(rank is None or rank > 0, "finetune.lora-rank", rank, "use 1 or more, e.g. 16")
+        require_positive("finetune.lora-rank", rank, "use 1 or more, e.g. 16")
         remedy = "reconstruct already learns from the dense model; leave out --finetune.distill"
         allowed = not (self.distill and self.objective == "reconstruct")
         require(allowed, "finetune.objective", self.objective, remedy)
@@ -194,34 +187,32 @@ class Training:
 
 @dataclass(frozen=True)
 class FinetuneConfig(Training):
-    """Masked training between or after prune steps: AdamW, warm-up, decay, no dropout."""
+    """Fine-tuning: training after or between prune steps, in which pruned weights stay zero."""
 
     text: str | None = None
-    """As `calibration.text`; by default the embedded train part, else c4 (wikitext2 under
-    `--protocol prune-and-tune`)."""
+    """Training text, as in --calibration.text. By default embedded for the embedded model, else c4
+    (wikitext2 with --protocol prune-and-tune)."""
     tokens: int | None = None
-    """Training tokens a round (`budget=round`) or a cell (`budget=total`); by default 32,768 for
-    the embedded model, else 1,048,576."""
+    """Number of training tokens, see --finetune.budget. By default 32,768 for the embedded model,
+    else 1,048,576."""
     validation: str | None = None
-    """Text on which one of several learning rates is chosen, never one evaluated on; by default a
-    part of the training text's source that no other role reads."""
+    """Text on which the best of several learning rates is chosen. It may not be evaluated on. By
+    default a part of the training text that nothing else reads."""
     budget: Budget = "round"
-    """Whether `tokens` is spent in each round or in all rounds of a cell together."""
+    """`round`: each round of a cell trains on --finetune.tokens; `total`: all its rounds together
+    do."""
     seq_len: int | None = None
-    """Tokens a window; by default min(2048, the model's maximum)."""
+    """Tokens in a window. By default the model's maximum, at most 2048."""
     batch_tokens: int | None = None
-    """Tokens an optimizer step over all workers; by default 2,048 for the embedded model, else
+    """Tokens in an optimizer step, over all workers. By default 2,048 for the embedded model, else
     8 windows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for flag, value in (
-            ("finetune.tokens", self.tokens),
-            ("finetune.batch-tokens", self.batch_tokens),
-        ):
-            require(value is None or value > 0, flag, value, "use a positive number of tokens")
-        if self.seq_len is not None:
-            require(self.seq_len > 1, "finetune.seq-len", self.seq_len, "use 2 tokens or more")
+        remedy = "use a positive number of tokens"
+        require_positive("finetune.tokens", self.tokens, remedy)
+        require_positive("finetune.batch-tokens", self.batch_tokens, remedy)
+        require_window("finetune.seq-len", self.seq_len)
         several = len(self.lrs) > 1
         require_used("finetune.validation", self.validation, several, "several --finetune.lr")
 
@@ -231,47 +222,42 @@ class FinetuneConfig(Training):
         return Training(**{name: getattr(self, name) for name in names})
 
 
-def require_used(flag: str, value: object, is_used: bool, needed: str) -> None:
-    """Refuse a value that nothing reads without another flag."""
-    require(value is None or is_used, flag, value, f"has no effect without {needed}")
+def require_window(flag: str, seq_len: int | None) -> None:
+    """Refuse a window in which no token has a token before it."""
+    require(seq_len is None or seq_len > 1, flag, seq_len, "use 2 tokens or more")
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Perplexity on held-out text."""
+    """Evaluation: perplexity on texts that neither calibration nor training reads, and tasks."""
 
     texts: tuple[str, ...] = ()
-    """Texts to evaluate on; by default the embedded test part, else wikitext2."""
+    """Texts, as in --calibration.text. By default embedded for the embedded model, else
+    wikitext2."""
     seq_len: int | None = None
-    """Tokens a window; by default min(2048, the model's maximum)."""
+    """Tokens in a window. By default the model's maximum, at most 2048."""
     stride: int | None = None
-    """Step between windows; equal to `seq_len` by default (non-overlapping)."""
+    """Tokens from the start of a window to the start of the next. By default a whole window, so
+    that windows do not overlap."""
     max_windows: int | None = None
-    """Evaluate on the first windows only; all by default."""
+    """Largest number of windows: the first ones of each text. By default all."""
     tasks: tuple[str, ...] = ()
-    """Zero-shot tasks of lm-evaluation-harness (the extra `tasks`) by name, or .yaml files that
-    define one; accuracies become further columns."""
+    """Zero-shot tasks: names of lm-evaluation-harness (install the extra `tasks`), or .yaml files
+    that define one. Each accuracy is a column of the results."""
     task_limit: int | None = None
-    """Only so many examples of each task; all by default."""
+    """Number of examples of each task. By default all."""
 
     def __post_init__(self) -> None:
         if self.texts:
             require_unique("eval.texts", self.texts)
-        if self.seq_len is not None:
-            require(self.seq_len > 1, "eval.seq-len", self.seq_len, "use 2 tokens or more")
-        if self.stride is not None:
-            require(self.stride > 0, "eval.stride", self.stride, "use 1 token or more")
-            if self.seq_len is not None:
-                require(
-                    self.stride <= self.seq_len,
-                    "eval.stride",
-                    self.stride,
-                    f"at most the window, {self.seq_len}, or tokens are skipped",
-                )
-        if self.max_windows is not None:
-            require(self.max_windows > 0, "eval.max-windows", self.max_windows, "use 1 or more")
+        require_window("eval.seq-len", self.seq_len)
+        require_positive("eval.stride", self.stride, "use 1 token or more")
+        if self.stride is not None and self.seq_len is not None:
+            remedy = f"at most the window, {self.seq_len}, or tokens are skipped"
+            require(self.stride <= self.seq_len, "eval.stride", self.stride, remedy)
+        require_positive("eval.max-windows", self.max_windows, "use 1 or more")
         if self.tasks:
             require_unique("eval.tasks", self.tasks)
-        if self.task_limit is not None:
-            require(bool(self.tasks), "eval.task-limit", self.task_limit, "needs --eval.tasks")
-            require(self.task_limit > 0, "eval.task-limit", self.task_limit, "use 1 or more")
+        limit = self.task_limit
+        require(limit is None or bool(self.tasks), "eval.task-limit", limit, "needs --eval.tasks")
+        require_positive("eval.task-limit", limit, "use 1 or more")
