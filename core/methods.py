@@ -56,7 +56,7 @@ METHODS = {
         Method(
             "alps",
             3,
-            "ADMM for the mask, conjugate gradients for the weights (arXiv 2406.07831)",
+            "ADMM mask, conjugate-gradient weights (arXiv 2406.07831)",
             (*COMMON_FIELDS, "dampening_frac", "block_size"),
             "Hessian",
         ),

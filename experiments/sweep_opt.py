@@ -1,10 +1,10 @@
 """How far can OPT be pruned, with which method, and what does fine-tuning win back?
 
-    python experiments/sweep_opt.py                            # embedded small OPT, this machine
-    python experiments/sweep_opt.py --models facebook/opt-125m facebook/opt-1.3b
-    python experiments/sweep_opt.py --dry-run
+    python experiments/sweep_opt.py                # small OPT, this machine
+    python experiments/sweep_opt.py --dry-run      # cells, memory, time
+    python experiments/sweep_opt.py --models facebook/opt-125m --regimes oneshot
 
-Running the same command again recomputes nothing; a changed grid computes what is new.
+The same command again goes on where it stopped and computes nothing twice.
 """
 
 import sys

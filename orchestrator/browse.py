@@ -1,10 +1,12 @@
-"""Looks at sweeps: live in a browser, as figures and tables for a paper, or one cell as a model.
+"""Look at sweeps: in a browser, as figures and tables, or one cell as a model.
 
-    python -m orchestrator.browse OUT_DIR [OUT_DIR ...]
-    python -m orchestrator.browse OUT_DIR --export
-    python -m orchestrator.browse OUT_DIR --get CELL_ID DEST [--format compressed-tensors]
+    prune-browse OUT_DIR                       # page, also while a sweep runs
+    prune-browse OUT_DIR OTHER_OUT_DIR         # several sweeps side by side
+    prune-browse OUT_DIR --export              # figures and tables
+    prune-browse OUT_DIR --get CELL_ID DEST    # a pruned model
 
-An out-dir is a local directory or a URI. Nothing is written there but what `--export` makes.
+`python -m orchestrator.browse` is the same command. An out-dir is a local
+directory or a URI. Only `--export` writes there.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from core.checks import BadInputError, require
 from orchestrator.flags import parse_flags
-from orchestrator.page.watched import Watched, watch_all
+
+if TYPE_CHECKING:
+    from orchestrator.page.watched import Watched
 
 ModelFormat = Literal["huggingface", "compressed-tensors"]
 FigureFormat = Literal["svg", "pdf", "png"]
@@ -27,25 +31,25 @@ FigureFormat = Literal["svg", "pdf", "png"]
 
 @dataclass(frozen=True)
 class BrowseConfig:
-    """Look at sweeps in a browser, also while they run; or export figures, tables and models."""
+    """Flags of the command."""
 
     out_dirs: tyro.conf.Positional[tuple[str, ...]]
-    """Directories or URIs of sweeps (their --out-dir); several are shown side by side."""
+    """Directories or URIs, each the --out-dir of a sweep."""
     port: int | None = None
-    """Port on this machine's loopback; 8790 by default, or any if that is taken."""
+    """Port of the page on 127.0.0.1. By default 8790, or any free port if that is taken."""
     export: bool = False
-    """Write figures and tables (CSV, Markdown, LaTeX) instead, into OUT_DIR/export."""
+    """Write figures and tables (CSV, Markdown, LaTeX) into OUT_DIR/export instead."""
     export_dir: str | None = None
-    """Another directory for --export."""
+    """Directory for --export, if not OUT_DIR/export."""
     figures: tuple[FigureFormat, ...] | None = None
-    """Figure formats of --export: svg, pdf, png; all by default. Needs `pip install -e '.[export]'`
-    and a Chromium or Chrome."""
+    """Formats of the figures of --export, by default all three. They need `pip install -e
+    '.[export]'` and Chromium or Chrome."""
     get: tuple[str, str] | None = None
-    """CELL_ID DEST: write a cell's pruned model to DEST as a Hugging Face directory. The first
-    letters of the id are enough."""
+    """CELL_ID and DEST: write the pruned model of a cell into the new directory DEST, in the
+    format of Hugging Face. The first letters of the id are enough."""
     format: ModelFormat | None = None
-    """Form of --get: huggingface (default), or compressed-tensors, whose files are smaller by about
-    the sparsity. Needs `pip install -e '.[compressed]'`."""
+    """Format of --get, by default huggingface. Files of compressed-tensors are smaller by about the
+    sparsity; they need `pip install -e '.[compressed]'`."""
 
     def __post_init__(self) -> None:
         require(bool(self.out_dirs), "out-dirs", "(empty)", "name the --out-dir of a sweep")
@@ -64,11 +68,13 @@ class BrowseConfig:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Does what the flags say; returns the exit code (2: bad input, said in one line)."""
+    """Do what the flags ask for; return the exit code (2: bad input, told in one line)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         given = sys.argv[1:] if arguments is None else arguments
         config = parse_flags(BrowseConfig, given, description=__doc__)
+        from orchestrator.page.watched import watch_all  # Only now: it imports Arrow.
+
         sweeps = watch_all(config.out_dirs)
         if config.get is not None:
             return get_model(sweeps, *config.get, config.format or "huggingface")
@@ -83,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def look(sweeps: list[Watched], port: int | None) -> int:
-    """Serves the page until Ctrl-C."""
+    """Serve the page until Ctrl-C."""
     from orchestrator.page.server import serve
 
     with serve(sweeps, port) as server:
@@ -98,8 +104,9 @@ def look(sweeps: list[Watched], port: int | None) -> int:
 
 
 def export_all(sweeps: list[Watched], config: BrowseConfig) -> int:
-    """Writes figures and tables of each out-dir."""
+    """Write figures and tables of each out-dir."""
     from orchestrator.publish.export import DEFAULT_FIGURES, export, require_figures
+    from orchestrator.results.published import known_values
 
     if config.figures is not None:
         require_figures(config.figures)
@@ -111,13 +118,14 @@ def export_all(sweeps: list[Watched], config: BrowseConfig) -> int:
         if config.export_dir is not None and len(sweeps) > 1:
             directory /= f"{sweeps.index(sweep) + 1}"
         figures = config.figures or DEFAULT_FIGURES
-        for path in export(sweep.rows(), directory, figures, sweep.published):
+        published = known_values(None) if sweep.published is None else sweep.published
+        for path in export(sweep.rows(), directory, figures, published):
             print(path)
     return 0
 
 
 def get_model(sweeps: list[Watched], cell_id: str, destination: str, form: ModelFormat) -> int:
-    """Writes a cell's model."""
+    """Write the model of a cell."""
     from orchestrator.publish.model_directory import find_cell, write_model
 
     sweep, rows = find_cell(sweeps, cell_id)

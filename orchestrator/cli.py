@@ -1,4 +1,7 @@
-"""Command line of sweep scripts: a preset's constants become defaults, every field a flag."""
+"""Command line of sweeps: the constants of a preset become defaults, every field a flag.
+
+What takes seconds to import (torch, transformers, Ray) is imported after the flags are read.
+"""
 
 from __future__ import annotations
 
@@ -8,60 +11,50 @@ import sys
 from collections.abc import Callable
 
 from core.checks import BadInputError
+from core.methods import METHODS
 from orchestrator import interruption
-from orchestrator.config import SweepConfig, require_read
+from orchestrator.config import SweepConfig
 from orchestrator.failure import is_no_space, no_space
 from orchestrator.flags import parse_flags
-from orchestrator.repeat import repeat_row, require_alone
+from orchestrator.unread_flags import explicit_flags, require_alone, require_read
 
+DESCRIPTION = """\
+How far can a language model be pruned, with which method, and how much does
+fine-tuning win back?
 
-def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepConfig:
-    """Reads flags over a preset and refuses those that no cell would read.
+    prune-sweep                                    # small model, this machine
+    prune-sweep --models facebook/opt-125m --dry-run   # cells, memory, time
+    prune-sweep --models facebook/opt-125m --regimes oneshot
 
-    Raises:
-        ValueError: one line, also for what tyro itself refuses.
-    """
-    config = parse_flags(SweepConfig, arguments, preset, description)
-    explicit = explicit_flags(arguments)
-    if config.output.from_row is None:
-        require_read(config, explicit)
-    else:
-        require_alone(explicit)
-    return config
-
-
-def explicit_flags(arguments: list[str]) -> set[str]:
-    """Names of the flags on a command line."""
-    flags = (a[2:].split("=")[0] for a in arguments if a.startswith("--"))
-    return {flag.replace("_", "-").removeprefix("no-") for flag in flags}
-
+The same command again goes on where it stopped and computes nothing twice.
+"""
+FIRST = ("models", "methods", "regimes", "sparsities", "mask-structures", "out-dir", "dry-run")
+FIRST += ("num-workers", "use-gpu")
+"""Flags that the help shows first."""
 
 Verdict = Callable[[SweepConfig], int]
-"""What a preset says of finished rows: 0 where they are what a paper reports, else 1."""
+"""A preset's judgement of finished rows: 0 if they agree with what a paper reports, else 1."""
+
+
+def prune_sweep() -> int:
+    """Run the command `prune-sweep`, which has the same defaults as experiments/sweep_opt.py."""
+    return main(SweepConfig(), DESCRIPTION)
 
 
 def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) -> int:
-    """Runs a preset with the flags of this process; returns the exit code.
+    """Run a preset with the flags of this process; return the exit code.
 
     0: every cell of the grid has its rows. 1: a cell failed or was not run, or `verdict` gave 1.
-    2: bad input, said in one line before anything is written, or, where a cluster turns out to be
-    too small, before any row is. 130 and 143: stopped by Ctrl-C or SIGTERM.
+    2: bad input, told in one line before anything is written; a cluster that is too small is found
+    later, but before any row is written. 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     quiet_libraries()
     config = preset
     with interruption.handled():
         try:
-            # Ray and transformers take seconds to import, in which somebody may press Ctrl-C.
-            from orchestrator.sweep import run_sweep
-
             config = parse(preset, sys.argv[1:], description)
-            if config.output.from_row is not None:
-                return repeat_row(config, explicit_flags(sys.argv[1:]))
-            code = run_sweep(config)
-            if verdict is None or config.output.dry_run:
-                return code
-            return max(code, verdict(config))
+            return run(config, verdict)
         except BadInputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -74,10 +67,42 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
             interruption.leave()
 
 
+def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepConfig:
+    """Read flags over a preset and refuse those that no cell would read.
+
+    Raises:
+        BadInputError: a refusal of one line.
+    """
+    width = max(map(len, METHODS))
+    methods = "".join(f"    {m.name:{width}}  {m.summary}\n" for m in METHODS.values())
+    text = f"{description.strip()}\n\nMethods:\n\n{methods}"
+    config = parse_flags(SweepConfig, arguments, preset, text, FIRST)
+    explicit = explicit_flags(arguments)
+    if config.output.from_row is None:
+        require_read(config, explicit)
+    else:
+        require_alone(explicit)
+    return config
+
+
+def run(config: SweepConfig, verdict: Verdict | None) -> int:
+    """Run what the settings ask for; return the exit code."""
+    if config.output.from_row is not None:
+        from orchestrator.repeat import repeat_row
+
+        return repeat_row(config, explicit_flags(sys.argv[1:]))
+    from orchestrator.sweep import run_sweep
+
+    code = run_sweep(config)
+    if verdict is None or config.output.dry_run:
+        return code
+    return max(code, verdict(config))
+
+
 def quiet_libraries() -> None:
-    """Keeps other packages' banners and bars off the terminal."""
+    """Keep banners and progress bars of other packages off the terminal."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Tune would go on to its own end after Ctrl-C; ours is quicker and says how to continue.
+    # Tune would run to its own end after Ctrl-C. Our handler is quicker and says how to continue.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")

@@ -149,15 +149,6 @@ def normal(flags: set[str]) -> set[str]:
     return {flag.replace("-", "_") for flag in flags}
 
 
-def require_alone(explicit: set[str]) -> None:
-    """Refuses flags beside `--from-row` that it would not read."""
-    fields = {field.name for field in dataclasses.fields(ResourceConfig)}
-    read = fields | {"from_row", "out_dir"}
-    for flag in sorted(explicit):
-        known = flag.replace("-", "_") in read
-        require(known, flag, "has no effect", "--from-row takes it from the recorded row")
-
-
 # Comparison ---------------------------------------------------------------------------------------
 
 

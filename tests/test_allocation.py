@@ -22,9 +22,10 @@ from core.pruners import PRUNERS, make_pruner
 from core.pruners.masks import row_mask
 from core.sequential import prune_
 from core.targets import Target
-from orchestrator.config import GridConfig, SweepConfig, require_read
+from orchestrator.config import GridConfig, SweepConfig
 from orchestrator.plan.inputs import ModelInputs, TextInput
 from orchestrator.plan.planner import Planner
+from orchestrator.unread_flags import require_read
 
 FOUND = [
     Matrix(f"{block}.{i}", block, torch.nn.Linear(numel, 1, device="meta"))

@@ -1,8 +1,11 @@
-"""core stands alone: it imports, and its tests pass, where Ray and Plotly cannot be imported."""
+"""Structure: core stands alone, dependencies point one way, and flags are read in no time."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,71 @@ def test_dependencies_point_one_way():
     script = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Reading flags ------------------------------------------------------------------------------------
+
+SLOW = {"torch", "transformers", "ray", "datasets", "pyarrow", "plotly", "pandas", "numpy"}
+SLOW |= {"huggingface_hub", "tokenizers", "safetensors"}
+ENDING = """
+import json, runpy, sys
+code = 0
+try:
+    {start}
+except SystemExit as stop:
+    code = stop.code
+print(json.dumps([code, sorted(sys.modules)]))
+"""
+COMMANDS = {
+    "sweep": "runpy.run_path('experiments/sweep_opt.py', run_name='__main__')",
+    "browse": "runpy.run_module('orchestrator.browse', run_name='__main__', alter_sys=True)",
+}
+
+
+def after(start: str, *flags: str) -> tuple[int, set[str]]:
+    """Returns the exit code of a command and the modules that it has imported by its end."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING.format(start=start), *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    code, modules = json.loads(done.stdout.splitlines()[-1])
+    return code, set(modules)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_slow(command):
+    code, modules = after(COMMANDS[command], "--help")
+    assert code == 0
+    assert not modules & SLOW
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("sweep", ["--no-such-flag"]),
+        ("sweep", ["--methods", "gradient"]),
+        ("sweep", ["--regimes", "oneshot", "--finetune.lr", "0.1"]),
+        ("browse", ["out", "--port", "99999"]),
+    ],
+)
+def test_a_wrong_flag_is_refused_before_anything_slow_is_imported(command, flags):
+    code, modules = after(COMMANDS[command], *flags)
+    assert code == 2
+    assert not modules & SLOW
+
+
+def test_settings_import_nothing_slow():
+    _, modules = after("import core.config, core.methods, orchestrator.config")
+    assert not modules & SLOW
+
+
+def test_console_commands_exist():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert set(scripts) == {"prune-sweep", "prune-browse"}
+    for place in scripts.values():
+        module, _, function = place.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))

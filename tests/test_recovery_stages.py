@@ -13,7 +13,7 @@ from core.parallel import Ranks
 from core.pruners import PRUNERS
 from core.training import finetune
 from core.training.optimizer import TrainingError
-from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig, require_read
+from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.inputs.tokens import missing_tokens, save_tokens
 from orchestrator.plan.identity import identity
 from orchestrator.plan.inputs import ModelInputs, TextInput
@@ -23,6 +23,7 @@ from orchestrator.results.schema import check_row
 from orchestrator.sweep import make_job, trials_of
 from orchestrator.trial import training as recovery
 from orchestrator.trial.walk import Walk
+from orchestrator.unread_flags import require_read
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

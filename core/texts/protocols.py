@@ -23,10 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from core.texts.named_texts import Role, TextName
-from core.texts.sources import Text, resolve_text
+
+if TYPE_CHECKING:
+    from core.texts.sources import Text
 
 ProtocolName = Literal["sparsegpt", "wanda", "alps", "prune-and-tune"]
 
@@ -66,6 +68,8 @@ class Protocol:
 
     def resolve(self, name: str, role: Role) -> Text:
         """The text as this protocol reads it; errors are those of `resolve_text`."""
+        from core.texts.sources import resolve_text  # Its libraries take a second to import.
+
         reading = self.reading(name, role)
         text = resolve_text(name, role, reading.part)
         if reading.joiner is None:
