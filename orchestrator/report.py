@@ -6,7 +6,7 @@ import logging
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.page.contents import write_html
+from orchestrator.page.document import write_html
 from orchestrator.results.details import details_of
 from orchestrator.results.gathering import copy_shared_rows, gather, task_columns
 from orchestrator.results.names import CellName

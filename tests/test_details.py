@@ -1,4 +1,4 @@
-"""What stages recorded, as the page gets it: from whole manifests, from older ones, from none."""
+"""Facts that stages recorded, as the page gets them: from manifests, and where there are none."""
 
 import runpy
 from pathlib import Path
@@ -19,7 +19,8 @@ def prune(parent, errors=(0.1, 0.2, 0.3, 0.4), sparsity=(0.5,) * 4):
 
 
 def train(parent, losses=(3.0, 2.5), **more):
-    metrics = {"num_tokens": 1024, "losses": [*losses], "steps_resumed": 0, **more}
+    metrics = {"num_tokens": 1024, "losses": [*losses], "steps_resumed": 0}
+    metrics |= {"num_steps": len(losses), **more}
     return {"kind": "finetune", "parent": parent, "metrics": metrics}
 
 
@@ -50,14 +51,6 @@ def test_a_row_knows_its_last_prune_stage_and_all_its_training():
 def test_a_resumed_round_says_how_much_came_before():
     manifests = {"t": train("dense", steps_resumed=3, num_steps=12, losses=[2.0] * 9)}
     assert details_of([make_row(stage_id="t")], manifests.get)["losses"]["t"]["resumed"] == 0.25
-
-
-def test_stages_of_older_stores_give_what_they_have():
-    manifests = {"p": {"kind": "prune", "parent": "dense", "metrics": {}}, "t": train("p")}
-    del manifests["t"]["metrics"]["losses"]
-    found = details_of([make_row(stage_id="t")], manifests.get)
-    assert found["layers"] == {} and found["losses"]["t"]["values"] == []
-    assert found["stages"]["t"] == ("p", ["t"])
 
 
 def test_other_grids_are_left_out_and_no_stage_is_read_twice():

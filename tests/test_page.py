@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.page.contents import contents, render, write_html
+from orchestrator.page.contents import page_contents
+from orchestrator.page.document import page_html, write_html
 from orchestrator.results.schema import SCHEMA
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
 EVIL = "<script>window.hacked = 1</script>\"'</td><img src=x onerror='window.hacked = 2'>&lt;"
-EMPTY = {"data": [], "layout": {"meta": {"facets": []}}}
 
 
 def data_of(text: str) -> dict:
@@ -23,7 +23,7 @@ def data_of(text: str) -> dict:
 
 def test_rows_reach_the_page_whole_and_as_valid_json():
     rows = [make_row(seed=i, perplexity=v) for i, v in enumerate((1.5, math.nan, math.inf))]
-    data = data_of(render(contents(rows, EMPTY), ""))
+    data = data_of(page_html(page_contents(rows), plotly_js=""))
     assert data["columns"] == SCHEMA.names
     column = 1 + SCHEMA.names.index("perplexity")
     assert [row[column] for row in data["rows"]] == [1.5, "nan", "inf"]
@@ -31,27 +31,28 @@ def test_rows_reach_the_page_whole_and_as_valid_json():
 
 
 def test_task_results_are_columns_of_the_page():
-    data = data_of(render(contents([make_row() | {"task:tiny:acc": 0.4}, make_row()], EMPTY), ""))
+    rows = [make_row() | {"task:tiny:acc": 0.4}, make_row()]
+    data = data_of(page_html(page_contents(rows), plotly_js=""))
     assert data["columns"] == [*SCHEMA.names, "task:tiny:acc"]
     assert sorted(row[-1] or 0 for row in data["rows"]) == [0, 0.4]
 
 
 def test_nothing_from_rows_or_provenance_is_markup():
     known = {"model": EVIL, "method": EVIL, "regime": EVIL, "error": EVIL, "eval_text": EVIL}
-    text = render(contents([make_row(**known)], EMPTY, {}, {EVIL: EVIL}), "")
+    text = page_html(page_contents([make_row(**known)], provenance={EVIL: EVIL}), plotly_js="")
     assert "<img" not in text and "<script>window" not in text
     assert data_of(text)["rows"][0][1 + SCHEMA.names.index("error")] == EVIL
 
 
 def test_settings_panel_lists_every_value_and_the_command():
     rows = [make_row(), make_row(torch_version="2.11.0")]
-    told = dict(contents(rows, EMPTY, {}, {"command": "python x.py --a b"})["settings"])
+    told = dict(page_contents(rows, provenance={"command": "python x.py --a b"})["settings"])
     assert told["command"] == ["python x.py --a b"]
     assert told["torch"] == ["2.11.0", "2.13.0"]
 
 
 def test_page_forbids_itself_the_network_unless_it_is_live():
-    still, live = (render(contents([], EMPTY), "", address) for address in (None, "rows.json"))
+    still, live = (page_html(page_contents([]), address, "") for address in (None, "rows.json"))
     assert "default-src 'none'; script-src" in still and "connect-src" not in still
     assert "default-src 'none'; connect-src 'self'; script-src" in live
     assert 'data-live="rows.json"' in live

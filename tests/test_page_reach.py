@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.page.contents import write_html
+from orchestrator.page.document import write_html
 from orchestrator.results.details import details_of
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.page.contents import write_html
+from orchestrator.page.document import write_html
 from orchestrator.results.details import details_of
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
@@ -28,7 +28,12 @@ def train_stage(parent: str, start: float) -> dict:
     return {
         "kind": "finetune",
         "parent": parent,
-        "metrics": {"num_tokens": TOKENS, "losses": losses},
+        "metrics": {
+            "num_tokens": TOKENS,
+            "losses": losses,
+            "num_steps": len(losses),
+            "steps_resumed": 0,
+        },
     }
 
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from orchestrator.page.contents import ASSETS
+from orchestrator.page.document import ASSETS
 from orchestrator.page.palette import COLORS, DASHES, GREY, SYMBOLS
 
 # Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB.

@@ -1,10 +1,10 @@
-"""The live page: a small server on loopback that answers with what the page asks for, and no more.
+"""The live page's server, which listens on loopback only.
 
 It has two addresses, the page and its contents, both made from rows; no path of a request ever
-names a file. Whoever is logged in on this machine can read them; nobody else can.
+names a file. Everybody who is logged in on this machine can read them; nobody else can.
 
-The standard library's server and a page that asks again, not Dash: so the live page is the very
-page that a sweep writes, nothing more is installed, and what has not changed is not sent.
+It is the standard library's server, and the page asks it again and again. So the live page is the
+same page that a sweep writes, no further package is needed, and unchanged contents are not sent.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from core.checks import BadInputError
-from orchestrator.page.contents import page_html
+from orchestrator.page.document import page_html
 from orchestrator.page.side_by_side import side_by_side
 from orchestrator.page.watched import Watched
 
 LOOPBACK = "127.0.0.1"
 PORT = 8790
 NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
-"""Hosts that a request may be for: another page's own name, made to point here, is refused."""
+"""Hosts that a request may name; a foreign name that was made to point here is refused."""
 CONTENTS = "contents.json"
 SECONDS_RUNNING, SECONDS_IDLE = 2, 10
-"""Between two questions of the page."""
+"""Seconds between two questions of the page."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -38,12 +38,12 @@ HEADERS = {
 
 
 class LiveServer(ThreadingHTTPServer):
-    """Serves the page of one out-dir or several; binds loopback only."""
+    """Server of the page of one out-dir or several; it binds loopback only."""
 
     daemon_threads = True
 
     def __init__(self, sweeps: list[Watched], port: int) -> None:
-        """Takes a port, 0 for any; raises OSError where it is taken."""
+        """Listen on a port, 0 for any; raise OSError if it is taken."""
         self.sweeps = sweeps
         self.drawing = threading.Lock()
         self.comparison: tuple[str, dict[str, Any]] = ("", {})
@@ -51,11 +51,11 @@ class LiveServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where to point a browser."""
+        """The address for a browser."""
         return f"http://{LOOPBACK}:{self.server_port}/"
 
     def contents(self, number: int, since: str | None = None) -> dict[str, Any]:
-        """What the page shows of one out-dir; only its progress where `since` is still current."""
+        """Return the page's contents for one out-dir, or only progress if `since` is current."""
         with self.drawing:
             sweep = self.sweeps[number]
             shown = sweep.contents()
@@ -73,7 +73,7 @@ class LiveServer(ThreadingHTTPServer):
             return shown | news
 
     def compared(self) -> tuple[str, dict[str, Any]]:
-        """All out-dirs beside each other, put together anew only when one has changed."""
+        """Return all out-dirs side by side, compared anew only when one has changed."""
         version = "".join(sweep.refresh() for sweep in self.sweeps)
         if self.comparison[0] != version:
             rows = [sweep.rows() for sweep in self.sweeps]
@@ -90,7 +90,7 @@ class LivePage(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        """The page or its contents."""
+        """Answer with the page or its contents."""
         host = self.headers.get("Host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name not in NAMES:
@@ -112,11 +112,11 @@ class LivePage(BaseHTTPRequestHandler):
             self.answer(HTTPStatus.NOT_FOUND, "text/plain", b"nothing here\n")
 
     def do_HEAD(self) -> None:
-        """As GET, without the body."""
+        """Answer like GET, without the body."""
         self.do_GET()
 
     def answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-        """Sends a whole answer."""
+        """Send a whole answer."""
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -127,14 +127,14 @@ class LivePage(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: a page that asks every two seconds would fill the terminal."""
+        """Print nothing: a page that asks every two seconds would fill the terminal."""
 
 
 def serve(sweeps: list[Watched], port: int | None) -> LiveServer:
-    """A server that listens: on the port asked for, else on the usual one or any other.
+    """Return a server that listens on the given port, else on the usual one or any other.
 
     Raises:
-        ValueError: the port asked for is taken.
+        ValueError: The given port is taken.
     """
     if port is not None:
         try:

@@ -1,9 +1,8 @@
-"""Several sweeps beside each other: the same cells in each, and the settings they differ in.
+"""Several sweeps side by side: the same cells in each, and the settings in which they differ.
 
-Place in the flow: rows of several out-dirs -> **comparison** -> page. Cells are the same where
-model, evaluation, method, regime and target are; what else was set differently is the question that
-the comparison answers, so it is listed and not matched. Perplexities of different protocols,
-windows or texts never stand in one line. Pure data, no drawing.
+Cells are the same where model, evaluation, method, regime and target are. Other settings may
+differ: their effect is what a reader wants to see, so they are listed. Perplexities of different
+protocols, windows or texts never stand in one line.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from orchestrator.results.schema import Row, regime_order
 Key = tuple[str, str, str, str, str]
 """Model, evaluation, method, regime, target."""
 LEFT_OUT = ("output.",)
-"""Settings that say where results go, not what they are."""
+"""Prefixes of settings that say where results go; they change no result."""
 
 
 def side_by_side(
     grids: Sequence[Iterable[Row]], records: Sequence[Record | None]
 ) -> dict[str, list[Any]]:
-    """The comparison as plain JSON values.
+    """Return the comparison as plain JSON values.
 
     Args:
-        grids: rows of each sweep; those of its current grid are compared.
-        records: each sweep's record, None where it has none.
+        grids: Rows of each sweep; those of its current grid are compared.
+        records: Each sweep's record, None if it has none.
 
     Returns:
         `settings`, each a name and one text a sweep, only those that differ; and `cells`, each the
@@ -51,7 +50,7 @@ def side_by_side(
 
 
 def cells_of(rows: Iterable[Row]) -> dict[Key, tuple[tuple[Any, ...], Point]]:
-    """The points of a sweep by what makes them the same cell, with where they stand."""
+    """Return the points of a sweep by key, each with its place in the order."""
     found: dict[Key, tuple[tuple[Any, ...], Point]] = {}
     for curve in curves_from_rows(rows):
         for point in curve.points:
@@ -60,26 +59,26 @@ def cells_of(rows: Iterable[Row]) -> dict[Key, tuple[tuple[Any, ...], Point]]:
 
 
 def key_of(curve: Curve, point: Point) -> Key:
-    """What makes a point of one sweep the same cell as a point of another."""
+    """Return the key under which points of several sweeps are the same cell."""
     facet = (curve.model, str(curve.evaluation))
     return (*facet, curve.method, curve.regime, point.target.label)
 
 
 def place_of(curve: Curve, point: Point) -> tuple[Any, ...]:
-    """Sorts cells: dense first, then targets, within them methods and regimes."""
+    """Sort cells: dense first, then by target, method and regime."""
     facet = (curve.model, str(curve.evaluation), curve.method != "dense")
     return (*facet, *point.target.order, curve.method, regime_order(curve.regime))
 
 
 def told(point: Point) -> list[Any]:
-    """A point as JSON has it."""
+    """Return a point as JSON values."""
     mean = point.perplexity
     known = None if mean is None or not math.isfinite(mean) else mean
     return [known, point.std, point.num_seeds, point.status]
 
 
 def differing_settings(records: Sequence[Record | None]) -> list[tuple[str, list[str]]]:
-    """Settings, inputs and versions that are not the same in all sweeps."""
+    """Return settings, inputs and versions that are not the same in all sweeps."""
     flat = [flattened(settings_of(record)) if record else {} for record in records]
     names = dict.fromkeys(name for settings in flat for name in settings)
     rows = [(name, [settings.get(name, "not recorded") for settings in flat]) for name in names]
@@ -87,14 +86,14 @@ def differing_settings(records: Sequence[Record | None]) -> list[tuple[str, list
 
 
 def settings_of(record: Record) -> dict[str, Any]:
-    """All that a record says of how its numbers came about."""
+    """Return all facts of a record that may change numbers."""
     models = record.get("models", {})
     identities = {name: inputs["identity"] for name, inputs in models.items()}
     return {**record["config"], "model": identities, "versions": record.get("versions", {})}
 
 
 def flattened(settings: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Nested settings as `group.name`, values as text."""
+    """Return nested settings as `group.name`, values as text."""
     found: dict[str, str] = {}
     for name, value in settings.items():
         path = f"{above}{name}"

@@ -1,1 +1,17 @@
-"""Results: rows become Parquet, points and curves, and a table for the terminal."""
+"""Results: rows become points and curves, Parquet, and the table for the terminal; no Ray.
+
+rows.py        one row of a cell and text, from the manifests of its stages
+schema.py      columns of a row, keys, order
+record.py      the record that a sweep leaves: its settings, cells and the keys of their rows
+gathering.py   rows of a store as results show them
+names.py       names of targets and cells, for all outputs
+points.py      rows of one target, averaged over seeds; the dense control
+curves.py      points that belong together, and the settings that set curves apart
+story.py       one point in words
+details.py     errors of layers and losses of training, from manifests
+published.py   perplexities that papers report
+summary.py     the table that closes a sweep
+parquet.py     rows as a file
+numbers.py     means, perplexities and times as text
+versions.py    versions and hardware behind the numbers
+"""

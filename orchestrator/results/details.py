@@ -1,7 +1,6 @@
-"""What stages recorded on the way to each row: layers pruned and losses trained at.
+"""Facts that stages recorded on the way to each row: errors of layers and losses of training.
 
-Place in the flow: beside the rows, from the stages' manifests to the page; no row needs it. Stages
-of older stores recorded less, and then less is drawn.
+They go from the manifests of stages straight to the page; no row holds them.
 """
 
 from __future__ import annotations
@@ -14,21 +13,22 @@ from orchestrator.results.schema import Row
 
 Manifest = Callable[[str], dict[str, Any] | None]
 MANY_LOSSES = 200_000
-"""Points of all loss curves of a page; where there are more, each curve has fewer."""
+"""Most points of all loss curves of a page together; many curves have fewer points each."""
 
 
 def details_of(rows: Iterable[Row], manifest: Manifest) -> dict[str, Any]:
-    """Layers and losses behind the rows of the current grid, as plain JSON values.
+    """Return layers and losses behind the rows of the current grid, as plain JSON values.
 
     Args:
-        rows: with their `stage_id`, the cell's last stage.
-        manifest: a stage's manifest, None for the dense model and for what is not stored.
+        rows: Rows with their `stage_id`, the cell's last stage.
+        manifest: Returns a stage's manifest, None for the dense model and for a stage that is not
+            stored.
 
     Returns:
-        `stages`: for each row's stage its last prune stage and its training stages in order;
-        `layers` by prune stage: errors and sparsity of each matrix, and in `names` at which index
-        their names are; `losses` by training stage: tokens, the part an earlier process trained,
-        and the losses of the rest.
+        A dict of four. `stages`: for each row's stage its last prune stage and its training stages
+        in order. `names`: lists of names of matrices. `layers`: for each prune stage the errors and
+        sparsities of its matrices, and the index of their names. `losses`: for each training stage
+        its tokens, the part that an earlier process trained, and the losses of the rest.
     """
     known: dict[str, dict[str, Any] | None] = {}
 
@@ -49,7 +49,7 @@ def details_of(rows: Iterable[Row], manifest: Manifest) -> dict[str, Any]:
         while stage is not None and (record := found(stage)) is not None:
             if record["kind"] == "prune" and pruned is None:
                 pruned = stage
-                if stage not in layers and "matrices" in record["metrics"]:
+                if stage not in layers:
                     layers[stage] = _layers(record["metrics"]["matrices"], names)
             if record["kind"] == "finetune":
                 training.insert(0, stage)
@@ -63,7 +63,7 @@ def details_of(rows: Iterable[Row], manifest: Manifest) -> dict[str, Any]:
 
 
 def _layers(matrices: dict[str, Any], names: list[list[str]]) -> dict[str, Any]:
-    """What a page needs of a prune stage's matrices; a sparsity that all share is written once."""
+    """Return the page's facts of a prune stage's matrices; a sparsity they share stands once."""
     if matrices["names"] not in names:
         names.append(matrices["names"])
     sparsity = matrices["sparsity"]
@@ -76,10 +76,9 @@ def _layers(matrices: dict[str, Any], names: list[list[str]]) -> dict[str, Any]:
 
 
 def _losses(metrics: dict[str, Any], points: int) -> dict[str, Any]:
-    losses, before = metrics.get("losses") or [], metrics.get("steps_resumed") or 0
-    steps = metrics.get("num_steps") or before + len(losses)
+    steps = metrics["num_steps"]
     return {
         "tokens": metrics["num_tokens"],
-        "resumed": before / steps if steps else 0.0,
-        "values": [round(loss, 4) for loss in thinned(losses, points)],
+        "resumed": metrics["steps_resumed"] / steps if steps else 0.0,
+        "values": [round(loss, 4) for loss in thinned(metrics["losses"], points)],
     }

@@ -6,16 +6,19 @@ import math
 import statistics
 from collections.abc import Sequence
 
+MAX_LOSSES = 200
+"""Most points of a loss curve; each is the mean over some steps."""
+
 
 def mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Arithmetic mean and sample standard deviation of the finite values; None where undefined."""
+    """Return mean and sample standard deviation of the finite values; None where undefined."""
     finite = [value for value in values if math.isfinite(value)]
     mean = statistics.fmean(finite) if finite else None
     return mean, statistics.stdev(finite) if len(finite) > 1 else None
 
 
 def format_perplexity(mean: float, std: float | None = None) -> str:
-    """A perplexity as compactly as its spread allows: `27.66`, `41.2±0.3`, `1.2e+04`, `inf`."""
+    """Write a perplexity as shortly as its spread allows: `27.66`, `41.2±0.3`, `1.2e+04`, `inf`."""
     if not math.isfinite(mean):
         return str(mean)
     if mean >= 9999.5:
@@ -29,7 +32,7 @@ def format_perplexity(mean: float, std: float | None = None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 45s, 3m20s or 2h05m."""
+    """Write seconds as 45s, 3m20s or 2h05m."""
     whole = int(seconds + 0.5)
     if whole < 60:
         return f"{whole}s"
@@ -38,12 +41,8 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02}m"
 
 
-MAX_LOSSES = 200
-"""Points of a loss curve, each the mean over as many steps as it takes."""
-
-
 def thinned(values: list[float], most: int = MAX_LOSSES) -> list[float]:
-    """At most `most` means over runs of neighbours of equal length, the last maybe shorter."""
+    """Return at most `most` means over equally long runs of neighbours; the last may be shorter."""
     size = -(-len(values) // most) or 1
     runs = (values[start : start + size] for start in range(0, len(values), size))
     return [sum(run) / len(run) for run in runs]

@@ -14,7 +14,7 @@ from orchestrator.store.files import replace_file
 
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as an Arrow table, sorted; asserts that each one keeps the contract of `SCHEMA`."""
+    """Return rows as an Arrow table, sorted; assert that each keeps the contract of `SCHEMA`."""
     rows = list(rows)
     for row in rows:
         check_row(row)
@@ -26,12 +26,12 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
 def write_parquet(
     rows: Iterable[Row], path: str | os.PathLike[str], filesystem: FileSystem | None = None
 ) -> None:
-    """Writes all rows as one Parquet file: a reader sees the old file or the new, never half."""
+    """Write all rows as one Parquet file: a reader sees the old file or the new, never half."""
     sink = pa.BufferOutputStream()
     parquet.write_table(to_table(rows), sink, compression="zstd")
     replace_file(sink.getvalue(), path, filesystem)
 
 
 def read_rows(path: str | os.PathLike[str], filesystem: FileSystem | None = None) -> list[Row]:
-    """The rows of a `results.parquet`, with every column of `SCHEMA`."""
+    """Read the rows of a `results.parquet`, with every column of `SCHEMA`."""
     return parquet.read_table(os.fspath(path), filesystem=filesystem).to_pylist()

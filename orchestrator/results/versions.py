@@ -1,4 +1,4 @@
-"""Versions of what numbers came from, recorded with every stage and row."""
+"""Versions of code and libraries, and the hardware, as every stage and row records them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """Versions of this project (with the commit, if it is a checkout), torch and Ray."""
+    """Return the versions of this project (with a checkout's commit) and of its libraries."""
     return {
         "code_version": code_version(),
         "torch_version": version("torch"),
@@ -22,7 +22,7 @@ def environment() -> dict[str, str]:
 
 
 def code_version() -> str:
-    """Package version, with the commit of the checkout it runs from."""
+    """Return the package's version, with the commit of the checkout it runs from."""
     try:
         released = version("prune-sweep")
     except PackageNotFoundError:
@@ -37,7 +37,7 @@ def code_version() -> str:
 
 @functools.cache
 def machine(device: str) -> str:
-    """What seconds were taken on, without a name of the machine itself: a GPU, else CPU cores."""
+    """Return the hardware behind the timings: GPU name, else CPU model and cores; no host name."""
     if device == "cuda":
         import torch
 
@@ -46,7 +46,7 @@ def machine(device: str) -> str:
 
 
 def processor() -> str:
-    """The CPU's name as it gives it."""
+    """Return the CPU's own name of its model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,0 +1,71 @@
+"""The page as one HTML file that opens without a network.
+
+Contents reach the page as JSON, and its scripts put them on screen as text, so nothing from a row
+is ever read as markup. A server that shows a running sweep sends the same JSON again.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+from pyarrow.fs import FileSystem
+
+from orchestrator.page.contents import page_contents
+from orchestrator.results.schema import Row
+from orchestrator.store.files import replace_file
+
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("plot.js", "stages.js", "table.js", "answer.js", "live.js", "page.js")
+
+
+def page_html(
+    contents: Mapping[str, Any], live: str | None = None, plotly_js: str | None = None
+) -> str:
+    """Return the whole page as HTML.
+
+    Args:
+        contents: From `page_contents`. A live page adds `progress`, with `note` (a line on how the
+            sweep is doing) and `cells` (name, state and error of each cell that is not done).
+        live: Address at which the page asks its own server for news; without it the page forbids
+            itself any network.
+        plotly_js: Source of plotly.js; the installed one by default.
+    """
+    return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
+        style=(ASSETS / "page.css").read_text(encoding="utf-8"),
+        connect="connect-src 'self'; " if live else "",
+        live=html.escape(live or ""),
+        plotly=get_plotlyjs() if plotly_js is None else plotly_js,
+        data=_embedded(contents),
+        script="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    )
+
+
+def write_html(
+    rows: Iterable[Row],
+    path: str | os.PathLike[str],
+    *,
+    filesystem: FileSystem | None = None,
+    **more: Any,
+) -> None:
+    """Write the page of these rows whole, to a local path or a pyarrow filesystem.
+
+    Args:
+        rows: Rows in any order.
+        path: Path of the file, replaced if it is there.
+        filesystem: Where the path is; this machine by default.
+        more: Further arguments of `page_contents`.
+    """
+    replace_file(page_html(page_contents(rows, **more)).encode(), path, filesystem)
+
+
+def _embedded(data: object) -> str:
+    """Return JSON in which no text can end the script element or open a comment."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")

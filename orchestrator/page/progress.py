@@ -1,0 +1,87 @@
+"""How a sweep is doing, from its record, its rows and its pulse."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from orchestrator.results.names import CellName
+from orchestrator.results.numbers import clock
+from orchestrator.results.schema import Row
+
+Described = Mapping[str, Any]
+"""A cell as a sweep's record describes it."""
+SILENCE_SECONDS = 60.0
+"""A sweep not heard from for this long counts as stopped."""
+MAX_CELLS = 500
+"""Most cells that are named one by one."""
+TOLD = ("failed", "not run", "stopped", "running", "waiting")
+ORDER = {state: i for i, state in enumerate(("running", *TOLD[:3], "waiting", "done"))}
+
+
+def progress_of(
+    cells: Iterable[Described], rows: Mapping[str, Row], pulse: Mapping[str, Any], alive: bool
+) -> dict[str, Any]:
+    """Return a line on how a sweep is doing, its unfinished cells, and whether it is running.
+
+    Args:
+        cells: Cells of the sweep's record.
+        rows: All rows of the store by key.
+        pulse: The sweep's last sign of life, empty if there is none.
+        alive: True if the sweep is running, from `Heard`.
+    """
+    states = states_of(cells, rows, set(pulse.get("running", ())) if alive else set())
+    counts = Counter(state for _, state, _ in states)
+    told = [f"{counts[state]} {state}" for state in TOLD if counts[state]]
+    done = f"{counts['done']} of {len(states)} cells done" if states else "no grid recorded"
+    note = ", ".join([done, *told])
+    if alive and pulse.get("seconds_left"):
+        left = pulse["seconds_left"] - (time.time() - pulse["seen_at"])
+        note += f", about {clock(max(left, 1.0))} left"
+    elif counts["waiting"] and not alive:
+        ago = f" since {clock(time.time() - pulse['seen_at'])}" if pulse else ""
+        note += f". Not running{ago}: its command again goes on where it is"
+    unfinished = [state for state in states if state[1] != "done"]
+    return {"note": note + ".", "cells": unfinished[:MAX_CELLS], "running": alive}
+
+
+def states_of(
+    cells: Iterable[Described], rows: Mapping[str, Row], running: set[str]
+) -> list[tuple[str, str, str]]:
+    """Return every cell of the grid: its name, its state and, if it failed, the error."""
+    found = []
+    for cell in cells:
+        mine = [rows.get(key) for key in cell["rows"]]
+        present = [row for row in mine if row is not None]
+        bad = next((row for row in present if row["status"] != "done"), None)
+        state, why = "waiting", ""
+        if bad is not None:
+            state, why = bad["status"].replace("_", " "), bad.get("error") or ""
+        elif len(present) == len(mine):
+            state = "done"
+        elif cell["id"] in running:
+            state = "running"
+        found.append((CellName.of_row(cell).full, state, why))
+    return sorted(found, key=lambda cell: ORDER.get(cell[1], 0))
+
+
+class Heard:
+    """Tells if a sweep is alive, also where its machine's clock and ours differ."""
+
+    def __init__(self) -> None:
+        self.last: float | None = None
+        self.when = 0.0
+
+    def is_alive(self, pulse: Mapping[str, Any]) -> bool:
+        """Return True if the pulse is recent by its own time or has changed since the last look."""
+        if not pulse or pulse["ended"]:
+            return False
+        now = time.monotonic()
+        if self.last is not None and pulse["seen_at"] != self.last:
+            self.when = now
+        elif self.last is None:
+            self.when = now - abs(time.time() - pulse["seen_at"])
+        self.last = pulse["seen_at"]
+        return now - self.when < SILENCE_SECONDS
