@@ -74,10 +74,8 @@ class Watched:
 
     def read_json(self, folder: str, name: str) -> dict[str, Any] | None:
         """Read a file; return None if it went away or is not whole yet."""
-        try:
-            return read_object(self.store.files.read_bytes(folder, name))
-        except FileNotFoundError:
-            return None
+        data = self.store.files.try_read(folder, name)
+        return None if data is None else read_object(data)
 
     def read_rows(self) -> bool:
         """Read rows that appeared or changed; return True if any did or went away."""

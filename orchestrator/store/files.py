@@ -57,18 +57,14 @@ class Files:
 
     def uri(self, *parts: str) -> str:
         """Return the root, or a path below it, in the form that other machines can open."""
-        if self.is_local:
-            return "/".join((self.path, *parts))
-        # The options of a URI (?region=...) come after its path.
-        base, mark, options = self.root.partition("?")
-        return "/".join((base.rstrip("/"), *parts)) + mark + options
+        return "/".join((self.path, *parts)) if self.is_local else self.display(*parts)
 
-    def display(self, name: str) -> str:
-        """Return a path in the form that the user gave the root in."""
-        base, mark, options = (
-            self.root.partition("?") if "://" in self.root else (self.root, "", "")
-        )
-        return f"{base.rstrip('/')}/{name}{mark}{options}"
+    def display(self, *parts: str) -> str:
+        """Return the root, or a path below it, in the form that the user gave the root in."""
+        # The options of a URI (?region=...) come after its path.
+        root = self.root
+        base, mark, options = root.partition("?") if "://" in root else (root, "", "")
+        return "/".join((base.rstrip("/"), *parts)) + mark + options
 
     def names(self, folder: str) -> set[str]:
         """Return the names directly below a folder, none if it does not exist."""
@@ -108,6 +104,13 @@ class Files:
         """Read a whole file."""
         with self.filesystem.open_input_stream(self.join(*parts)) as stream:
             return stream.readall()
+
+    def try_read(self, *parts: str) -> bytes | None:
+        """Read a whole file; None if it does not exist, perhaps because a sweep removed it."""
+        try:
+            return self.read_bytes(*parts)
+        except FileNotFoundError:
+            return None
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Replace a file whole: other readers see the old file or the new one."""

@@ -88,10 +88,8 @@ class Published:
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or None if there is none that can be read."""
-        try:
-            return read_manifest(self.files.read_bytes(self.folder, self.name, MANIFEST))
-        except FileNotFoundError:
-            return None
+        data = self.files.try_read(self.folder, self.name, MANIFEST)
+        return None if data is None else read_manifest(data)
 
     def content(self, manifest: dict[str, Any]) -> tuple[str, ...]:
         """Return the folder of the files that a manifest names, as parts of a path."""
@@ -159,7 +157,7 @@ class Published:
 
     @property
     def fate(self) -> str:
-        """What `set_aside` does, in words. Below a URI nothing can be moved."""
+        """The outcome of `set_aside`, in words. Below a URI nothing can be moved."""
         return "set aside" if self.files.is_local else "deleted"
 
 

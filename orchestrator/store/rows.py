@@ -35,17 +35,11 @@ class Rows:
         names = sorted(name for name in self.files.names(FOLDER) if name.endswith(".json"))
         if keys is not None:
             names = [name for name in names if name.removesuffix(".json") in keys]
-        for name, data in zip(names, self.files.for_each(names, self._content), strict=True):
+        contents = self.files.for_each(names, lambda name: self.files.try_read(FOLDER, name))
+        for name, data in zip(names, contents, strict=True):
             row = None if data is None else read_object(data)
             if row is not None:
                 found[name.removesuffix(".json")] = row
             elif data is not None:
                 logger.warning("rows/%s cannot be read and is left out", name)
         return found
-
-    def _content(self, name: str) -> bytes | None:
-        """Return a row's file, or None if another sweep has removed it to compute it again."""
-        try:
-            return self.files.read_bytes(FOLDER, name)
-        except FileNotFoundError:
-            return None
