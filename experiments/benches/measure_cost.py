@@ -1,8 +1,9 @@
-"""Measures peak memory and seconds of each phase on this machine, beside what `cost.py` expects.
+"""Are the estimates of a dry run right? Seconds and peak memory of each phase, and the estimates.
 
     python experiments/benches/measure_cost.py DIRECTORY_OF_A_MODEL [--samples 16] ...
 
-Each phase runs in a process of its own on random tokens, so that peaks are its own.
+Each phase runs on random tokens in a process of its own, so that its peak is its own. An OPT-125M
+takes a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from core.activations import Calibration
 from core.config import FinetuneConfig, PruneConfig
@@ -39,19 +41,13 @@ PHASES = ("evaluate", "prune", "finetune")
 
 
 def main() -> None:
-    """Runs the phases, or one of them where it is named."""
+    """Run all phases and print a line for each; with `--phase` run that one alone."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
+    add_flags(parser, tokens=8192)
     parser.add_argument("--phase", choices=PHASES)
     parser.add_argument("--method", default="sparsegpt", choices=list(PRUNERS))
     parser.add_argument("--refine", choices=["swaps"])
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--seq-len", type=int, default=512)
-    parser.add_argument("--tokens", type=int, default=8192, help="trained and evaluated on")
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="of torch; 1 where other work runs beside it")
+    parser.add_argument("--threads", type=int, help="of torch; 1 if other work runs beside it")
     flags = parser.parse_args()
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
@@ -76,14 +72,8 @@ def main() -> None:
     cost = now()
     for phase in PHASES:
         before = cost
-        out = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--phase", phase],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-        seconds, peak = float(out[-2]), float(out[-1])
-        # Other work on the machine comes and goes: the rates of before and after, halved.
+        seconds, peak = run_again("--phase", phase)[-2:]
+        # Other work on the machine comes and goes: take the mean of the rates before and after.
         cost = now()
         stage = stage_of(phase, flags, inputs)
         wanted = sum(c.compute_seconds(stage, flags.tokens) for c in (before, cost)) / 2
@@ -97,8 +87,31 @@ def main() -> None:
         print(f"{name} {rate / 1e9:.0f} GFLOP/s")
 
 
+def add_flags(parser: argparse.ArgumentParser, tokens: int) -> None:
+    """Add the flags that describe a model and its inputs."""
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=tokens, help="to train and evaluate on")
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="cpu")
+
+
+def run_again(flag: str, value: str) -> list[float]:
+    """Run this command in another process with one more flag; return the numbers it prints."""
+    command = [sys.executable, *sys.argv, flag, value]
+    return [float(word) for word in subprocess.check_output(command, text=True).split()]
+
+
+def random_windows(flags: argparse.Namespace, facts: ModelFacts, count: int) -> Tensor:
+    """Return windows of random tokens [count, seq_len]."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(4, facts.vocab_size, (count, flags.seq_len), generator=generator)
+
+
 def describe_inputs(flags: argparse.Namespace, facts: ModelFacts) -> ModelInputs:
-    """What a plan would know."""
+    """Return what a plan would know."""
     device = torch.device(flags.device)
     windows = {"num_samples": flags.samples, "seq_len": flags.seq_len}
     return ModelInputs(
@@ -115,7 +128,7 @@ def describe_inputs(flags: argparse.Namespace, facts: ModelFacts) -> ModelInputs
 
 
 def stage_of(phase: str, flags: argparse.Namespace, inputs: ModelInputs) -> Stage:
-    """The stage that a phase is."""
+    """Return the stage of a phase."""
     assert inputs.calibration is not None
     fields = {
         "evaluate": {"text": {"seq_len": flags.seq_len}},
@@ -133,28 +146,26 @@ def stage_of(phase: str, flags: argparse.Namespace, inputs: ModelInputs) -> Stag
 
 
 def run_phase(flags: argparse.Namespace) -> tuple[float, float]:
-    """Seconds without loading, and the peak in bytes, of one phase."""
+    """Run one phase; return its seconds without loading, and its peak in bytes."""
     facts = describe_model(local_source(str(flags.model), flags.model))
     inputs = describe_inputs(flags, facts)
     ranks = Ranks.current(torch.device(flags.device))
     compute = DTYPES[inputs.dtype]
     model = load_model(flags.model, torch.float32 if flags.phase == "finetune" else compute)
     shard_(model, ranks)
-    generator = torch.Generator().manual_seed(0)
-    stream = torch.randint(4, facts.vocab_size, (flags.tokens,), generator=generator)
-    size = (flags.samples, flags.seq_len)
-    windows = torch.randint(4, facts.vocab_size, size, generator=generator)
+    text = random_windows(flags, facts, flags.tokens // flags.seq_len)
     micro = max(1, flags.micro_batch_tokens // flags.seq_len)
     start = time.monotonic()
     if flags.phase == "evaluate":
-        parts = evaluation_windows(len(stream), flags.seq_len, flags.seq_len, None)
-        evaluate(model, stream, parts, ranks, micro_batch=micro, compute_dtype=compute)
+        parts = evaluation_windows(text.numel(), flags.seq_len, flags.seq_len, None)
+        evaluate(model, text.view(-1), parts, ranks, micro_batch=micro, compute_dtype=compute)
     elif flags.phase == "prune":
         pruner = make_pruner(flags.method, PruneConfig(refine=flags.refine))
+        windows = random_windows(flags, facts, flags.samples)
         prune_(model, pruner, Target(0.5), ranks, Calibration(windows, micro))
     else:
         masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.5), ranks).masks
-        batches = stream.view(-1, flags.seq_len).split(max(1, 4096 // flags.seq_len))
+        batches = text.split(max(1, 4096 // flags.seq_len))
         loop = Loop(ranks, micro, DTYPES[inputs.training_dtype])
         start = time.monotonic()
         finetune_(model, masks, batches, FinetuneConfig(), loop)

@@ -1,18 +1,17 @@
-"""Measures the peak memory of training of every kind, beside what a dry run expects.
+"""How much memory does training need? The peak of each kind, and what a dry run expects.
 
     python experiments/benches/measure_recovery.py DIRECTORY_OF_A_MODEL [--seq-len 512] ...
 
-Each kind runs in a process of its own on random tokens, a few steps on one worker.
+Each kind trains two steps on random tokens with one worker, in a process of its own. An OPT-125M
+takes some minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from pathlib import Path
 
 import torch
+from measure_cost import add_flags, describe_inputs, random_windows, run_again
 
 from core.config import FinetuneConfig, PruneConfig
 from core.models.facts import describe_model
@@ -26,7 +25,6 @@ from core.targets import Target
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 from orchestrator.estimate.model_cost import ModelCost
-from orchestrator.plan.inputs import ModelInputs, TextInput
 from orchestrator.trial.clock import peak_memory
 
 KINDS = {
@@ -42,44 +40,21 @@ KINDS = {
 
 
 def main() -> None:
-    """Runs every kind, or one of them where it is named."""
+    """Run every kind and print a line for each; with `--kind` run that one alone."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
+    add_flags(parser, tokens=4096)
     parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS))
-    parser.add_argument("--seq-len", type=int, default=512)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--device", default="cpu")
     flags = parser.parse_args()
     if flags.kind is not None:
         print(peak_of(flags))
         return
     facts = describe_model(local_source(str(flags.model), flags.model))
-    device = torch.device(flags.device)
-    windows = TextInput("random", {"num_samples": 16, "seq_len": flags.seq_len})
-    inputs = ModelInputs(
-        name=facts.name,
-        identity="",
-        dtype=inference_dtype(flags.dtype, facts.dtype, device),
-        training_dtype=training_dtype(flags.dtype, device),
-        calibration=windows,
-        finetune=windows,
-        finetune_tokens=flags.tokens,
-        batch_tokens=4096,
-        evaluations=(windows,),
-    )
+    inputs = describe_inputs(flags, facts)
     print(f"{facts.num_parameters:,} parameters, trained in {inputs.training_dtype}")
     print(f"{'kind':<22} {'GiB':>6} {'expected':>9} {'ratio':>6}")
     for kind in flags.kinds:
-        out = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--kind", kind],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-        peak = float(out[-1])
+        peak = run_again("--kind", kind)[-1]
         cost = ModelCost(
             facts,
             inputs,
@@ -93,7 +68,7 @@ def main() -> None:
 
 
 def peak_of(flags: argparse.Namespace) -> float:
-    """Bytes at the highest point of training, loading included."""
+    """Train; return the highest number of bytes, loading included."""
     facts = describe_model(local_source(str(flags.model), flags.model))
     device = torch.device(flags.device)
     ranks = Ranks.current(device)
@@ -104,10 +79,9 @@ def peak_of(flags: argparse.Namespace) -> float:
         dense = inference_dtype(flags.dtype, facts.dtype, device)
         teacher = load_model(flags.model, DTYPES[dense]).to(device).requires_grad_(False)
     masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.5), ranks).masks
-    generator = torch.Generator().manual_seed(0)
-    stream = torch.randint(4, facts.vocab_size, (flags.tokens,), generator=generator)
+    windows = random_windows(flags, facts, flags.tokens // flags.seq_len)
     # Two steps: the moments exist from the second step on, beside the activations.
-    batches = stream.view(-1, flags.seq_len).split(max(1, flags.tokens // 2 // flags.seq_len))
+    batches = windows.split(max(1, flags.tokens // 2 // flags.seq_len))
     loop = Loop(
         ranks,
         micro_batch=max(1, flags.micro_batch_tokens // flags.seq_len),

@@ -1,11 +1,12 @@
-"""Kills, damages and starves a small sweep, runs the same command again, compares the rows.
+"""Do rows survive kills, full disks and damage?
 
     python experiments/harnesses/fault_harness.py  # everything, some 35 minutes
     python experiments/harnesses/fault_harness.py --only driver worker --seed 1 --work DIR
 
-Each fault has a store of its own. Its rows must be those of an undisturbed run: equal cells, none
-lost or doubled, perplexities equal to the last bit. `disk` mounts a tmpfs of a few MB; where that
-is not allowed it limits the size of a worker's files instead, and says so.
+Each fault disturbs a small sweep in a store of its own. Then the same command runs to its end. The
+rows must be those of an undisturbed run: equal cells, none lost or doubled, perplexities equal to
+the last bit. `disk` mounts a tmpfs of a few MB. If that is not allowed, it limits the size of a
+worker's files instead, and says so.
 """
 
 from __future__ import annotations
@@ -17,24 +18,16 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
+from sweep_process import Sweep, gone, send
 
 from orchestrator.results.parquet import read_rows
 from orchestrator.store.store import Store
 
-SCRIPT = Path(__file__).parents[1] / "sweep_opt.py"
-SWEEP = (
-    "--methods magnitude sparsegpt --regimes finetune iterative --sparsities 0.5 0.7 "
-    "--calibration.num-samples 16 --calibration.seq-len 64 --finetune.tokens 16384 "
-    "--finetune.seq-len 64 --eval.seq-len 64 --eval.max-windows 32 "
-    "--cpus-per-worker 1 --checkpoint-seconds 0.1"
-).split()
 COMPARED = (
     *("model", "method", "regime", "sparsity", "round", "status", "perplexity", "nll"),
     *("perplexity_before_finetune", "dense_perplexity", "measured_sparsity", "num_finetune_tokens"),
@@ -42,70 +35,8 @@ COMPARED = (
 WORKER, TRIAL = "ray::RayTrainWorker", "ray::ImplicitFunc"
 
 
-class Sweep:
-    """One sweep command in a process group of its own."""
-
-    def __init__(self, out: Path, *flags: str, **environment: str) -> None:
-        self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), *SWEEP, "--out-dir", str(out), *flags],
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **environment},
-        )
-
-    def end(self, *codes: int) -> str:
-        """Waits for the end, which must have one of the exit codes; returns what was printed."""
-        code = self.process.wait(600)
-        self.log.seek(0)
-        said = self.log.read()
-        assert code in (codes or (0,)), f"exit code {code}\n{said}"
-        return said
-
-    def family(self) -> list[psutil.Process]:
-        """Return all descendants of the command."""
-        try:
-            return psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-
-    def wait_for(self, title: str) -> psutil.Process | None:
-        """Return the first descendant with this title; None if the command ends before."""
-        while self.process.poll() is None:
-            for process in self.family():
-                if title_of(process).startswith(title):
-                    return process
-            time.sleep(0.05)
-        return None
-
-
-def title_of(process: psutil.Process) -> str:
-    """Return the title of a process; empty once it has ended."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def send(process: psutil.Process | None, number: int = signal.SIGKILL) -> int:
-    """Send a signal; return 1 if there was a process to get it."""
-    if process is None or not title_of(process):
-        return 0
-    process.send_signal(number)
-    return 1
-
-
-def gone(family: list[psutil.Process]) -> None:
-    """Wait until none of some processes is left."""
-    end = time.monotonic() + 60
-    while left := [title for title in map(title_of, family) if title]:
-        assert time.monotonic() < end, f"left over: {left}"
-        time.sleep(0.1)
-
-
 def rows_of(out: Path) -> dict[tuple, tuple]:
-    """The compared columns of each row of the grid; fails where a cell is there twice."""
+    """Return the compared columns of each row of the grid; no cell may be there twice."""
     rows = [row for row in read_rows(str(out / "results.parquet")) if row["in_current_grid"]]
     found = {(row["cell_id"], row["eval_text"]): tuple(map(row.get, COMPARED)) for row in rows}
     assert len(found) == len(rows), "a cell is there twice"
@@ -113,17 +44,17 @@ def rows_of(out: Path) -> dict[tuple, tuple]:
 
 
 def check_files(out: Path) -> None:
-    """Reads and hashes every stored file."""
+    """Read and hash every stored file."""
     store = Store(str(out))
     for stage, manifest in store.stages.manifests().items():
         assert store.stages.at(stage).damage(manifest, deep=True) is None
 
 
-# Faults: each returns the number of kills; the same command is then run to its end.
+# Faults. Each returns the number of kills. `main` then runs the same command to its end.
 
 
 def kill_processes(title: str, out: Path, source: random.Random, kills: int) -> int:
-    """Kills workers or trial actors at random moments of one run."""
+    """Kill workers or trial actors at random moments of one run."""
     sweep, done = Sweep(out), 0
     while done < kills and sweep.wait_for(title):
         time.sleep(source.uniform(0.0, 8.0))
@@ -133,7 +64,7 @@ def kill_processes(title: str, out: Path, source: random.Random, kills: int) -> 
 
 
 def kill_driver(out: Path, source: random.Random, kills: int) -> int:
-    """Kills the command, which Ray's processes have to follow; then file times jump by days."""
+    """Kill the command, check that Ray's processes end too, and move file times by days."""
     done = 0
     for _ in range(kills):
         sweep = Sweep(out)
@@ -151,7 +82,7 @@ def kill_driver(out: Path, source: random.Random, kills: int) -> int:
 
 
 def interrupt(number: int, whole_group: bool, out: Path, source: random.Random, kills: int) -> int:
-    """SIGTERM, or Ctrl-C to the whole group as a terminal does: ends within 15 s."""
+    """Send SIGTERM, or Ctrl-C to the whole group as a terminal does; the end comes within 15 s."""
     for i in range(kills):
         sweep = Sweep(out)
         time.sleep(source.uniform(3.0, 8.0 + 6.0 * i))
@@ -165,7 +96,7 @@ def interrupt(number: int, whole_group: bool, out: Path, source: random.Random, 
 
 
 def kill_node(out: Path, source: random.Random, kills: int) -> int:
-    """Kills the raylet of a second node while both work; before that asks for too large a one."""
+    """Ask for workers that are too large; then kill the raylet of a second node while both work."""
     from ray.cluster_utils import Cluster
 
     size = {"num_cpus": 1, "object_store_memory": 2**27}
@@ -190,7 +121,7 @@ def kill_node(out: Path, source: random.Random, kills: int) -> int:
 
 
 def fill_disk(out: Path, source: random.Random, kills: int) -> int:
-    """Too little room for the stages: says so, leaves nothing half, goes on once there is more."""
+    """Give the stages too little room: the sweep says so, and goes on once there is more."""
     mounted = out.with_name("disk-mounted")
     mounted.mkdir()
     size = f"size={source.randrange(24, 60)}m"
@@ -215,7 +146,7 @@ def fill_disk(out: Path, source: random.Random, kills: int) -> int:
 
 
 def damage(out: Path, source: random.Random, kills: int) -> int:
-    """A truncated file, no manifest, a changed byte: set aside, said, computed again."""
+    """Cut a file, change a byte, remove a manifest: each is set aside, said, computed again."""
     Sweep(out).end()
     stages = sorted(
         s for s, manifest in Store(str(out)).stages.manifests().items() if manifest["files"]
@@ -232,7 +163,7 @@ def damage(out: Path, source: random.Random, kills: int) -> int:
 
 
 def two_sweeps(out: Path, source: random.Random, kills: int) -> int:
-    """The same command twice at a time on one store."""
+    """Run the same command twice at the same time on one store."""
     first = Sweep(out)
     time.sleep(source.uniform(0.0, 5.0))
     Sweep(out).end()
@@ -241,7 +172,7 @@ def two_sweeps(out: Path, source: random.Random, kills: int) -> int:
 
 
 def not_finite(out: Path, source: random.Random, kills: int) -> int:
-    """Losses that are not finite fail their cells and no others."""
+    """Make losses that are not finite: they fail their cells and no others."""
     said = Sweep(out, "--finetune.lr", "1e30").end(1)
     states = {row[2:4]: row[5] for row in rows_of(out).values() if row[1] == "sparsegpt"}
     assert "--finetune.lr" in said and states["finetune", 0.7] == "failed"
@@ -250,9 +181,9 @@ def not_finite(out: Path, source: random.Random, kills: int) -> int:
 
 
 def out_of_memory(out: Path, source: random.Random, kills: int) -> int:
-    """A worker that may take little more memory: a cell fails, says what it needs, then gets it.
+    """Leave a worker little memory: a cell fails and says what it needs, then it gets it.
 
-    All of a round at once takes 200 MB in one piece, which no memory freed before can serve.
+    A round in one batch takes 200 MB in one piece, more than any memory that was freed before.
     """
     flags = ("--finetune.batch-tokens", "16384", "--micro-batch-tokens", "16384")
     sweep = Sweep(out, *flags, "--max-concurrent-trials", "1")
@@ -269,7 +200,7 @@ def out_of_memory(out: Path, source: random.Random, kills: int) -> int:
 
 
 def stuck(out: Path, source: random.Random, kills: int) -> int:
-    """A worker that no longer answers is given up after --timeout-seconds and started again."""
+    """Stop a worker: after --timeout-seconds the sweep gives it up and starts another."""
     sweep = Sweep(out, "--timeout-seconds", "20")
     sweep.wait_for(WORKER)
     time.sleep(source.uniform(2.0, 6.0))
@@ -290,11 +221,11 @@ FAULTS: dict[str, tuple[Callable[[Path, random.Random, int], int], int]] = {
     "memory": (out_of_memory, 0),
     "stuck": (stuck, 1),
 }
-"""What is done to a sweep, and how many kills that takes."""
+"""For each name the function that disturbs a sweep, and its number of kills."""
 
 
 def main() -> None:
-    """Runs the faults and prints a line for each."""
+    """Run the faults and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     parser.add_argument("--seed", type=int, default=0)

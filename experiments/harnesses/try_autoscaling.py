@@ -1,18 +1,16 @@
-"""A sweep on a cluster of no workers: they come, one is lost on the way, results, they go.
+"""Does a sweep work on a cluster whose workers come, get lost and go?
 
     python experiments/harnesses/try_autoscaling.py [--out-dir DIRECTORY]
 
-Ray's own autoscaler runs with its fake provider, whose nodes are processes of this machine, in PID,
-mount and network namespaces of their own. One worker node is killed in the middle, as a spot
-instance is. Needs Linux, root and iproute2. Exit code 0: no workers before, some during, none
-after, and every row is done.
+Ray's own autoscaler runs with its fake provider, in namespaces of its own. The nodes are processes
+of this machine. The cluster begins without workers. One worker node is killed in the middle, like a
+spot instance. Exit code 0 means: no workers before, some during, none after, and every row is done.
+Takes about 5 minutes. Needs Linux, root and iproute2.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,11 +18,12 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import yaml
+from namespaces import environment, make_network, run, run_inside
 
 ROOT = Path(__file__).resolve().parents[2]
-INSIDE = "PRUNE_SWEEP_TRY_INSIDE"
 ADDRESS, PORT, DASHBOARD = "192.0.2.1", 6391, 8291
 STORE_BYTES = 200_000_000
 SWEEP = (
@@ -39,28 +38,20 @@ EMPTY = (
 
 
 def main() -> int:
-    """Runs everything in namespaces of this process's own."""
+    """Run everything in namespaces of this process's own; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out-dir", type=Path, help="kept there; a temporary one otherwise")
+    parser.add_argument("--out-dir", type=Path, help="is kept; by default a temporary one")
     flags = parser.parse_args()
-    if INSIDE not in os.environ:
-        alone = ["unshare", "-mnp", "--fork", "--mount-proc", "--kill-child", sys.executable]
-        return subprocess.run([*alone, *sys.argv], env={**os.environ, INSIDE: "1"}).returncode
-    # An address to speak to that is not loopback's; nothing leads out of here.
-    for command in (
-        "ip link set lo up",
-        "ip link add lan type bridge",
-        f"ip address add {ADDRESS}/24 dev lan",
-        "ip link set lan up",
-        "mount -t tmpfs tmpfs /dev/shm",
-    ):
-        subprocess.run(command.split(), check=True)
+    if (code := run_inside()) is not None:
+        return code
+    make_network(ADDRESS)
+    run("mount", "-t", "tmpfs", "tmpfs", "/dev/shm")
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="autoscaling-") as folder:
         return play(Path(folder), flags.out_dir or Path(folder) / "out")
 
 
 def cluster_config() -> dict:
-    """At most two workers of two CPU cores, gone twelve seconds after the last work."""
+    """Return a cluster of at most two workers of two CPU cores, gone twelve seconds after work."""
     return {
         "cluster_name": "fake",
         "max_workers": 2,
@@ -92,33 +83,31 @@ def cluster_config() -> dict:
 
 
 def play(folder: Path, out: Path) -> int:
-    """Head, sweep, loss of a node, end; prints what was seen and when."""
+    """Start the head and the sweep, lose a node, wait for the end; print the events with times."""
     config = folder / "cluster.yaml"
     config.write_text(yaml.safe_dump(cluster_config()))
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-        "HOME": str(folder),
-        "RAY_FAKE_CLUSTER": "1",
+    known = environment(
+        str(folder),
+        RAY_FAKE_CLUSTER="1",
         # The second autoscaler reads a file for this provider that Ray's wheel leaves out.
-        "RAY_enable_autoscaler_v2": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ADDRESS": f"{ADDRESS}:{PORT}",
-    }
+        RAY_enable_autoscaler_v2="0",
+        RAY_AUTH_MODE="disabled",
+        RAY_ADDRESS=f"{ADDRESS}:{PORT}",
+    )
     head = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={PORT}"),
         *(f"--node-ip-address={ADDRESS}", "--num-cpus=0", f"--dashboard-port={DASHBOARD}"),
         *(f"--object-store-memory={STORE_BYTES}", f"--autoscaling-config={config}"),
         f"--temp-dir={folder / 'ray'}",
     ]
-    subprocess.run(head, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(head, env=known, check=True, stdout=subprocess.DEVNULL)
     start = time.monotonic()
     time.sleep(15)
     counts = [num_workers()]
     say(start, f"head is up; {counts[0]} workers")
     command = [sys.executable, str(ROOT / "experiments" / "sweep_opt.py"), *SWEEP]
     sweep = subprocess.Popen(
-        [*command, "--out-dir", str(out)], env=environment, stdout=subprocess.PIPE, text=True
+        [*command, "--out-dir", str(out)], env=known, stdout=subprocess.PIPE, text=True
     )
     shown = threading.Thread(target=show, args=(start, sweep))
     shown.start()
@@ -128,7 +117,9 @@ def play(folder: Path, out: Path) -> int:
         watch(start, counts)
         if not lost and len(list((out / "rows").glob("*.json"))) >= 3:
             lost = True
-            say(start, f"killed the node of raylet {lose_a_worker()}")
+            # The newest raylet is a worker's, and its processes go with it.
+            raylets()[-1].kill()
+            say(start, "killed a worker node")
     shown.join()
     say(start, f"the sweep's exit code is {sweep.returncode}")
     while num_workers() and time.monotonic() - start < 500:
@@ -143,49 +134,34 @@ def play(folder: Path, out: Path) -> int:
 
 
 def say(start: float, text: str) -> None:
-    """A line with the seconds since the head came up."""
+    """Print a line with the seconds since the head came up."""
     print(f"{time.monotonic() - start:6.0f} s  {text}", flush=True)
 
 
 def show(start: float, sweep: subprocess.Popen) -> None:
-    """The sweep's own lines with the time."""
+    """Print the sweep's own lines with the time."""
     assert sweep.stdout is not None
     for line in sweep.stdout:
         say(start, f"| {line.rstrip()}")
 
 
 def watch(start: float, counts: list[int]) -> None:
-    """Notes a changed number of workers."""
+    """Add the number of workers to `counts` if it has changed."""
     now = num_workers()
     if now != counts[-1]:
         say(start, f"workers {counts[-1]} -> {now}")
         counts.append(now)
 
 
-def raylets() -> list[int]:
-    """Process ids of all raylets, the head's first."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                name = (folder / "comm").read_text().strip()
-            except OSError:
-                continue
-            if name == "raylet":
-                found.append(int(folder.name))
-    return sorted(found)
+def raylets() -> list[psutil.Process]:
+    """Return all raylets, the head's first."""
+    found = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "raylet"]
+    return sorted(found, key=lambda one: one.pid)
 
 
 def num_workers() -> int:
-    """Worker nodes that run."""
+    """Return the number of worker nodes that run."""
     return max(0, len(raylets()) - 1)
-
-
-def lose_a_worker() -> int:
-    """Kills a worker node without notice; its processes go with it."""
-    pid = raylets()[-1]
-    os.kill(pid, signal.SIGKILL)
-    return pid
 
 
 if __name__ == "__main__":

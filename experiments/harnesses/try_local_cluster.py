@@ -1,13 +1,13 @@
-"""Follows the chapter "On a cluster" of orchestrator/README.md on machines that this one plays.
+"""Does the chapter "On a cluster" of orchestrator/README.md work word for word?
 
     pip download -d WHEELS -c constraints.txt 'setuptools>=77,<83' torch .     # once
     python experiments/harnesses/try_local_cluster.py --wheels WHEELS
 
-Each machine has process, mount and network namespaces of its own, with its own address, home, /tmp
-and a real sshd; a bridge joins them and nothing leads out of it. So `ray up`, `ray job submit` and
-`ray down` do what they do between machines, `ray stop` included, and touch no other Ray. Needs
-Linux, root, openssh-server, rsync and iproute2. Exit code 0: the sweep's rows came back, and after
-`ray down` no Ray was left.
+This machine plays those of the chapter. Each has namespaces of its own, with its own address, home,
+/tmp and a real sshd. A bridge joins them; nothing leads out of it. So `ray up`, `ray job submit`
+and `ray down` do what they do between machines, and touch no other Ray. Exit code 0 means: the
+sweep's rows came back, and after `ray down` no Ray was left. Needs Linux, root, openssh-server,
+rsync and iproute2.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import yaml
+from namespaces import UNSHARE, environment, make_network, run, run_inside
 
 ROOT = Path(__file__).resolve().parents[2]
-INSIDE = "PRUNE_SWEEP_TRY_INSIDE"
 NETWORK, USER = "192.0.2", "192.0.2.1"
 HEAD, WORKERS = f"{NETWORK}.10", [f"{NETWORK}.11"]
 CHOSEN = "--models facebook/opt-1.3b --use-gpu --cpus-per-worker 8"
-"""What the chapter sweeps, and what is swept here instead."""
+"""The flags that the chapter sweeps with; `SMALL` takes their place here."""
 SMALL = (
     "--methods magnitude sparsegpt --sparsities 0.5 0.7 --regimes oneshot finetune "
     "--finetune.tokens 8192 --cpus-per-worker 1 --max-concurrent-trials 1"
@@ -53,44 +54,35 @@ exec /usr/sbin/sshd -D -e -f "$1/sshd_config"
 
 
 def main() -> int:
-    """Plays the machines in namespaces of this process's own."""
+    """Play the machines in namespaces of this process's own; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--wheels", type=Path, required=True, help="what the machines install from")
-    parser.add_argument("--work", type=Path, help="a folder to keep; machines set up there stay so")
+    parser.add_argument("--wheels", type=Path, required=True, help="wheels to install from")
+    parser.add_argument("--work", type=Path, help="folder for the machines; by default temporary")
     flags = parser.parse_args()
-    if INSIDE not in os.environ:
-        alone = ["unshare", "-mnp", "--fork", "--mount-proc", "--kill-child", sys.executable]
-        return subprocess.run([*alone, *sys.argv], env={**os.environ, INSIDE: "1"}).returncode
+    if (code := run_inside()) is not None:
+        return code
     with ExitStack() as stack:
         new = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="cluster-")
         work = flags.work or Path(stack.enter_context(new))
         run("mount", "--bind", str(flags.wheels.resolve()), "/mnt")
         (work / "tmp").mkdir(parents=True, exist_ok=True)
         run("mount", "--bind", str(work / "tmp"), "/tmp")
-        run("ip", "link", "set", "lo", "up")
-        run("ip", "link", "add", "lan", "type", "bridge")
-        run("ip", "address", "add", f"{USER}/24", "dev", "lan")
-        run("ip", "link", "set", "lan", "up")
+        make_network(USER)
         make_keys(work)
         for index, address in enumerate([HEAD, *WORKERS]):
             start_machine(work, index, address)
         return follow(work)
 
 
-def run(*command: str) -> None:
-    """Runs a command that must succeed."""
-    subprocess.run(command, check=True)
-
-
 def make_keys(work: Path) -> None:
-    """The user's key and the machines' host key."""
+    """Make the user's key and the machines' host key."""
     for name in ("user", "host"):
         (work / name).unlink(missing_ok=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(work / name))
 
 
 def start_machine(work: Path, index: int, address: str) -> None:
-    """A machine with an address, a home, and an sshd that lets the user in."""
+    """Start a machine with an address, a home, and an sshd that lets the user in."""
     place = work / f"machine-{index}"
     home = place / "home" / "node"
     (home / ".ssh").mkdir(parents=True, exist_ok=True)
@@ -98,13 +90,13 @@ def start_machine(work: Path, index: int, address: str) -> None:
     (place / "tmp").mkdir()
     (place / "tmp").chmod(0o1777)
     shutil.copy(work / "user.pub", home / ".ssh" / "authorized_keys")
-    # Debian's own python3 comes without venv's parts.
+    # Debian's own python3 cannot make virtual environments.
     (home / ".bashrc").write_text(f"export PATH={Path(sys.base_prefix) / 'bin'}:$PATH\n")
     passwd = Path("/etc/passwd").read_text()
     (place / "passwd").write_text(
         re.sub(r"^(root:.*):[^:]*:([^:]*)$", r"\1:/home/node:/bin/bash", passwd, flags=re.M)
     )
-    environment = {
+    settings = {
         "PIP_CONFIG_FILE": "/dev/null",
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": "/mnt",
@@ -112,15 +104,15 @@ def start_machine(work: Path, index: int, address: str) -> None:
         # Two machines share the cores of one, and Ray gives up on a slow start after half a minute.
         "RAY_agent_register_timeout_ms": "600000",
     }
-    settings = " ".join(f"{name}={value}" for name, value in environment.items())
+    known = " ".join(f"{name}={value}" for name, value in settings.items())
     (place / "sshd_config").write_text(
         f"ListenAddress {address}\nHostKey {work / 'host'}\nStrictModes no\nUsePAM no\n"
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nMaxStartups 100\n"
-        f"AcceptEnv LC_*\nSetEnv {settings}\nSubsystem sftp internal-sftp\n"
+        f"AcceptEnv LC_*\nSetEnv {known}\nSubsystem sftp internal-sftp\n"
     )
     log = open(place / "sshd.log", "w")
-    alone = ["unshare", "-mnp", "--fork", "--mount-proc", "--kill-child", "sh", "-c", NODE, "sh"]
-    node = subprocess.Popen([*alone, str(place), address, USER], stderr=log)
+    command = [*UNSHARE, "sh", "-c", NODE, "sh", str(place), address, USER]
+    node = subprocess.Popen(command, stderr=log)
     time.sleep(0.5)
     run("ip", "link", "add", f"port{index}", "type", "veth", "peer", "name", f"far{index}")
     run("ip", "link", "set", f"port{index}", "master", "lan", "up")
@@ -128,7 +120,7 @@ def start_machine(work: Path, index: int, address: str) -> None:
 
 
 def edited(work: Path) -> Path:
-    """cluster-local.yaml after its lines marked EDIT were edited."""
+    """Write cluster-local.yaml with its lines marked EDIT edited; return its path."""
     config = yaml.safe_load((ROOT / "experiments" / "cluster-local.yaml").read_text())
     config["provider"] |= {"head_ip": HEAD, "worker_ips": WORKERS}
     config["auth"] |= {"ssh_user": "root", "ssh_private_key": str(work / "user")}
@@ -147,12 +139,12 @@ def chapter() -> list[str]:
 
 
 def follow(work: Path) -> int:
-    """Runs the chapter's commands in one shell and looks at what came back."""
+    """Run the chapter's commands in one shell and check what came back; return the exit code."""
     out = work / "shared" / "sweep"
     lines = ["set -ex"]
     for command in chapter():
         if command.startswith("export CLUSTER="):
-            # What the reader chooses; all else is the chapter's own.
+            # The reader chooses this; the other lines are the chapter's own.
             lines.append(f"export CLUSTER={edited(work)} OUT={out} RAY_UP_enable_autoscaler_v2=0")
         elif "aws_setup.py" not in command:
             lines.append(command.replace(CHOSEN, SMALL))
@@ -160,25 +152,22 @@ def follow(work: Path) -> int:
             lines.append("until (exec 3<>/dev/tcp/127.0.0.1/8265) 2> /dev/null; do sleep 1; done")
     home = work / "user-home"
     (home / ".ray").mkdir(parents=True, exist_ok=True)
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-        "HOME": str(home),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     script = work / "chapter.sh"
     script.write_text("\n".join(lines) + "\n")
     fetched = ROOT / "curves.html"
     assert not fetched.exists(), f"{fetched} would be overwritten"
     start = time.monotonic()
     try:
-        done = subprocess.run(["bash", str(script)], cwd=ROOT, env=environment)
+        done = subprocess.run(
+            ["bash", str(script)], cwd=ROOT, env=environment(str(home), PATH=path)
+        )
         size = fetched.stat().st_size if fetched.exists() else 0
     finally:
         fetched.unlink(missing_ok=True)
     print(f"the chapter took {time.monotonic() - start:.0f} s, exit code {done.returncode}")
-    # `ray down` stops the head alone here. A worker node gives it up after a minute and leaves, and
-    # its two agents, which then try to tell the head, a minute later: 125 s were measured.
+    # `ray down` stops only the head here. A worker node gives up after a minute and leaves. Its two
+    # agents then try to tell the head, and leave a minute later: 125 s were measured.
     start = time.monotonic()
     left = wait_for_no_ray(180)
     waited = time.monotonic() - start
@@ -195,26 +184,14 @@ def follow(work: Path) -> int:
 
 
 def wait_for_no_ray(seconds: float) -> list[str]:
-    """Names of Ray's processes on the machines that are still there after so long."""
+    """Wait until no process of Ray is left, at most so long; return the ones that are."""
     end = time.monotonic() + seconds
     while True:
-        left = [
-            command
-            for folder in Path("/proc").iterdir()
-            if folder.name.isdigit() and (command := command_of(folder))
-            if re.search(r"raylet|gcs_server|ray::", command)
-        ]
+        commands = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
+        left = [one[:60] for one in commands if re.search(r"raylet|gcs_server|ray::", one[:60])]
         if not left or time.monotonic() > end:
             return left
         time.sleep(2)
-
-
-def command_of(folder: Path) -> str:
-    """Command line of a process; empty where it is gone."""
-    try:
-        return (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:60]
-    except OSError:
-        return ""
 
 
 if __name__ == "__main__":
