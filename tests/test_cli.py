@@ -108,12 +108,13 @@ def test_an_out_dir_of_no_known_kind_is_refused(run):
     assert "nosuch://bucket/sweep" in error
 
 
-def test_a_table_that_arrow_refuses_is_not_taken_for_bad_input(run, monkeypatch):
+@pytest.mark.parametrize("error", [ArrowInvalid("no double"), ValueError("a fault of ours")])
+def test_an_error_that_the_user_cannot_mend_is_not_taken_for_bad_input(run, monkeypatch, error):
     def collect(config):
-        raise ArrowInvalid("Could not convert 'thirty' to double")
+        raise error
 
     monkeypatch.setattr(sweep, "run_sweep", collect)
-    with pytest.raises(ArrowInvalid):
+    with pytest.raises(type(error)):
         run()
 
 

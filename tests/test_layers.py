@@ -63,6 +63,13 @@ def test_dependencies_point_one_way():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("package", ["core", "orchestrator"])
+def test_refusals_are_told_apart_from_faults_of_ours(package):
+    # The command line tells a BadInputError in one line; any other error keeps its traceback.
+    files = (ROOT / package).rglob("*.py")
+    assert [f.name for f in files if "raise ValueError(" in f.read_text(encoding="utf-8")] == []
+
+
 # Reading flags ------------------------------------------------------------------------------------
 
 SLOW = {"torch", "transformers", "ray", "datasets", "pyarrow", "plotly", "pandas", "numpy"}
