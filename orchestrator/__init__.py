@@ -13,4 +13,6 @@ The flow of a sweep, with the package of each step:
     -> tables, figures, models       publish/
 
 The commands join the packages: `cli.py` and `sweep.py` run a sweep, `browse.py` shows one.
+The settings in `config.py` are their flags: `flags.py` reads them, `help.py` explains them, and
+`unread_flags.py` refuses those that have no effect.
 """

@@ -9,6 +9,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from torch import Tensor
 
@@ -34,9 +35,11 @@ from orchestrator.store.store import MARKER, Store
 
 def write_record(sweep: Sweep) -> None:
     """The resolved settings, versions and command beside the results."""
+    script, *flags = sys.argv  # A preset, or the console command prune-sweep.
+    started = ["python", script] if script.endswith(".py") else [Path(script).name]
     record = {
         "sweep_id": sweep.id,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join([*started, *flags]),
         "config": sweep.config.to_dict(),
         "models": {m.inputs.name: dataclasses.asdict(m.inputs) for m in sweep.models},
         "sources": {m.inputs.name: dataclasses.asdict(m.source) for m in sweep.models},

@@ -10,7 +10,8 @@ from orchestrator.cluster import connection as cluster
 from orchestrator.cluster import slots
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.plan.identity import row_key
-from orchestrator.preparation import prepare, require_writable
+from orchestrator.preparation import prepare, require_writable, write_record
+from orchestrator.results.record import read_record
 from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
 
@@ -53,6 +54,18 @@ def test_grids_have_one_name_only_where_their_rows_are_the_same(config, tmp_path
     mine = prepare(config).id
     assert again.id == mine
     assert len({mine, *(prepare(other).id for other in others)}) == 1 + len(others)
+
+
+def test_the_record_has_the_command_that_started_the_sweep(config, monkeypatch):
+    sweep = prepare(config)
+    require_writable(sweep.store)
+    for script, command in (
+        ("experiments/sweep_opt.py", "python experiments/sweep_opt.py --seeds 0"),
+        ("/home/me/venv/bin/prune-sweep", "prune-sweep --seeds 0"),
+    ):
+        monkeypatch.setattr("sys.argv", [script, "--seeds", "0"])
+        write_record(sweep)
+        assert read_record(sweep.store, sweep.id)["command"] == command
 
 
 def damaged(config):
