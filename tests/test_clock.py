@@ -3,7 +3,9 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -58,6 +60,15 @@ def test_where_nothing_can_be_forgotten_the_peak_is_that_of_the_process(monkeypa
     monkeypatch.setattr(Path, "write_text", refuse)
     restart_peak(CPU)
     assert peak_memory(CPU) > 0
+
+
+def test_without_proc_the_peak_is_what_the_system_says(monkeypatch):
+    high = peak_memory(CPU)
+    monkeypatch.setattr(Path, "is_file", lambda _: False)
+    assert peak_memory(CPU) >= high / 2, "getrusage"
+    on_windows = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=5))
+    monkeypatch.setattr(psutil, "Process", lambda: on_windows)
+    assert peak_memory(CPU) == 5.0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -237,3 +237,14 @@ def test_manifest_lists_every_file_with_its_hash(store):
     manifest = json.loads(store.files.read_bytes("stages", "abc", "manifest.json"))
     assert manifest["files"]["model.bin"]["size"] == len(b"weights")
     assert len(manifest["files"]["model.bin"]["sha256"]) == 64
+
+
+def test_a_checkpoint_that_is_being_read_outlives_its_removal(store):
+    with store.scratch.directory() as directory:
+        (directory / "rank-0.safetensors").write_bytes(b"moments")
+        store.checkpoints.at("s", 5).publish(directory, {"step": 5})
+    linked = store.checkpoints.linked("s")
+    store.checkpoints.delete("s")
+    assert store.checkpoints.steps("s") == set()
+    assert (linked / "rank-0.safetensors").read_bytes() == b"moments"
+    assert store.checkpoints.linked("s") is None
