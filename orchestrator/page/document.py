@@ -22,7 +22,9 @@ from orchestrator.results.schema import Row
 from orchestrator.store.files import replace_file
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("plot.js", "stages.js", "table.js", "answer.js", "live.js", "page.js")
+SCRIPTS = ("points.js", "perplexity.js", "stages.js", "views.js", "plot.js", "choosers.js")
+SCRIPTS += ("table.js", "answer.js", "live.js", "page.js")
+"""Scripts in the order in which they are joined; the names of each are known to all."""
 
 
 def page_html(

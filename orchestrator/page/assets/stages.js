@@ -1,4 +1,4 @@
-// What stages recorded on the way to the rows: each matrix's error and sparsity, and the losses of training.
+// Traces of the views of stages: error and sparsity of each matrix, and the losses of training.
 
 /** The shown points of the chosen target, those with the same prune stages once. */
 function prunedAlike(page) {
@@ -15,7 +15,7 @@ function prunedAlike(page) {
   return [...found.values()];
 }
 
-/** `...layers.3.self_attn.q_proj` -> block 3 and `q_proj`; what carries no number is its own kind. */
+/** `...layers.3.self_attn.q_proj` -> block 3 and `q_proj`; a name without a number is its own kind. */
 function placeOf(name) {
   const [, block, kind] = /\.(\d+)\.(.+)$/.exec(name) ?? [null, "0", name];
   return { block: Number(block), kind: kind.split(".").at(-1) };
@@ -33,8 +33,9 @@ function layerTraces(page, field) {
     names[stages[0].names].forEach((name, i) => {
       const measured = spread(stages, (stage) => (Array.isArray(stage[field]) ? stage[field][i] : stage[field]));
       const { block, kind } = placeOf(name);
+      if (!measured.n) return;
       if (!kinds.includes(kind)) kinds.push(kind);
-      if (measured.n) byKind.set(kind, [...(byKind.get(kind) ?? []), { block, name, measured }]);
+      byKind.set(kind, [...(byKind.get(kind) ?? []), { block, name, measured }]);
     });
     const label = `${method} · ${labels.join(", ")}`;
     const kept = stages[0].statistic === "InputNorms" && field === "errors" ? " (norms of inputs only)" : "";
@@ -62,30 +63,7 @@ function layerTraces(page, field) {
       first = false;
     }
   }
-  return { traces, kinds };
-}
-
-/** Where the panels of a layers view stand, and what is written above each. */
-function panels(kinds, y) {
-  const most = narrow() ? 2 : kinds.length > 6 ? 4 : 3;
-  const columns = kinds.length === 4 && !narrow() ? 4 : Math.min(kinds.length, most);
-  const lines = Math.ceil(kinds.length / columns) || 1;
-  const [wide, high] = narrow() ? [0.06, 0.09] : [0.03, 0.14];
-  const axes = {};
-  const annotations = [];
-  kinds.forEach((kind, i) => {
-    const suffix = i ? i + 1 : "";
-    const [column, line] = [i % columns, Math.floor(i / columns)];
-    const from = column * ((1 + wide) / columns);
-    const top = 1 - line * ((1 + high) / lines);
-    const span = [from, from + (1 + wide) / columns - wide];
-    const rise = [Math.max(0, top - ((1 + high) / lines - high)), top];
-    const last = i + columns >= kinds.length;
-    axes[`xaxis${suffix}`] = { anchor: `y${suffix}`, domain: span, matches: i ? "x" : undefined, showticklabels: last, title: { text: last ? "block" : "" }, dtick: undefined, tickformat: "d" };
-    axes[`yaxis${suffix}`] = { anchor: `x${suffix}`, domain: rise, matches: i ? "y" : undefined, showticklabels: column === 0, title: { text: column === 0 && line === 0 ? y : "" } };
-    annotations.push({ text: markup(kind), xref: "paper", yref: "paper", x: from, y: top, xanchor: "left", yanchor: "bottom", showarrow: false });
-  });
-  return { axes, annotations };
+  return traces;
 }
 
 /** Training loss of every shown row of the target, and of the dense control, over its tokens. */
