@@ -2,58 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.estimate import forecast
 from orchestrator.estimate.devices import GPUS
 from orchestrator.estimate.keep import kept_bytes
+from orchestrator.inputs.models import ResolvedModel
+from orchestrator.plan.cell import Cell
 from orchestrator.plan.changes import changes
-from orchestrator.plan.identity import row_key
-from orchestrator.preparation import missing_runs
+from orchestrator.plan.trials import Trial
+from orchestrator.preparation import Sweep, Texts
 from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
 
-if TYPE_CHECKING:
-    from orchestrator.inputs.resolved import ResolvedModel
-    from orchestrator.plan.trials import Trial
-    from orchestrator.preparation import Sweep
 
-
-def describe_plan(sweep: Sweep, trials: list[Trial]) -> str:
-    """The dry run: cells, what is done and why the rest is not, trials, memory and time."""
+def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial]) -> str:
+    """Return cells, what is done and why the rest is not, trials, memory and time."""
     plan, to_run = sweep.plan, {cell.id for cell in sweep.cells}
     lines = [
         f"{len(plan.cells)} cells, {len(plan.cells) - len(to_run)} already done; "
         f"{len(sweep.needed)} stages to run of {len(plan.stages)}"
     ]
-    lines += [damage(sweep, stage) for stage in sweep.damaged]
+    lines += [damage(sweep, stage) for stage in sweep.found.damaged]
     for cell in plan.cells.values():
         state = why(sweep, cell) if cell.id in to_run else found(sweep, cell)
         lines.append(f"  {CellName.of_cell(cell).full:<52} {state}")
     lines.append(f"{len(trials)} trials")
     if sweep.config.eval.tasks:
-        lines.append(f"{len(missing_runs(sweep))} task evaluations")
+        lines.append(f"{len(sweep.missing_tasks())} task evaluations")
     for trial in trials:
-        seconds = sum(sweep.seconds[stage.id] for stage in trial.stages)
+        seconds = sum(texts.seconds[stage.id] for stage in trial.stages)
         lines.append(
-            f"  {trial.model} {trial.method}: {len(trial.cells)} cells, "
+            f"  {trial.model}: {len(trial.cells)} cells, "
             f"{len(trial.stages)} stages, about {clock(seconds)}"
         )
     for model in sweep.models:
-        lines += ["", *describe_model(sweep, model)]
+        lines += ["", *describe_model(sweep, texts, model)]
     return "\n".join(lines)
 
 
 def damage(sweep: Sweep, stage: str) -> str:
-    """What is wrong with a stored stage, and what a run will do about it."""
+    """Return what is wrong with a stored stage, and what a run will do about it."""
     fate = sweep.store.stages.at(stage).fate + (
         " and computed again" if stage in sweep.needed else ""
     )
-    return f"  stages/{stage} is damaged ({sweep.damaged[stage]}): to be {fate}"
+    return f"  stages/{stage} is damaged ({sweep.found.damaged[stage]}): to be {fate}"
 
 
-def describe_model(sweep: Sweep, model: ResolvedModel) -> list[str]:
-    """What one model of a sweep will take."""
+def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel) -> list[str]:
+    """Return the memory, time and disk that one model of a sweep will take."""
     resources, trains = sweep.config.resources, sweep.config.grid.trains
     cost = sweep.costs[model.inputs.name]
     stages = [s for s in sweep.plan.stages.values() if s.model == model.inputs.name]
@@ -68,29 +65,29 @@ def describe_model(sweep: Sweep, model: ResolvedModel) -> list[str]:
     costs |= {name: forecast.on_gpu(cost, name) for name in GPUS}
     to_run = [stage for stage in stages if stage.id in sweep.needed]
     price = sweep.config.resources.price_per_gpu_hour
-    lines += forecast.work_lines(costs, to_run, sweep.eval_tokens, trains, price)
+    lines += forecast.work_lines(costs, to_run, texts.num_tokens, trains, price)
     kept = kept_bytes(stages, sweep.costs, sweep.dropped)
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
 
 
-def found(sweep: Sweep, cell: Any) -> str:
-    """What came of a cell that is not to run again."""
-    row = sweep.rows[row_key(cell.id, cell.evaluations[0])]
+def found(sweep: Sweep, cell: Cell) -> str:
+    """Return what became of a cell that is not to run again."""
+    row = sweep.found.rows[cell.row_keys()[0]]
     return row["status"].replace("_", " ")
 
 
-def why(sweep: Sweep, cell: Any) -> str:
-    """Why a cell is not done yet, in a few words."""
-    rows = [sweep.rows.get(row_key(cell.id, evaluation)) for evaluation in cell.evaluations]
-    present = [row for row in rows if row is not None]
+def why(sweep: Sweep, cell: Cell) -> str:
+    """Return why a cell is not done yet, in a few words."""
+    manifests, rows = sweep.found.manifests, map(sweep.found.rows.get, cell.row_keys())
+    present: list[dict[str, Any]] = [row for row in rows if row is not None]
     if present and present[0]["status"] == "done":
         return "a stage of it is gone; to run again"
     if present:
         return f"{present[0]['status']} before; to run again"
     missing = [stage for stage in cell.all_stages()[1:] if stage in sweep.needed]
-    dropped = [stage for stage in missing if stage in sweep.manifests]
+    dropped = [stage for stage in missing if stage in manifests]
     text = f"{len(missing)} stages to run"
     if dropped:
         text += f", {len(dropped)} of them again (weights not kept)"
-    changed = changes(sweep.plan, cell, set(missing) - set(dropped), sweep.manifests)
+    changed = changes(sweep.plan, cell, set(missing) - set(dropped), manifests)
     return f"{text}: {', '.join(changed)}" if changed else text

@@ -1,4 +1,7 @@
-"""A sweep made ready: names resolved, plan built, finished work found."""
+"""A sweep made ready: names resolved, plan built, finished work found, texts read.
+
+Nothing is written here but the sweep's record and the marker of its directory.
+"""
 
 from __future__ import annotations
 
@@ -7,78 +10,73 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from core.checks import BadInputError, require
-from core.measures.zero_shot import require_tasks
 from orchestrator.config import SweepConfig
-from orchestrator.estimate.forecast import count_eval_tokens
+from orchestrator.estimate.forecast import count_text_tokens
 from orchestrator.estimate.keep import stages_to_drop
-from orchestrator.estimate.model_cost import ModelCost, stage_seconds
-from orchestrator.inputs.resolved import ResolvedModel, resolve_inputs
+from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.estimate.seconds import stage_seconds
+from orchestrator.inputs.models import ResolvedModel, resolve_inputs
+from orchestrator.inputs.tasks import resolve_tasks
 from orchestrator.inputs.tokens import missing_tokens
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import identity
+from orchestrator.plan.missing import cells_for_tasks, dropped_cells, to_run
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.planner import Planner
-from orchestrator.plan.tasks import TaskRun, task_runs, wanted_weights
-from orchestrator.plan.trials import dropped_cells, needed_stages, to_run
+from orchestrator.plan.stages import Stage
+from orchestrator.plan.trials import Trial, needed_stages, pack_trials
 from orchestrator.results import versions
 from orchestrator.results.published import known_values
 from orchestrator.results.record import FOLDER, describe_cells
 from orchestrator.store.store import MARKER, Store
 
-
-def write_record(sweep: Sweep) -> None:
-    """The resolved settings, versions and command beside the results."""
-    script, *flags = sys.argv  # A preset, or the console command prune-sweep.
-    started = ["python", script] if script.endswith(".py") else [Path(script).name]
-    record = {
-        "sweep_id": sweep.id,
-        "command": shlex.join([*started, *flags]),
-        "config": sweep.config.to_dict(),
-        "models": {m.inputs.name: dataclasses.asdict(m.inputs) for m in sweep.models},
-        "sources": {m.inputs.name: dataclasses.asdict(m.source) for m in sweep.models},
-        "cells": describe_cells(sweep.plan),
-        "versions": versions.environment(),
-    }
-    data = json.dumps(record, indent=1, default=str).encode()
-    sweep.store.files.write_bytes(data, FOLDER, f"{sweep.id}.json")
-
-
 MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 
 
-@dataclass
+@dataclass(frozen=True)
+class Found:
+    """What a store holds when a sweep begins."""
+
+    manifests: dict[str, dict[str, Any]]
+    """Manifests of whole stages by id."""
+    damaged: dict[str, str]
+    """Stages that are not whole, and why: they count as missing, and a run sets them aside."""
+    rows: dict[str, dict[str, Any]]
+    """Rows by key."""
+
+    @cached_property
+    def kept(self) -> set[str]:
+        """Stages whose files are there; weights that a keep policy dropped are not."""
+        return {stage for stage, found in self.manifests.items() if not found.get("dropped")}
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A resolved sweep: what is asked for, what is there, what is missing."""
 
     config: SweepConfig
-    models: list[ResolvedModel]
+    models: tuple[ResolvedModel, ...]
     plan: Plan
     store: Store
-    manifests: dict[str, dict]
-    rows: dict[str, dict]
-    cells: list[Cell]
+    found: Found
+    cells: tuple[Cell, ...]
     """Cells to run."""
-    needed: set[str]
+    needed: frozenset[str]
     """Stages to run."""
     costs: dict[str, ModelCost]
-    """Of each model, by name."""
-    damaged: dict[str, str]
-    """Stages that are not whole, and why: they count as missing, and a run sets them aside."""
-    eval_tokens: dict[str, int] = field(default_factory=dict)
-    """Tokens of the text that an evaluate stage to run reads."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Estimated seconds of every stage."""
+    """Counts of each model, by name."""
 
     @cached_property
     def id(self) -> str:
-        """Names this grid: its rows, and what they are called."""
+        """Name of this grid: a hash of its rows, and of what they are called."""
         rows = [cell["rows"] for cell in describe_cells(self.plan)]
         names = {key: text for found in rows for key, text in found.items()}
         return identity([self.config.grid.protocol, names])[:12]
@@ -86,7 +84,7 @@ class Sweep:
     @property
     def device(self) -> str:
         """`cpu` or `cuda`."""
-        return "cuda" if self.config.resources.use_gpu else "cpu"
+        return device_of(self.config)
 
     @property
     def micro_batch_tokens(self) -> int:
@@ -95,68 +93,119 @@ class Sweep:
 
     @cached_property
     def dropped(self) -> set[str]:
-        """Weight stages that the keep policy does not keep."""
+        """Stages whose weights the keep policy does not keep."""
         return stages_to_drop(self.plan, self.costs, self.config.output.keep)
+
+    def model(self, name: str) -> ResolvedModel:
+        """Return a model by name."""
+        return next(model for model in self.models if model.inputs.name == name)
+
+    def missing_tasks(self) -> list[Stage]:
+        """Return the task stages of the grid that the store does not hold."""
+        stages = self.plan.task_stages()
+        return [stage for stage in stages if stage.id not in self.found.manifests]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of the stages to run, tokenised, and the time that stages take by them."""
+
+    tokens: dict[str, Tensor]
+    """Tokens and counts that the store does not hold, by the name of their file."""
+    num_tokens: dict[str, int]
+    """Tokens of the text that an evaluation to run reads, by stage."""
+    seconds: dict[str, float]
+    """Estimated seconds of every stage."""
 
 
 def prepare(config: SweepConfig) -> Sweep:
-    """Resolves names, plans, and finds out what is done; writes nothing."""
+    """Resolve names, plan, and find out what is done; write nothing.
+
+    Raises:
+        ValueError: bad input, in one line.
+    """
     known_values(config.output.published)
     store = Store(config.output.out_dir)
     require_own_directory(store)
-    if config.eval.tasks:
-        require_tasks(config.eval.tasks)
-    models = resolve_inputs(config)
-    plan = Planner(config.grid, config.prune, config.finetune).build(m.inputs for m in models)
-    (manifests, damaged), rows = store.stages.inspect(), store.rows.read()
-    retry, limit = config.output.retry_failed, config.resources.stop_perplexity
-    stored = set(manifests)
-    cells = [cell for cell in plan.cells.values() if to_run(cell, rows, stored, retry, limit)]
-    with_weights = {s for s, m in manifests.items() if not m.get("dropped")}
-    lost = dropped_cells(plan, manifests) if config.output.keep in ("final", "all") else []
-    lacking = wanted_weights(plan, config.eval, manifests) - with_weights
-    lost += [c for c in plan.cells.values() if c.stages[-1] in lacking and c not in lost]
-    cells += [cell for cell in lost if cell not in cells]
-    stored = set(manifests) - {cell.stages[-1] for cell in lost}
-    needed = needed_stages(plan, cells, stored, with_weights)
-    device = "cuda" if config.resources.use_gpu else "cpu"
+    tasks = resolve_tasks(config.eval)
+    models = tuple(resolve_inputs(config))
+    planner = Planner(config.grid, config.prune, config.finetune, tasks, config.eval.task_limit)
+    plan = planner.build([m.inputs for m in models], {"device": device_of(config)})
+    found = Found(*store.stages.inspect(), store.rows.read())
+    cells, lost = missing_cells(config, plan, found)
+    needed = needed_stages(plan, cells, set(found.manifests) - lost, found.kept)
+    costs = {m.inputs.name: model_cost(config, m) for m in models}
+    return Sweep(config, models, plan, store, found, tuple(cells), frozenset(needed), costs)
+
+
+def device_of(config: SweepConfig) -> str:
+    """Return the device that a sweep runs on."""
+    return "cuda" if config.resources.use_gpu else "cpu"
+
+
+def model_cost(config: SweepConfig, model: ResolvedModel) -> ModelCost:
+    """Return the counts of a model on the sweep's device."""
     resources = config.resources
-    options = {
-        "finetune": config.finetune,
-        "recompute": resources.activation_checkpointing,
-        "cpu_offload": resources.cpu_offload,
-    }
-    costs = {m.inputs.name: ModelCost(m.facts, m.inputs, device, **options) for m in models}
-    return Sweep(config, models, plan, store, manifests, rows, cells, needed, costs, damaged)
+    return ModelCost(
+        model.facts,
+        model.inputs,
+        device_of(config),
+        finetune=config.finetune,
+        recompute=resources.activation_checkpointing,
+        cpu_offload=resources.cpu_offload,
+    )
 
 
-def read_texts(sweep: Sweep) -> dict[str, Tensor]:
-    """Tokenises what the stages to run read, and estimates their seconds by it."""
-    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
+def missing_cells(config: SweepConfig, plan: Plan, found: Found) -> tuple[list[Cell], set[str]]:
+    """Return the cells to run, and their stages whose dropped weights are asked for again."""
+    retry, limit = config.output.retry_failed, config.resources.stop_perplexity
+    stored, every = set(found.manifests), plan.cells.values()
+    cells = [cell for cell in every if to_run(cell, found.rows, stored, retry, limit)]
+    lost: list[Cell] = []
+    if config.output.keep in ("final", "all"):
+        lost += dropped_cells(plan, found.manifests)
+    lost += cells_for_tasks(plan, found.manifests, found.kept)
+    known = {cell.id for cell in cells}
+    for cell in lost:
+        if cell.id not in known:
+            known.add(cell.id)
+            cells.append(cell)
+    return cells, {cell.stages[-1] for cell in lost}
+
+
+def only_cell(sweep: Sweep, cell: Cell) -> Sweep:
+    """Return a sweep that runs one cell with all stages on the way to it."""
+    needed = needed_stages(sweep.plan, [cell], set(), set())
+    return dataclasses.replace(sweep, cells=(cell,), needed=frozenset(needed))
+
+
+def read_texts(sweep: Sweep) -> Texts:
+    """Tokenise what the stages to run read, and estimate their seconds by it."""
+    stages = [stage for stage in sweep.plan.stages.values() if stage.id in sweep.needed]
     tokens = missing_tokens(sweep.models, stages, sweep.store)
-    sweep.eval_tokens = count_eval_tokens(stages.values(), sweep.models, tokens, sweep.store)
-    sweep.seconds = stage_seconds(sweep.plan, sweep.costs, sweep.eval_tokens)
-    return tokens
+    counts = count_text_tokens(stages, sweep.models, tokens, sweep.store)
+    return Texts(tokens, counts, stage_seconds(sweep.plan, sweep.costs, counts))
+
+
+def trials_of(sweep: Sweep, seconds: dict[str, float], slots: int) -> list[Trial]:
+    """Return the missing work, packed into trials."""
+    return pack_trials(sweep.plan, sweep.cells, sweep.needed, seconds, slots)
 
 
 def require_own_directory(store: Store) -> None:
-    """Refuses an out-dir that holds something that is no sweep's."""
+    """Refuse an out-dir that holds something that is no sweep's."""
     if store.files.is_local and os.path.exists(store.files.path):
         require(
             os.path.isdir(store.files.path), "out-dir", store.root, "is a file; name a directory"
         )
         # A sweep killed in its first moment leaves a half-written marker.
         others = [name for name in os.listdir(store.files.path) if not name.startswith(MARKER)]
-        require(
-            not others or store.files.exists(MARKER),
-            "out-dir",
-            store.root,
-            "holds something else; name a new directory or one of an earlier sweep",
-        )
+        remedy = "holds something else; name a new directory or one of an earlier sweep"
+        require(not others or store.files.exists(MARKER), "out-dir", store.root, remedy)
 
 
 def require_writable(store: Store) -> None:
-    """Marks the directory as a sweep's."""
+    """Mark the directory as a sweep's."""
     try:
         if not store.files.exists(MARKER):
             store.files.write_bytes(b'{"format": 1}\n', MARKER)
@@ -166,7 +215,18 @@ def require_writable(store: Store) -> None:
         raise BadInputError(f"--out-dir {store.root}: cannot be written ({reason})") from None
 
 
-def missing_runs(sweep: Sweep) -> list[TaskRun]:
-    """Task runs of the grid that the store does not hold."""
-    wanted = task_runs(sweep.plan, sweep.config.eval.tasks, sweep.config.eval.task_limit)
-    return [run for run in wanted if run.stage.id not in sweep.manifests]
+def write_record(sweep: Sweep) -> None:
+    """Write settings, versions and command beside the results."""
+    script, *flags = sys.argv  # A preset, or the console command prune-sweep.
+    started = ["python", script] if script.endswith(".py") else [Path(script).name]
+    record = {
+        "sweep_id": sweep.id,
+        "command": shlex.join([*started, *flags]),
+        "config": sweep.config.to_dict(),
+        "models": {m.inputs.name: m.inputs.record() for m in sweep.models},
+        "sources": {m.inputs.name: dataclasses.asdict(m.source) for m in sweep.models},
+        "cells": describe_cells(sweep.plan),
+        "versions": versions.environment(),
+    }
+    data = json.dumps(record, indent=1, default=str).encode()
+    sweep.store.files.write_bytes(data, FOLDER, f"{sweep.id}.json")

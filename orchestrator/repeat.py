@@ -85,7 +85,6 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     from orchestrator import preparation
     from orchestrator import sweep as sweeps
     from orchestrator.inputs.tokens import save_tokens
-    from orchestrator.plan import trials
 
     store = Store(config.output.out_dir)
     rows = find_rows(store, config.output.from_row or "")
@@ -102,13 +101,12 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     )
     require(cell is not None, "from-row", cell_id, remedy)
     assert cell is not None
-    needed = trials.needed_stages(sweep.plan, [cell], set(), set())
-    sweep = replace(sweep, cells=[cell], needed=needed)
-    tokens = preparation.read_texts(sweep)
+    sweep = preparation.only_cell(sweep, cell)
+    texts = preparation.read_texts(sweep)
     preparation.require_writable(sweep.store)
     preparation.write_record(sweep)
-    save_tokens(sweep.store, tokens)
-    sweeps.run_missing(sweep)
+    save_tokens(sweep.store, texts.tokens)
+    sweeps.run_missing(sweep, texts)
     again = {row_key(cell.id, evaluation) for evaluation in cell.evaluations}
     for row in rows:
         if row_key(cell.id, row["_evaluation"]) not in again:

@@ -1,12 +1,13 @@
-"""What a sweep tells: the dry run before, the Parquet file, the curves and the table after."""
+"""The report that closes a sweep: Parquet file, page, table and failures."""
 
 from __future__ import annotations
 
 import logging
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.page.document import write_html
+from orchestrator.preparation import Sweep
 from orchestrator.results.details import details_of
 from orchestrator.results.gathering import copy_shared_rows, gather, task_columns
 from orchestrator.results.names import CellName
@@ -15,14 +16,11 @@ from orchestrator.results.published import known_values
 from orchestrator.results.record import labels_of, read_record
 from orchestrator.results.summary import summary_table
 
-if TYPE_CHECKING:
-    from orchestrator.preparation import Sweep
-
 logger = logging.getLogger(__name__)
 
 
 def collect(sweep: Sweep) -> int:
-    """Rebuilds results.parquet and curves.html from all rows; prints the table.
+    """Rebuild results.parquet and curves.html from all rows; print the table.
 
     Returns:
         1 while a cell of the grid has failed or is missing, else 0.
@@ -62,7 +60,7 @@ def collect(sweep: Sweep) -> int:
 
 
 def failures(bad: list[dict[str, Any]], most: int = 10) -> str:
-    """A few lines for each cell that failed, at most `most` cells."""
+    """Return a few lines for each cell that failed, at most `most` cells."""
     failed = [row for row in bad if row["status"] == "failed"]
     lines = []
     for row in failed[:most]:
@@ -74,6 +72,6 @@ def failures(bad: list[dict[str, Any]], most: int = 10) -> str:
 
 
 def manifest_of(sweep: Sweep, stage: str) -> dict[str, Any] | None:
-    """A stage's manifest: as it came to be in this run, or as it was before."""
+    """Return a stage's manifest: as this run wrote it, or as it was before."""
     fresh = sweep.store.stages.at(stage).manifest() if stage in sweep.needed else None
-    return fresh or sweep.manifests.get(stage)
+    return fresh or sweep.found.manifests.get(stage)

@@ -6,22 +6,46 @@ record_identities.py describes them. Dtypes are fixed, since `auto` follows the 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from core.config import FinetuneConfig, PruneConfig
+from core.measures.zero_shot import task_identity, task_label
 from orchestrator.config import GridConfig
-from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.inputs import (
+    CalibrationText,
+    EvaluationText,
+    ModelInputs,
+    TaskInput,
+    TextInput,
+    TrainingText,
+    ValidationText,
+)
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.planner import Planner
 
+RECORDED = Path(__file__).resolve().parent / "recorded"
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 REGIMES = ("oneshot", "finetune", "iterative")
 ALL: dict[str, Any] = {"methods": METHODS, "regimes": REGIMES}
 
 
-def text(name: str, **fields: Any) -> TextInput:
-    """Return a text input; its window fields come after the identity of its content."""
-    return TextInput(name, {"text": f"sha256:{name} plain", **fields})
+T = TypeVar("T", bound=TextInput)
+
+
+def text(role: type[T], name: str, **windows: Any) -> T:
+    """Return a text in one role, with an identity made of its name."""
+    return role(name=name, text=f"sha256:{name} plain", **windows)
+
+
+def evaluated(name: str, **windows: Any) -> EvaluationText:
+    """Return an evaluation text."""
+    return text(EvaluationText, name, **windows)
+
+
+def calibrating(name: str, **windows: Any) -> CalibrationText:
+    """Return a calibration text."""
+    return text(CalibrationText, name, **windows)
 
 
 def model(name: str = "tiny", **changes: Any) -> ModelInputs:
@@ -31,11 +55,11 @@ def model(name: str = "tiny", **changes: Any) -> ModelInputs:
         identity=f"sha256:{name}",
         dtype="float32",
         training_dtype="float32",
-        calibration=text("cal", num_samples=8, seq_len=16, sampling="stream"),
-        finetune=text("train", seq_len=16),
+        calibration=calibrating("cal", num_samples=8, seq_len=16, sampling="stream"),
+        finetune=text(TrainingText, "train", seq_len=16),
         finetune_tokens=1000,
         batch_tokens=64,
-        evaluations=(text("test", seq_len=16, stride=16, max_windows=None),),
+        evaluations=(evaluated("test", seq_len=16, stride=16),),
     )
     return dataclasses.replace(inputs, **changes)
 
@@ -55,7 +79,15 @@ class Case:
         """Return the plan of the grid."""
         wanted = {"models": tuple(each.name for each in self.models), "dtype": "float32"}
         grid = GridConfig(**{"sparsities": (0.5,), **wanted, **self.grid})
-        return Planner(grid, self.prune, self.finetune).build(self.models)
+        tasks = tuple(task(name) for name in self.tasks)
+        planner = Planner(grid, self.prune, self.finetune, tasks, self.limit)
+        return planner.build(self.models)
+
+
+def task(name: str) -> TaskInput:
+    """Return a task; TINY_CHOICE is a definition in a file."""
+    path = str(RECORDED / "tiny_choice.yaml") if name == "TINY_CHOICE" else name
+    return TaskInput(path, task_identity(path), task_label(path))
 
 
 def only(*methods: str, **grid: Any) -> dict[str, Any]:
@@ -66,22 +98,22 @@ def only(*methods: str, **grid: Any) -> dict[str, Any]:
 def trained(**settings: Any) -> Case:
     """Return a small grid that trains once after each method, with these training settings."""
     chosen = "lr" in settings
-    validation = text("valid", seq_len=16, max_windows=4096) if chosen else None
+    validation = text(ValidationText, "valid", seq_len=16, max_windows=4096) if chosen else None
     grid = only("magnitude", "sparsegpt", regimes=("finetune",))
     inputs = model(validation=validation)
     return Case(grid, finetune=FinetuneConfig(**settings), models=(inputs,))
 
 
 TEXTS = (
-    text("test", seq_len=16, stride=16, max_windows=None),
-    text("wiki", seq_len=16, stride=8, max_windows=4),
-    text("c4", seq_len=16, stride=16, max_windows=None, num_samples=256),
+    evaluated("test", seq_len=16, stride=16),
+    evaluated("wiki", seq_len=16, stride=8, max_windows=4),
+    evaluated("c4", seq_len=16, stride=16, num_samples=256),
 )
 MANY: dict[str, Any] = {**ALL, "sparsities": (0.3, 0.5, 0.7, 0.9)}
 HALF = model(
     "half", dtype="bfloat16", training_dtype="bfloat16", finetune_tokens=4099, batch_tokens=512
 )
-LONG = text("c4:train", num_samples=128, seq_len=2048, sampling="documents")
+LONG = calibrating("c4:train", num_samples=128, seq_len=2048, sampling="documents")
 
 CASES: dict[str, Case] = {
     # Methods, targets and seeds.
@@ -160,7 +192,7 @@ CASES: dict[str, Case] = {
         models=(
             model(
                 calibration=LONG,
-                evaluations=(text("c4", seq_len=2048, stride=2048, max_windows=256),),
+                evaluations=(evaluated("c4", seq_len=2048, stride=2048, max_windows=256),),
             ),
         ),
     ),
@@ -168,8 +200,10 @@ CASES: dict[str, Case] = {
         only("wanda"),
         models=(
             model(
-                calibration=text("c4:train", num_samples=128, seq_len=4096, sampling="documents"),
-                evaluations=(text("wiki", seq_len=4096, stride=4096, max_windows=None),),
+                calibration=text(
+                    CalibrationText, "c4:train", num_samples=128, seq_len=4096, sampling="documents"
+                ),
+                evaluations=(evaluated("wiki", seq_len=4096, stride=4096),),
                 dtype="float16",
             ),
         ),
@@ -180,14 +214,21 @@ CASES: dict[str, Case] = {
             model(
                 calibration=LONG,
                 evaluations=(
-                    text("c4", seq_len=2048, stride=2048, max_windows=None, num_samples=256),
+                    text(
+                        EvaluationText,
+                        "c4",
+                        seq_len=2048,
+                        stride=2048,
+                        max_windows=None,
+                        num_samples=256,
+                    ),
                 ),
             ),
         ),
     ),
     "windows-prune-and-tune": Case(
         only("magnitude", regimes=("iterative",), sparsities=(0.1, 0.2)),
-        models=(model(evaluations=(text("wiki", seq_len=1024, stride=512, max_windows=None),)),),
+        models=(model(evaluations=(evaluated("wiki", seq_len=1024, stride=512),)),),
     ),
     "no-texts-but-evaluation": Case(
         only("magnitude"), models=(model(calibration=None, finetune=None, finetune_tokens=0),)

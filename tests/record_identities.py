@@ -19,11 +19,10 @@ from unittest import mock
 
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
-from orchestrator.inputs.tokens import tokens_id, validation_reader
+from orchestrator.inputs.tokens import tokens_id
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.tasks import task_runs
 from orchestrator.preparation import prepare
 
 RECORDED = Path(__file__).resolve().parent / "recorded"
@@ -44,10 +43,11 @@ def describe(plan: Plan) -> dict[str, Any]:
     """Return all stages and cells of a plan; other stages are named by their first letters."""
     stages: dict[str, Any] = {}
     for stage in plan.stages.values():
+        if stage.work.runs_in == "task":
+            continue
         own = plan.models[stage.model].identity
-        tokens = {"tokens": tokens_id(stage, own)}
-        if stage.kind == "finetune" and plan.models[stage.model].validation is not None:
-            tokens["validation"] = tokens_id(validation_reader(stage), own)
+        files = (tokens_id(reading, own) for reading in stage.work.readings())
+        tokens = dict(zip(("tokens", "validation"), files))
         parent = None if stage.parent is None else stage.parent[:8]
         found = {"kind": stage.kind, "parent": parent, "text": stage.text, **tokens}
         stages[stage.id] = {name: value for name, value in found.items() if value is not None}
@@ -74,16 +74,15 @@ def short(ids: tuple[str, ...]) -> str:
 
 
 def describe_tasks(case: Any) -> dict[str, Any]:
-    """Return the task runs of a grid; the task TINY_CHOICE is a definition in a file."""
-    named = {"TINY_CHOICE": str(RECORDED / "tiny_choice.yaml")}
-    tasks = tuple(named.get(task, task) for task in map(str, case.tasks))
+    """Return the task stages of a grid."""
+    plan = case.plan()
     return {
-        run.stage.id: {
-            "task": run.stage.text,
-            "parent": (run.stage.parent or "")[:8],
-            "dense": run.dense,
+        stage.id: {
+            "task": stage.text,
+            "parent": (stage.parent or "")[:8],
+            "dense": stage.parent in {root.id for root in plan.roots()},
         }
-        for run in task_runs(case.plan(), tasks, case.limit)
+        for stage in plan.task_stages()
     }
 
 

@@ -23,7 +23,7 @@ from core.pruners.masks import row_mask
 from core.sequential import prune_
 from core.targets import Target
 from orchestrator.config import GridConfig, SweepConfig
-from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.inputs import CalibrationText, EvaluationText, ModelInputs
 from orchestrator.plan.planner import Planner
 from orchestrator.unread_flags import require_read
 
@@ -127,18 +127,18 @@ def plan_of(**prune):
         identity="sha256:tiny",
         dtype="float32",
         training_dtype="float32",
-        calibration=TextInput("cal", {"text": "c", "num_samples": 8, "seq_len": 16}),
+        calibration=CalibrationText("cal", "c", 8, 16, "stream"),
         finetune=None,
         finetune_tokens=0,
         batch_tokens=0,
-        evaluations=(TextInput("test", {"text": "e", "seq_len": 16, "stride": 16}),),
+        evaluations=(EvaluationText("test", "e", 16, 16),),
     )
     grid = GridConfig(regimes=("oneshot",), sparsities=(0.5,))
     return Planner(grid, PruneConfig(**prune), SweepConfig().finetune).build([inputs])
 
 
 def prune_stages(**prune):
-    return {s.method: s for s in plan_of(**prune).stages.values() if s.kind == "prune"}
+    return {s.method: s for s in plan_of(**prune).stages.values() if s.work.changes_masks}
 
 
 @pytest.mark.parametrize("option", [{"refine": "swaps"}, {"allocation": "owl"}, {"weight_bits": 4}])

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from core.parallel import Ranks
+from orchestrator.plan.kinds import Work
 from orchestrator.plan.stages import Stage
-from orchestrator.trial import stages
+from orchestrator.trial import runners
 from orchestrator.trial.clock import peak_memory, restart_peak, timed
 from orchestrator.trial.walk import Walk
 
@@ -44,12 +45,12 @@ def test_a_stage_does_not_inherit_the_peak_of_an_earlier_one():
 @resettable
 def test_the_walk_forgets_the_peak_before_every_stage(monkeypatch):
     found = []
-    monkeypatch.setitem(stages.RUNNERS, "prune", lambda *_: found.append(peak_memory(CPU)))
+    monkeypatch.setitem(runners.RUNNERS, Work, lambda *_: found.append(peak_memory(CPU)))
     walk = object.__new__(Walk)
     walk.ranks, walk.space = Ranks.current(), None
     use_memory()
     high = peak_memory(CPU)
-    walk.run_stage(Stage("s", "prune", "m", "wanda", None, {}))
+    walk.run_stage(Stage("s", Work(), "m", "wanda", None))
     assert found[0] < high - SIZE / 2
 
 

@@ -7,10 +7,9 @@ import pytest
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.parallel import Ranks
 from orchestrator import preparation
-from orchestrator import sweep as sweeps
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.inputs.tokens import missing_tokens, save_tokens
-from orchestrator.plan.job import Job
+from orchestrator.inputs.tokens import save_tokens
+from orchestrator.jobs import trial_job
 from orchestrator.report import collect
 from orchestrator.results.parquet import read_rows
 from orchestrator.trial.walk import Walk
@@ -40,11 +39,10 @@ def collected(tiny_opt_dir, write_texts, tmp_path_factory, one_thread):
     sweep = preparation.prepare(config)
     preparation.require_writable(sweep.store)
     preparation.write_record(sweep)
-    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
-    save_tokens(sweep.store, missing_tokens(sweep.models, stages, sweep.store))
-    (model,) = sweep.models
-    for trial in sweeps.trials_of(sweep, 1):
-        job = Job.from_dict(sweeps.make_job(sweep, model, trial, set()).to_dict())
+    texts = preparation.read_texts(sweep)
+    save_tokens(sweep.store, texts.tokens)
+    for trial in preparation.trials_of(sweep, texts.seconds, 1):
+        job = trial_job(sweep, trial, set())
         Walk(job, sweep.store, Ranks.current(), lambda told: None).run()
     assert collect(sweep) == 0
     (island,) = (place / "out" / "curves.html").read_text(encoding="utf-8").split('id="data">')[1:]

@@ -25,9 +25,10 @@ from core.parallel import Ranks
 from orchestrator.cluster import driver
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.failure import is_no_space
+from orchestrator.plan.kinds import Finetune
 from orchestrator.preparation import prepare, require_writable
 from orchestrator.store.store import Store
-from orchestrator.trial.stages import RUNNERS
+from orchestrator.trial.runners import RUNNERS
 from orchestrator.trial.walk import Walk
 
 _walked = runpy.run_path(str(Path(__file__).with_name("walked.py")))
@@ -250,7 +251,7 @@ def greedy(monkeypatch):
         tries.append(stage.id)
         torch.empty(2**50)
 
-    monkeypatch.setitem(RUNNERS, "finetune", ask)
+    monkeypatch.setitem(RUNNERS, Finetune, ask)
     return tries
 
 
@@ -282,8 +283,8 @@ def test_a_group_that_starts_again_leaves_alone_what_has_failed(
             raise TrainingFailedError("a panic in a library")
 
     monkeypatch.setattr(driver, "make_trainer", DyingGroup)
-    jobs = {job.id: job.to_dict() for job in jobs_of(sweep)}
-    (trial,) = [name for name, job in jobs.items() if job["method"] == "sparsegpt"]
+    jobs = {job.id: job for job in jobs_of(sweep)}
+    (trial,) = jobs
     driver.run_trial({"trial": {"id": trial}}, jobs)
     regimes = [{cell.regime for cell in job.cells} for job in groups]
     assert regimes[0] == {"oneshot", "finetune", "iterative"}

@@ -35,6 +35,7 @@ from orchestrator.cluster.placement import PlaceRelease, StartLimit
 from orchestrator.cluster.worker import within
 from orchestrator.config import SweepConfig
 from orchestrator.failure import StuckError
+from orchestrator.plan.job import Limits, Workers
 
 pytestmark = pytest.mark.sweeps
 
@@ -46,8 +47,9 @@ SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "sweep_opt.py"
 class Trial:
     """The fields of a job that a failure's line needs."""
 
-    memory_bytes, num_workers, threads, device = 2.5 * 2**30, 4, 8, "cpu"
-    timeout_seconds, store_root = 60.0, "out"
+    workers = Workers("cpu", 4, 8, micro_batch_tokens=2048, memory_bytes=2.5 * 2**30)
+    limits = Limits(checkpoint_seconds=60.0, timeout_seconds=60.0, stop_perplexity=None)
+    store_root = "out"
 
 
 def group_error(*errors):

@@ -18,22 +18,23 @@ from orchestrator.estimate.devices import GPUS
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.rates import measured_rates
 from orchestrator.plan.changes import changes
-from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.inputs import CalibrationText, EvaluationText, ModelInputs, TrainingText
 from orchestrator.plan.planner import Planner
 
 
 def inputs(identity="m1", **calibration) -> ModelInputs:
     fields = {"text": "t" * 64, "num_samples": 8, "seq_len": 16, "sampling": "stream"}
+    text = CalibrationText("cal", **(fields | calibration))
     return ModelInputs(
         name="m",
         identity=identity,
         dtype="float32",
         training_dtype="float32",
-        calibration=TextInput("cal", fields | calibration),
-        finetune=TextInput("train", {"text": "f", "seq_len": 16}),
+        calibration=text,
+        finetune=TrainingText("train", "f", 16),
         finetune_tokens=1000,
         batch_tokens=64,
-        evaluations=(TextInput("test", {"text": "e", "seq_len": 16, "stride": 16}),),
+        evaluations=(EvaluationText("test", "e", 16, 16),),
     )
 
 
@@ -47,7 +48,7 @@ def stored(plan) -> dict:
     return {
         s.id: {name: getattr(s, name) for name in ("kind", "method", "model", "fields", "parent")}
         for s in plan.stages.values()
-        if s.kind != "dense"
+        if s.parent is not None
     }
 
 
@@ -99,7 +100,7 @@ def test_phases_and_their_parts_fit_a_terminal(embedded):
 def test_price_is_hours_times_rate_and_workers_are_those_that_fit(embedded):
     plan = plan_of()
     costs = {"here": embedded} | {name: forecast.on_gpu(embedded, name) for name in GPUS}
-    stages = [stage for stage in plan.stages.values() if stage.kind != "dense"]
+    stages = [stage for stage in plan.stages.values() if stage.parent is not None]
     lines = forecast.work_lines(costs, stages, {}, True, 1000.0)
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line for line in lines}

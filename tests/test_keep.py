@@ -6,15 +6,22 @@ from orchestrator.estimate.keep import KEEP_ALL_BELOW_BYTES, kept_bytes, stages_
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.stages import Stage
 
+PRUNES = SimpleNamespace(stores_weights=True, trains=False)
+TRAINS = SimpleNamespace(stores_weights=True, trains=True)
+EVALUATES = SimpleNamespace(stores_weights=False, trains=False)
+
+
+def made(stage_id, work, model):
+    return Stage(stage_id, work, model, "wanda", None)
+
 
 def plan_of(**stages):
     """A pruned and then trained cell of each model, so many times."""
     plan = Plan({})
     for model, count in stages.items():
         for i in range(count):
-            weights = [Stage(f"{model}p{i}", "prune", model, "wanda", None, {})]
-            weights.append(Stage(f"{model}t{i}", "finetune", model, "wanda", weights[0].id, {}))
-            evaluation = Stage(f"{model}e{i}", "evaluate", model, "wanda", weights[1].id, {})
+            weights = [made(f"{model}p{i}", PRUNES, model), made(f"{model}t{i}", TRAINS, model)]
+            evaluation = made(f"{model}e{i}", EVALUATES, model)
             plan.stages |= {stage.id: stage for stage in (*weights, evaluation)}
             plan.cells[f"{model}{i}"] = SimpleNamespace(stages=tuple(s.id for s in weights))
     return plan

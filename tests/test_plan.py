@@ -7,9 +7,10 @@ import pytest
 from core.config import CalibrationConfig, FinetuneConfig, PruneConfig
 from orchestrator.config import GridConfig
 from orchestrator.plan.identity import canonical_json
-from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.inputs import CalibrationText, EvaluationText, ModelInputs, TrainingText
+from orchestrator.plan.missing import dropped_cells
 from orchestrator.plan.planner import Planner
-from orchestrator.plan.trials import dropped_cells, needed_stages, pack_trials
+from orchestrator.plan.trials import needed_stages, pack_trials
 
 SPARSITIES = (0.3, 0.5, 0.7)
 
@@ -20,11 +21,11 @@ def model_inputs(name="tiny", **changes) -> ModelInputs:
         identity=f"sha256:{name}",
         dtype="float32",
         training_dtype="float32",
-        calibration=TextInput("cal", {"text": "c", "num_samples": 8, "seq_len": 16}),
-        finetune=TextInput("train", {"text": "t", "seq_len": 16}),
+        calibration=CalibrationText("cal", "c", 8, 16, "stream"),
+        finetune=TrainingText("train", "t", 16),
         finetune_tokens=1000,
         batch_tokens=64,
-        evaluations=(TextInput("test", {"text": "e", "seq_len": 16, "stride": 16}),),
+        evaluations=(EvaluationText("test", "e", 16, 16),),
     )
     return dataclasses.replace(inputs, **changes)
 
@@ -168,19 +169,19 @@ def test_dropped_weights_are_needed_again_only_for_children():
 
 
 def everything(plan):
-    return {s.id for s in plan.stages.values() if s.kind != "dense"}
+    return {s.id for s in plan.stages.values() if s.parent is not None}
 
 
-def test_one_slot_gets_one_trial_per_method_and_each_stage_once():
-    plan = plan_of()
+def test_one_slot_gets_one_trial_per_model_and_each_stage_once():
+    plan = plan_of(models=[model_inputs(), model_inputs("small")])
     trials = pack_trials(plan, list(plan.cells.values()), everything(plan), {}, 1)
-    assert sorted(t.method for t in trials) == ["dense", "magnitude", "sparsegpt"]
+    assert [t.model for t in trials] == ["tiny", "small"]
     ids = [stage.id for trial in trials for stage in trial.stages]
     assert sorted(ids) == sorted(everything(plan))
     assert sorted(c.id for t in trials for c in t.cells) == sorted(plan.cells)
 
 
-def test_many_slots_split_a_method_without_splitting_a_branch():
+def test_many_slots_split_a_model_without_splitting_a_branch():
     plan = plan_of()
     costs = dict.fromkeys(everything(plan), 1.0)
     trials = pack_trials(plan, list(plan.cells.values()), everything(plan), costs, 100)

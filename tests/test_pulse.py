@@ -7,7 +7,8 @@ import pytest
 
 from core.targets import Target
 from orchestrator.cluster.pulse import Pulse
-from orchestrator.plan.cell import Cell
+from orchestrator.plan.cell import Cell, Point, Settings
+from orchestrator.plan.kinds import Work
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial
 from orchestrator.store.store import Store
@@ -15,16 +16,18 @@ from orchestrator.store.store import Store
 
 def cell(name, *stages):
     weights, evaluations = stages[:-1], stages[-1:]
-    known = (name, "m", "wanda", "oneshot", Target(0.5), 0, weights, evaluations)
-    return Cell(*known, before=(), round=1, num_rounds=1, path=())
+    point, settings = Point("wanda", "oneshot", Target(0.5), 0), Settings("sparsegpt")
+    found = Cell("m", point, settings, weights, evaluations)
+    object.__setattr__(found, "id", name)
+    return found
 
 
 @pytest.fixture
 def pulse(tmp_path):
     """One trial: `late` comes first in the grid, `early` is finished first by the walk."""
-    stages = tuple(Stage(s, "prune", "m", "wanda", None, {}) for s in ("p1", "e1", "p2", "e2"))
+    stages = tuple(Stage(s, Work(), "m", "wanda", None) for s in ("p1", "e1", "p2", "e2"))
     cells = (cell("late", "dense", "p1", "p2", "e2"), cell("early", "dense", "p1", "e1"))
-    trial = Trial("t", "m", "wanda", stages, cells)
+    trial = Trial("t", "m", stages, cells)
     return Pulse(Store(str(tmp_path)), "sweep", [trial], {"late": 30.0, "early": 10.0})
 
 

@@ -1,5 +1,6 @@
 """Training stages of every kind as a trial walks them, in this process; their identities."""
 
+import dataclasses
 import json
 import math
 
@@ -8,19 +9,25 @@ import torch
 from safetensors.torch import load_file
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConfig
+from core.methods import METHODS
 from core.models.masks import load_masks
 from core.parallel import Ranks
-from core.pruners import PRUNERS
 from core.training import finetune
 from core.training.optimizer import TrainingError
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.inputs.tokens import missing_tokens, save_tokens
+from orchestrator.inputs.tokens import save_tokens
+from orchestrator.jobs import trial_job
 from orchestrator.plan.identity import identity
-from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.inputs import (
+    CalibrationText,
+    EvaluationText,
+    ModelInputs,
+    TrainingText,
+    ValidationText,
+)
 from orchestrator.plan.planner import Planner
-from orchestrator.preparation import prepare, require_writable
+from orchestrator.preparation import prepare, read_texts, require_writable, trials_of
 from orchestrator.results.schema import check_row
-from orchestrator.sweep import make_job, trials_of
 from orchestrator.trial import training as recovery
 from orchestrator.trial.walk import Walk
 from orchestrator.unread_flags import require_read
@@ -68,10 +75,10 @@ def walk(config: SweepConfig):
     """Runs what is missing, trial by trial, as a single rank; returns the sweep before it."""
     sweep = prepare(config)
     require_writable(sweep.store)
-    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
-    save_tokens(sweep.store, missing_tokens(sweep.models, stages, sweep.store))
-    for trial in trials_of(sweep, 1):
-        job = make_job(sweep, sweep.models[0], trial, set())
+    texts = read_texts(sweep)
+    save_tokens(sweep.store, texts.tokens)
+    for trial in trials_of(sweep, texts.seconds, 1):
+        job = trial_job(sweep, trial, set())
         Walk(job, sweep.store, Ranks.current(), lambda _: None).run()
     return sweep
 
@@ -165,8 +172,6 @@ def test_a_rate_that_diverges_is_out_and_the_stage_fails_only_if_all_do(
 
 
 def test_recomputing_activations_changes_no_identity(tiny_opt_dir, texts, tmp_path):
-    import dataclasses
-
     config = sweep_config(tiny_opt_dir, texts, tmp_path / "out", {})
     walk(config)
     saving = dataclasses.replace(config, resources=ResourceConfig(activation_checkpointing=True))
@@ -182,17 +187,31 @@ def test_recomputing_activations_changes_no_identity(tiny_opt_dir, texts, tmp_pa
 # Identities --------------------------------------------------------------------------------------
 
 
+class OldEvaluation(EvaluationText):
+    """An evaluation text whose fields are those of the recorded identities."""
+
+    def fields(self):
+        return {"text": self.text, "seq_len": self.seq_len, "stride": self.stride}
+
+
+class OldCalibration(CalibrationText):
+    """A calibration text whose fields are those of the recorded identities."""
+
+    def fields(self):
+        return {"text": self.text, "num_samples": self.num_samples, "seq_len": self.seq_len}
+
+
 def plan_of(finetune: FinetuneConfig, **changes):
     inputs = ModelInputs(
         name="tiny",
         identity="sha256:tiny",
         dtype="float32",
         training_dtype="float32",
-        calibration=TextInput("cal", {"text": "c", "num_samples": 8, "seq_len": 16}),
-        finetune=TextInput("train", {"text": "t", "seq_len": 16}),
+        calibration=OldCalibration("cal", "c", 8, 16, "stream"),
+        finetune=TrainingText("train", "t", 16),
         finetune_tokens=1000,
         batch_tokens=64,
-        evaluations=(TextInput("test", {"text": "e", "seq_len": 16, "stride": 16}),),
+        evaluations=(OldEvaluation("test", "e", 16, 16),),
         **changes,
     )
     grid = GridConfig(
@@ -223,14 +242,16 @@ def test_plain_training_keeps_the_identities_it_had_before_there_were_options(
     finetune, stages, cells, monkeypatch
 ):
     # Recorded from the code without any of these options, when SparseGPT's version was 1.
-    monkeypatch.setattr(PRUNERS["sparsegpt"], "version", 1)
+    older = dataclasses.replace(METHODS["sparsegpt"], version=1)
+    monkeypatch.setitem(METHODS, "sparsegpt", older)
     plan = plan_of(finetune)
     assert identity(sorted(plan.stages)) == stages
     assert identity(sorted(plan.cells)) == cells
 
 
 def test_one_rate_in_a_list_is_that_rate():
-    assert plan_of(FinetuneConfig(lr=(1e-3,))).stages == plan_of(FinetuneConfig(lr=1e-3)).stages
+    listed, plain = (plan_of(FinetuneConfig(lr=lr)) for lr in ((1e-3,), 1e-3))
+    assert list(listed.stages) == list(plain.stages)
 
 
 def test_every_option_has_identities_of_its_own():
@@ -244,17 +265,14 @@ def test_every_option_has_identities_of_its_own():
     for name, settings in options.items():
         plan = plan_of(FinetuneConfig(**settings))
         for stage in plan.stages.values():
-            if stage.kind == "finetune":
+            if stage.work.trains:
                 assert seen.setdefault(stage.id, name) == name
 
 
 def test_the_validation_text_enters_where_a_rate_is_chosen():
     rates = FinetuneConfig(lr=(1e-3, 1e-4))
-    one, two = (
-        plan_of(rates, validation=TextInput(name, {"text": name, "seq_len": 16}))
-        for name in ("a", "b")
-    )
-    assert not {s.id for s in one.stages.values() if s.kind == "finetune"} & set(two.stages)
+    one, two = (plan_of(rates, validation=ValidationText(name, name, 16, 8)) for name in ("a", "b"))
+    assert not {s.id for s in one.stages.values() if s.work.trains} & set(two.stages)
 
 
 # What is refused ---------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from core.parallel import Ranks
 from orchestrator import cli
 from orchestrator import sweep as sweeps
 from orchestrator.config import GridConfig, ResourceConfig, SweepConfig
+from orchestrator.jobs import trial_job
 from orchestrator.plan.identity import row_key
-from orchestrator.plan.job import Job
+from orchestrator.preparation import trials_of
 from orchestrator.repeat import Outcome, compare_cell, recorded_settings
 from orchestrator.store.store import Store
 from orchestrator.trial.walk import Walk
@@ -158,10 +159,9 @@ def command(monkeypatch, capsys, tmp_path, tiny_opt_dir, write_texts):
     """Runs `sweep_opt.py` with the given flags; returns exit code, output and error text."""
     write_texts(tmp_path)
 
-    def walk_here(sweep):
-        (model,) = sweep.models
-        for trial in sweeps.trials_of(sweep, 1):
-            job = Job.from_dict(sweeps.make_job(sweep, model, trial, set()).to_dict())
+    def walk_here(sweep, texts):
+        for trial in trials_of(sweep, texts.seconds, 1):
+            job = trial_job(sweep, trial, set())
             Walk(job, sweep.store, Ranks.current(), lambda told: None).run()
 
     monkeypatch.setattr(sweeps, "run_missing", walk_here)

@@ -18,12 +18,10 @@ from pyarrow import parquet
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
 from orchestrator.dry_run import describe_plan
-from orchestrator.plan.tasks import task_runs
-from orchestrator.preparation import prepare
+from orchestrator.preparation import prepare, read_texts, trials_of
 from orchestrator.report import collect
 from orchestrator.results.parquet import read_rows
 from orchestrator.store.store import Store
-from orchestrator.sweep import trials_of
 
 HERE = Path(__file__).resolve().parent
 MADE = runpy.run_path(str(HERE / "record_stored_sweep.py"))
@@ -73,23 +71,24 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
 def test_every_cell_is_found_done_and_no_stage_is_needed(place):
     sweep = planned("--keep", "none")
     assert sweep.id == stored_record(place)["sweep_id"]
-    assert (sweep.cells, sweep.needed, sweep.damaged) == ([], set(), {})
-    assert set(sweep.plan.stages) - set(sweep.manifests) == {s.id for s in sweep.plan.roots()}
-    said = describe_plan(sweep, trials_of(sweep, 1))
+    assert (sweep.cells, sweep.needed, sweep.found.damaged) == ((), set(), {})
+    stages = {s.id for s in sweep.plan.stages.values() if s.work.runs_in == "trial"}
+    assert stages <= set(sweep.found.manifests)
+    texts = read_texts(sweep)
+    said = describe_plan(sweep, texts, trials_of(sweep, texts.seconds, 1))
     assert said.startswith("10 cells, 10 already done; 0 stages to run")
 
 
 def test_every_task_evaluation_is_found_done(place):
     sweep = planned("--keep", "none")
-    runs = task_runs(sweep.plan, (MADE["TASK_FILES"][0],), None)
-    assert len(runs) == 10 and {run.stage.id for run in runs} <= set(sweep.manifests)
+    assert len(sweep.plan.task_stages()) == 10 and not sweep.missing_tasks()
 
 
 def test_manifests_name_the_stages_of_the_plan(place):
     sweep = planned("--keep", "none")
     for stage in sweep.plan.stages.values():
-        if stage.id in sweep.manifests:
-            manifest = sweep.manifests[stage.id]
+        if stage.id in sweep.found.manifests:
+            manifest = sweep.found.manifests[stage.id]
             head = {name: manifest[name] for name in ("id", "kind", "parent", "model", "method")}
             assert head == {name: getattr(stage, name) for name in head}
 
@@ -97,7 +96,7 @@ def test_manifests_name_the_stages_of_the_plan(place):
 def test_rows_are_read_as_they_were(place):
     recorded = json.loads((place / "rows.json").read_text(encoding="utf-8"))
     sweep = planned("--keep", "none")
-    assert sweep.rows == recorded
+    assert sweep.found.rows == recorded
     keys = {key for cell in stored_record(place)["cells"] for key in cell["rows"]}
     assert keys == {*recorded}
 

@@ -5,11 +5,10 @@ import pytest
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.parallel import Ranks
 from orchestrator import preparation
-from orchestrator import sweep as sweeps
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.inputs.tokens import missing_tokens, save_tokens
+from orchestrator.inputs.tokens import save_tokens
+from orchestrator.jobs import trial_job
 from orchestrator.plan import trials
-from orchestrator.plan.job import Job
 from orchestrator.plan.trials import shared_stages
 from orchestrator.trial.walk import Walk
 
@@ -31,23 +30,19 @@ def sweep(tiny_opt_dir, tiny_text_file, tmp_path, one_thread):
         resources=ResourceConfig(cpus_per_worker=1),
         output=OutputConfig(out_dir=str(tmp_path / "out"), keep="none"),
     )
-    found = preparation.prepare(config)
-    found.seconds = dict.fromkeys(found.plan.stages, 1.0)
-    return found
+    return preparation.prepare(config)
 
 
 def test_a_seedless_stage_is_walked_by_each_seeds_trial_and_dropped_by_none(sweep, monkeypatch):
     monkeypatch.setattr(trials, "TRIAL_SECONDS", 0.1)
-    packed = sweeps.trials_of(sweep, 8)
+    packed = preparation.trials_of(sweep, dict.fromkeys(sweep.plan.stages, 1.0), 8)
     shared = shared_stages(packed)
-    pruned = {s for s in shared if sweep.plan.stages[s].kind == "prune"}
+    pruned = {s for s in shared if sweep.plan.stages[s].work.changes_masks}
     assert len(pruned) == 1 and len(packed) >= 4
-    stages = {stage: sweep.plan.stages[stage] for stage in sweep.needed}
-    save_tokens(sweep.store, missing_tokens(sweep.models, stages, sweep.store))
-    (model,) = sweep.models
+    save_tokens(sweep.store, preparation.read_texts(sweep).tokens)
     reported: list[str] = []
     for trial in packed:
-        job = Job.from_dict(sweeps.make_job(sweep, model, trial, shared).to_dict())
+        job = trial_job(sweep, trial, shared)
         assert not {*job.drop} & shared
         Walk(job, sweep.store, Ranks.current(), lambda told: reported.append(told["cell"])).run()
     assert sorted(reported) == sorted(sweep.plan.cells), "each cell by one trial"

@@ -11,14 +11,15 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core.config import EvalConfig
+from core.config import EvalConfig, FinetuneConfig, PruneConfig
 from core.measures import zero_shot
 from core.measures.zero_shot import metrics_of, require_tasks, run_task, task_identity, task_label
-from core.targets import Target
-from orchestrator import cli, tasks
-from orchestrator.cluster import connection as cluster
-from orchestrator.config import ResourceConfig, SweepConfig
-from orchestrator.plan.tasks import task_runs
+from orchestrator import cli
+from orchestrator.cluster.tasks import run_alone
+from orchestrator.config import GridConfig, ResourceConfig, SweepConfig
+from orchestrator.inputs.tasks import resolve_tasks
+from orchestrator.plan.inputs import EvaluationText, ModelInputs
+from orchestrator.plan.planner import Planner
 from orchestrator.results.gathering import task_columns
 from orchestrator.results.parquet import read_rows, write_parquet
 from orchestrator.results.schema import SCHEMA
@@ -144,58 +145,36 @@ def test_bad_settings_are_refused(settings, message):
         EvalConfig(**settings)
 
 
-def plan_of(*cells):
-    """A plan of cells that end at the given stages."""
-    return SimpleNamespace(
-        models={"m": SimpleNamespace(dtype="float32")},
-        stages={
-            stage: SimpleNamespace(id=stage, kind="dense" if stage == "root" else "prune")
-            for stage in ("root", "s")
-        },
-        cells={
-            str(n): SimpleNamespace(model="m", method="wanda", stages=stages, target=Target(0.5))
-            for n, stages in enumerate(cells)
-        },
-    )
+def test_each_task_is_a_stage_once_for_each_weights_and_limit(task):
+    def stages(limit):
+        grid = GridConfig(methods=("magnitude",), regimes=("oneshot",), sparsities=(0.5,))
+        text = EvaluationText("e", "e", 16, 16)
+        inputs = ModelInputs("embedded", "m", "float32", "float32", None, None, 0, 0, (text,))
+        tasks = resolve_tasks(EvalConfig(tasks=(str(task), "hellaswag")))
+        planner = Planner(grid, PruneConfig(), FinetuneConfig(), tasks, limit)
+        return planner.build([inputs]).task_stages()
 
-
-def test_each_task_runs_once_for_each_stage_and_limit(task):
-    plan = plan_of(("root",), ("root", "s"), ("root", "s"))
-    runs = task_runs(plan, (str(task), "hellaswag"), None)
-    assert [(r.stage.parent, r.stage.text, r.dense) for r in runs] == [
-        ("root", "tiny_choice", True),
-        ("root", "hellaswag", True),
-        ("s", "tiny_choice", False),
-        ("s", "hellaswag", False),
+    found = stages(None)
+    assert [(stage.method, stage.text) for stage in found] == [
+        ("dense", "tiny_choice"),
+        ("dense", "hellaswag"),
+        ("magnitude", "tiny_choice"),
+        ("magnitude", "hellaswag"),
     ]
-    limited = task_runs(plan, (str(task), "hellaswag"), 5)
-    assert not {r.stage.id for r in runs} & {r.stage.id for r in limited}
+    assert not {stage.id for stage in found} & {stage.id for stage in stages(5)}
 
 
 def test_tasks_that_no_node_can_run_fail_after_the_timeout(monkeypatch, caplog):
     """Ray lost its workers: the first wait finds a node with enough cores left, the next none."""
     nodes = iter([4.0, 1.0])
-    stage = SimpleNamespace(model="m", text="t", method="wanda")
-    model = SimpleNamespace(
-        inputs=SimpleNamespace(name="m", dtype="float32"),
-        source=None,
-        facts=SimpleNamespace(max_seq_len=8),
-    )
-    sweep = SimpleNamespace(
-        config=SweepConfig(resources=ResourceConfig(cpus_per_worker=2, timeout_seconds=7)),
-        models=[model],
-        store=SimpleNamespace(files=SimpleNamespace(uri=lambda: "out")),
-        device="cpu",
-        micro_batch_tokens=8,
-    )
-    started = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda run, job: run.task))
+    stage = SimpleNamespace(text="t", method="wanda")
+    jobs = [SimpleNamespace(id=name, stages=(stage,)) for name in ("a", "b")]
+    started = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda job: job.id))
     waits = []
-    assert cluster.ray is ray, "imported before it is replaced in part"
     monkeypatch.setattr(ray, "remote", lambda work: started)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": next(nodes)}}])
     monkeypatch.setattr(ray, "wait", lambda refs, timeout: (waits.append(timeout), ([], refs))[1])
-    runs = [SimpleNamespace(stage=stage, task=task) for task in ("a", "b")]
-    assert tasks.run_all(sweep, runs) == 2
+    assert run_alone(jobs, ResourceConfig(cpus_per_worker=2, timeout_seconds=7)) == 2
     assert waits == [7, 7]
     assert "2 tasks failed: no node with 2 CPU cores for 7 s (--timeout-seconds)" in caplog.text
 

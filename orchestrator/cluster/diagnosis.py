@@ -61,11 +61,12 @@ def describe(job: Job, error: BaseException) -> Failure:
     If one rank is lost, the others fail too because they wait for it. So we look for lost ranks
     before we look at other errors.
     """
+    workers, timeout = job.workers, job.limits.timeout_seconds
     unplaced = getattr(error, "controller_failure", None)
     if type(unplaced).__name__ == NO_ROOM:
         line = (
-            f"no room for {job.num_workers} workers of {job.threads} CPU cores"
-            f"{' and a GPU' * (job.device == 'cuda')} within {job.timeout_seconds:g} s "
+            f"no room for {workers.num_workers} workers of {workers.threads} CPU cores"
+            f"{' and a GPU' * (workers.device == 'cuda')} within {timeout:g} s "
             "(--timeout-seconds): add nodes, or use fewer --num-workers or --cpus-per-worker"
         )
         return Failure(line, interrupted=True, retry=False, whole_trial=True)
@@ -76,21 +77,21 @@ def describe(job: Job, error: BaseException) -> Failure:
     if lost_node(error):
         return Failure("a node was lost", interrupted=True, counts=False)
     if any(is_out_of_memory(cause) for cause in causes):
-        return Failure(out_of_memory(job.memory_bytes), retry=False)
+        return Failure(out_of_memory(workers.memory_bytes), retry=False)
     if any(says(cause, STUCK) for cause in causes):
         line = (
-            f"a worker was stuck for {job.timeout_seconds:g} s; if it was only slow, raise "
+            f"a worker was stuck for {timeout:g} s; if it was only slow, raise "
             "--timeout-seconds; run the same command again"
         )
         return Failure(line, interrupted=True)
     if any(says(cause, NOT_STARTED) for cause in causes):
         line = (
             "a worker was lost or did not answer while its group started "
-            f"(--timeout-seconds {job.timeout_seconds:g}); run the same command again"
+            f"(--timeout-seconds {timeout:g}); run the same command again"
         )
         return Failure(line, interrupted=True)
     if any(says(cause, LOST) for cause in causes):
-        gib = job.memory_bytes / 2**30
+        gib = workers.memory_bytes / 2**30
         line = f"killed (possibly out of memory; estimated {gib:.1f} GiB a worker)"
         return Failure(line, interrupted=True)
     return Failure(f"{type(causes[0]).__name__}: {last_line(causes[0])}")

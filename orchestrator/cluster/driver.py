@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import ray.train
+import ray.tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -40,17 +42,17 @@ TIMEOUTS = (
 """Ray's own limits for a place in the cluster, for a report of all ranks, for a sign of life."""
 
 
-def run_trial(config: dict[str, Any], jobs: dict[str, dict[str, Any]]) -> None:
-    """Runs the job that the trial's config names.
+def run_trial(config: dict[str, Any], jobs: Mapping[str, Job]) -> None:
+    """Run the job that the trial's config names.
 
     Args:
         config: Tune's config; `trial.id` names the job, the rest is for Tune's table.
         jobs: all jobs of the sweep by id.
     """
-    whole = Job.from_dict(jobs[config["trial"]["id"]])
+    whole = jobs[config["trial"]["id"]]
     store = Store(whole.store_root)
     job = without_failed(whole, store)
-    os.environ.update(dict.fromkeys(TIMEOUTS, f"{whole.timeout_seconds:g}"))
+    os.environ.update(dict.fromkeys(TIMEOUTS, f"{whole.limits.timeout_seconds:g}"))
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
     failures, reached = 0, None
     while job is not None:
@@ -78,16 +80,16 @@ def run_trial(config: dict[str, Any], jobs: dict[str, dict[str, Any]]) -> None:
 
 
 def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
-    """A worker group for a job, placed on one node where it fits."""
+    """Return a worker group for a job, placed on one node where it fits."""
     # Ray takes others than its public kind for "custom workarounds".
-    limit = StartLimit(2 * job.timeout_seconds)  # Half of it may go by waiting for a place.
+    limit = StartLimit(2 * job.limits.timeout_seconds)  # Half of it may go by waiting for a place.
     callbacks: list[Any] = [TuneReportCallback(), PlaceRelease(), limit]
     return TorchTrainer(
         train_worker,
-        train_loop_config=job.to_dict(),
-        torch_config=TorchConfig(timeout_s=max(1, round(job.timeout_seconds))),
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(timeout_s=max(1, round(job.limits.timeout_seconds))),
         scaling_config=ScalingConfig(
-            num_workers=job.num_workers,
+            num_workers=job.workers.num_workers,
             use_gpu=bool(config["gpus_per_worker"]),
             resources_per_worker=resources_of(job, config),
         ),
@@ -105,8 +107,8 @@ def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
 
 
 def resources_of(job: Job, config: dict[str, Any]) -> dict[str, float]:
-    """What one worker takes."""
-    resources = {"CPU": float(job.threads)}
+    """Return the resources of one worker."""
+    resources = {"CPU": float(job.workers.threads)}
     if config["gpus_per_worker"]:
         resources["GPU"] = config["gpus_per_worker"]
     return resources

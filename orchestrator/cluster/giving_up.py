@@ -10,14 +10,14 @@ from orchestrator.cluster.diagnosis import Failure
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.job import Job
-from orchestrator.results.rows import build_row
+from orchestrator.results.rows import Outcome, build_row
 from orchestrator.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 
 def progress(job: Job, store: Store) -> tuple[int, int]:
-    """How far a job has come: stages stored, and steps of the round of training it is in."""
+    """Return how far a job has come: stages missing, and steps of the round that it is in."""
     stored = store.stages.ids()
     missing = [stage for stage in job.stages if stage.id not in stored]
     steps = store.checkpoints.steps(missing[0].id) if missing else set()
@@ -25,23 +25,18 @@ def progress(job: Job, store: Store) -> tuple[int, int]:
 
 
 def rows_of(job: Job, store: Store) -> dict[str, dict[str, Any]]:
-    """Rows of a job's cells by key; a store may hold thousands of others."""
-    return store.rows.read(
-        {row_key(cell.id, each) for cell in job.cells for each in cell.evaluations}
-    )
+    """Return the rows of a job's cells by key; a store may hold thousands of others."""
+    return store.rows.read({key for cell in job.cells for key in cell.row_keys()})
 
 
 def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
-    """Marks the cells at the first missing stage as failed, or not run, and leaves them out.
+    """Mark the cells at the first missing stage as failed, or not run, and leave them out.
 
-    Returns the job without them, or None where no cell is open, so that nothing is left to give up.
+    Returns:
+        The job without them; None where no cell is left to give up.
     """
     rows = rows_of(job, store)
-    open_cells = [
-        cell
-        for cell in job.cells
-        if any(row_key(cell.id, evaluation) not in rows for evaluation in cell.evaluations)
-    ]
+    open_cells = [cell for cell in job.cells if not rows.keys() >= {*cell.row_keys()}]
     if not open_cells:
         return None
     manifests = store.stages.manifests()
@@ -55,10 +50,9 @@ def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
     shortest = min(len(cell.stages) for cell in affected)
     for cell in affected:
         status = "failed" if len(cell.stages) == shortest else "not_run"
+        outcome = Outcome(status, failure.line, failure.interrupted)
         for evaluation in cell.evaluations:
-            row = build_row(
-                job, cell, evaluation, manifests.get, status, failure.line, failure.interrupted
-            )
+            row = build_row(job, cell, evaluation, manifests.get, outcome)
             store.rows.put(row_key(cell.id, evaluation), row)
     logger.error("gave up on %d cells: %s", len(affected), failure.line)
     done = {cell.id for cell in job.cells} - {cell.id for cell in open_cells}
@@ -66,14 +60,14 @@ def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
 
 
 def without_failed(job: Job, store: Store) -> Job | None:
-    """The job without the cells that have failed in this sweep; None if none is left.
+    """Return the job without the cells that have failed in this sweep; None if none is left.
 
-    Cells to be tried again have lost their rows when the sweep began, so a failed row is new.
+    Cells to be tried again lost their rows when the sweep began, so a failed row is new.
     """
     rows = rows_of(job, store)
 
     def has_failed(cell: Cell) -> bool:
-        found = [rows.get(row_key(cell.id, evaluation), {}) for evaluation in cell.evaluations]
+        found = [rows.get(key, {}) for key in cell.row_keys()]
         return all(
             row.get("status") in ("failed", "not_run") and not row["_interrupted"] for row in found
         )
@@ -82,7 +76,7 @@ def without_failed(job: Job, store: Store) -> Job | None:
 
 
 def without(job: Job, cell_ids: set[str]) -> Job | None:
-    """The job of the other cells, with the stages that these are made of; None if none is left."""
+    """Return the job of the other cells, with the stages of these; None if none is left."""
     cells = tuple(cell for cell in job.cells if cell.id not in cell_ids)
     wanted = {stage for cell in cells for stage in cell.all_stages()}
     stages = tuple(stage for stage in job.stages if stage.id in wanted)

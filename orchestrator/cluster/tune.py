@@ -21,6 +21,7 @@ from ray.tune import (
 from orchestrator.cluster.driver import HALTED, run_trial
 from orchestrator.cluster.slots import gpus_per_worker
 from orchestrator.config import ResourceConfig
+from orchestrator.plan.job import Job
 
 DRIVER_RESOURCE = {"node:__internal_head__": 0.001}
 """Trial drivers do no work themselves. This small part of a resource that every head node has keeps
@@ -45,7 +46,7 @@ class Halt(Stopper):
 
 
 def run_trials(
-    trials: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+    trials: Sequence[tuple[dict[str, Any], Job]],
     config: ResourceConfig,
     slots: int,
     name: str,

@@ -1,4 +1,4 @@
-"""The function that each Train worker runs: Ray's context on one side, the walk on the other."""
+"""The function of a Train worker: it gives the walk its rank, and Ray its reports."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray.train
+import ray.train.torch
 import torch
 
 from orchestrator.failure import StuckError
@@ -16,16 +17,16 @@ from orchestrator.store.store import Store
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Walks one trial on this rank; reports once per finished cell."""
-    # Three seconds of imports that only ranks need: the command, the trial and Ray's controller
-    # hold this function as well.
+    """Walk one trial on this rank; report once for each finished cell."""
+    # Only the ranks need these imports (3 s); the driver and Ray's controller import this module
+    # too.
     from core.parallel import Ranks
     from orchestrator.trial.walk import Walk
 
-    job = Job.from_dict(config)
-    torch.set_num_threads(job.threads)
+    job: Job = config["job"]
+    torch.set_num_threads(job.workers.threads)
     ranks = Ranks.current(ray.train.torch.get_device())
-    report = within(ray.train.report, job.timeout_seconds)
+    report = within(ray.train.report, job.limits.timeout_seconds)
     Walk(job, Store(job.store_root), ranks, report).run()
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 GIB = 2.0**30
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number."""
 # Operations a second where nothing was measured: 2 CPU cores; for a GPU an A10G.
 RATES = {
     ("cpu", "float32"): 100e9,
@@ -17,19 +19,19 @@ RATES = {
 }
 MEMORY_BYTES_A_SECOND = {"cpu": 5e9, "cuda": 500e9}
 BASE_BYTES = {"cpu": 0.45e9, "cuda": 0.6e9}
-"""Python, torch and transformers before any model is loaded; on a GPU its context. Measured."""
+"""Memory of Python, torch and transformers before any model is loaded; on a GPU of its context."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card: what an allocator can have of it, and operations a second that sweeps reach."""
+    """A card: the memory that an allocator can have, and operations a second that sweeps reach."""
 
     usable_bytes: float
     rates: Mapping[str, float]
 
 
 def gpu(gib: float, fp32_tflops: float, half_tflops: float) -> Gpu:
-    """A card by its data sheet: 93 % of the memory; 60 % of fp32 and 45 % of half-type peaks."""
+    """Return a card: 93 % of its memory, 60 % of its fp32 peak, 45 % of its half-type peak."""
     half = 0.45e12 * half_tflops
     rates = {"float32": 0.6e12 * fp32_tflops, "bfloat16": half, "float16": half}
     return Gpu(0.93 * gib * GIB, rates)
@@ -42,7 +44,3 @@ GPUS = {
     "A100": gpu(80, 19.5, 312),
     "H100": gpu(80, 66.9, 989),
 }
-
-
-WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
-WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}

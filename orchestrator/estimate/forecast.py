@@ -12,15 +12,18 @@ from collections.abc import Iterable
 
 import torch
 
+from orchestrator.estimate import memory
 from orchestrator.estimate.devices import GIB, GPUS
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.rates import measured_rates
-from orchestrator.inputs.resolved import ResolvedModel
+from orchestrator.estimate.seconds import seconds as seconds_of
+from orchestrator.inputs.models import ResolvedModel
 from orchestrator.inputs.tokens import num_stored_tokens, tokens_id
+from orchestrator.plan.inputs import EvaluationText
+from orchestrator.plan.kinds import KINDS
 from orchestrator.plan.stages import Stage
 from orchestrator.store.store import Store
 
-KINDS = ("prune", "finetune", "evaluate")
 GPU_MICRO_BATCH_TOKENS = 2_048
 """Tokens a forward pass in the smallest number of workers: fewer fit where a model is large."""
 LARGEST_TIMED = 2_000_000_000
@@ -45,27 +48,34 @@ def on_gpu(cost: ModelCost, name: str) -> ModelCost:
     return dataclasses.replace(cost, inputs=inputs, device="cuda", rates=GPUS[name].rates)
 
 
-def count_eval_tokens(
+def count_text_tokens(
     stages: Iterable[Stage],
-    models: list[ResolvedModel],
+    models: Iterable[ResolvedModel],
     tokens: dict[str, torch.Tensor],
     store: Store,
 ) -> dict[str, int]:
-    """Tokens of the texts that evaluate stages read, tokenised just now or stored, by stage id."""
+    """Return the tokens of the texts that evaluations read, by stage id.
+
+    Args:
+        stages: stages to run.
+        models: all models of the sweep.
+        tokens: texts tokenised just now, by the name of their file.
+        store: where all others are.
+    """
     identities = {model.inputs.name: model.source.identity for model in models}
     found = {}
     for stage in stages:
-        if stage.kind == "evaluate":
-            name = tokens_id(stage, identities[stage.model])
-            assert name is not None
-            held = tokens.get(name)
-            found[stage.id] = num_stored_tokens(store, name) if held is None else held.numel()
+        for reading in stage.work.readings():
+            if isinstance(reading, EvaluationText):
+                name = tokens_id(reading, identities[stage.model])
+                held = tokens.get(name)
+                found[stage.id] = num_stored_tokens(store, name) if held is None else held.numel()
     return found
 
 
 def memory_lines(cost: ModelCost, trains: bool, num_workers: int, micro_batch: int) -> list[str]:
     """GiB of a worker in each phase, part by part."""
-    phases = cost.phases(trains, num_workers, micro_batch)
+    phases = memory.phases(cost, trains, num_workers, micro_batch)
     parts = [p for p in dict.fromkeys(n for f in phases.values() for n in f) if p != "base"]
     widths = {part: max(8, len(part) + 1) for part in parts}
     head = "".join(f"{part:>{widths[part]}}" for part in parts)
@@ -77,7 +87,7 @@ def memory_lines(cost: ModelCost, trains: bool, num_workers: int, micro_batch: i
         )
         lines.append(f"  {phase:<12}{row}{sum(found.values()) / GIB:>8.2f}")
     if cost.cpu_offload and trains:
-        host = cost.host_memory(num_workers, micro_batch) / GIB
+        host = memory.host_memory(cost, num_workers, micro_batch) / GIB
         lines.append(f"  of host memory beside it, for shards that stay there: {host:.2f}")
     return lines
 
@@ -101,17 +111,16 @@ def work_lines(
     lines = [f"  {'':<9}{'stages':>7}{'PFLOP':>9}" + "".join(f"{n:>10}" for n in costs)]
     totals = dict.fromkeys(costs, 0.0)
     any_cost = next(iter(costs.values()))
-    for kind in KINDS:
-        mine = [stage for stage in stages if stage.kind == kind]
+    for kind, work in KINDS.items():
+        mine = [stage for stage in stages if isinstance(stage.work, work)]
         if not mine:
             continue
         tokens = [eval_tokens.get(stage.id, 0) for stage in mine]
-        operations = sum(
-            sum(any_cost.operations(stage, count).values()) for stage, count in zip(mine, tokens)
-        )
+        counted = [s.work.operations(any_cost, count) for s, count in zip(mine, tokens)]
+        operations = sum(sum(each.values()) for each in counted)
         row = f"  {kind:<9}{len(mine):>7}{operations / 1e15:>9.3g}"
         for name, cost in costs.items():
-            seconds = sum(cost.seconds(stage, count) for stage, count in zip(mine, tokens))
+            seconds = sum(seconds_of(cost, stage, count) for stage, count in zip(mine, tokens))
             totals[name] += seconds
             row += f"{hours(seconds):>10}"
         lines.append(row)
@@ -129,7 +138,8 @@ def workers(cost: ModelCost, name: str, trains: bool) -> str:
     """The smallest number of workers of a card that hold a trial."""
     if name not in GPUS:
         return ""
-    count = cost.smallest_num_workers(trains, GPU_MICRO_BATCH_TOKENS, GPUS[name].usable_bytes)
+    usable = GPUS[name].usable_bytes
+    count = memory.smallest_num_workers(cost, trains, GPU_MICRO_BATCH_TOKENS, usable)
     return "none fits" if count is None else str(count)
 
 

@@ -1,4 +1,4 @@
-"""Which stages keep their weights: what --keep means for a plan, and the disk that it takes."""
+"""The keep policy: the stages whose weights `--keep` keeps, and the disk that they take."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.stages import Stage
 
 KEEP_ALL_BELOW_BYTES = 2e9
-"""Weights of a whole plan, of all its models, that are kept where nothing else is asked for."""
+"""Below this total, all weights are kept by default."""
 
 
 def stages_to_drop(plan: Plan, costs: Mapping[str, ModelCost], keep: Keep | None) -> set[str]:
-    """Weight stages that are not kept once their children are done.
+    """Return the stages whose weights are dropped once no stage starts from them.
 
     Args:
         plan: the whole plan, so that one policy holds for all of its models.
         costs: of each model, by name.
         keep: as asked for; None keeps all where the plan is small, else final models.
     """
-    weights = {stage.id for stage in plan.stages.values() if stage.kind in ("prune", "finetune")}
+    weights = {stage.id for stage in plan.stages.values() if stage.work.stores_weights}
     finals = {cell.stages[-1] for cell in plan.cells.values()}
     if keep is None:
         size = kept_bytes(plan.stages.values(), costs, dropped=())
@@ -32,6 +32,6 @@ def stages_to_drop(plan: Plan, costs: Mapping[str, ModelCost], keep: Keep | None
 def kept_bytes(
     stages: Iterable[Stage], costs: Mapping[str, ModelCost], dropped: Collection[str]
 ) -> float:
-    """Disk of the weights of all stages but those dropped, each at the size of its own model."""
-    kept = [s for s in stages if s.kind in ("prune", "finetune") and s.id not in dropped]
-    return sum(costs[stage.model].stage_bytes(stage.kind == "finetune") for stage in kept)
+    """Return the disk of all weights but those dropped."""
+    kept = [s for s in stages if s.work.stores_weights and s.id not in dropped]
+    return sum(costs[stage.model].stage_bytes(stage.work.trains) for stage in kept)

@@ -1,17 +1,13 @@
-"""Peak memory of a worker in a training stage, part by part, for every objective and choice.
+"""Memory of training that differs by objective, by what trains, and by offloading.
 
-`cost.py` counts the plain case, all parameters and next-token loss; here is what differs. Bytes
-of logits were fitted to peaks measured by `experiments/benches/measure_recovery.py`.
+`memory.py` counts the plain case: all parameters and next-token loss. Bytes of logits were fitted
+to peaks measured by `experiments/benches/measure_recovery.py`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from orchestrator.estimate.devices import WIDTHS
-
-if TYPE_CHECKING:
-    from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.estimate.model_cost import ModelCost
 
 HEAD_WIDTH = 12
 """Bytes of a logit beside the one in the compute dtype: float32 copy, log-softmax, gradient."""
@@ -24,7 +20,7 @@ VECTORS = 8
 def training_parts(
     cost: ModelCost, plain: dict[str, float], num_workers: int, tokens: int, per_token: float
 ) -> dict[str, float]:
-    """Peak bytes of a worker by part, the same parts as of plain training.
+    """Return the peak bytes of a worker by part, the same parts as of plain training.
 
     Args:
         cost: the model, objective and choice of what trains.
@@ -65,7 +61,7 @@ def training_parts(
 
 
 def offloaded_parts(cost: ModelCost, parts: dict[str, float], width: int) -> dict[str, float]:
-    """Bytes on the device where shards stay in host memory (`--cpu-offload`).
+    """Return the bytes on the device where shards stay in host memory (`--cpu-offload`).
 
     On the device are two blocks, one of them ahead of its turn, and what lies outside of blocks;
     gradients of one block before they leave. Never measured on a GPU.
@@ -86,18 +82,3 @@ def offloaded_parts(cost: ModelCost, parts: dict[str, float], width: int) -> dic
         "masks": 0.0,
     }
     return {part: min(size, most.get(part, size)) for part, size in parts.items()}
-
-
-def training_operations(fields: dict[str, Any], whole: float, blocks: float) -> float:
-    """Operations of a training stage.
-
-    Args:
-        fields: the stage's.
-        whole: operations of a forward pass over its tokens.
-        blocks: the same without the head.
-    """
-    rates = len(fields["lr"]) if isinstance(fields.get("lr"), list) else 1
-    if "objective" in fields:
-        # Of each half the dense block's output, ours and its gradient; then both blocks once more.
-        return rates * blocks * 20 / 3
-    return rates * whole * (4 if "distill" in fields else 3)

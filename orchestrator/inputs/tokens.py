@@ -1,13 +1,12 @@
-"""Token files: what stages read of texts, tokenised once and found by the hash of all behind it.
+"""Token files: the tokens that stages read, made once and named by a hash of all behind them.
 
-Beside inputs.py, which says which texts these are. Workers read token files, never texts. Beside
-the tokens of an evaluation stand the words and bytes of each (`core/measures/counts.py`).
+Workers read token files, never texts. Beside the tokens of an evaluation stand the words and bytes
+of each token (`core/measures/counts.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,135 +17,109 @@ from torch import Tensor
 from core.checks import require
 from core.measures.counts import sampled_counts, stream_counts
 from core.models.loading import load_tokenizer
-from core.texts import windows as data
-from orchestrator.inputs.resolved import ResolvedModel
+from core.texts.sources import Text
+from core.texts.windows import calibration_windows, token_stream
+from orchestrator.inputs.models import ResolvedModel
 from orchestrator.plan.identity import identity
+from orchestrator.plan.inputs import Draw, EvaluationText, Reading
 from orchestrator.plan.stages import Stage
 from orchestrator.store.store import Store
 
 COUNTS = ".counts"
-"""Ends the name of the counts beside a token file."""
+"""Ending of the name of the counts beside a token file."""
 SAMPLED_SEED = 0
-"""What the ALPS code draws its evaluation windows of C4 with."""
+"""Seed that the ALPS code draws its evaluation windows of C4 with."""
 
 
-def tokens_id(stage: Stage | dict[str, Any], model_identity: str) -> str | None:
-    """Name of the token file that a stage reads; None for one that reads no text."""
-    fields = stage.fields if isinstance(stage, Stage) else stage["fields"]
-    kind = stage.kind if isinstance(stage, Stage) else stage["kind"]
-    if kind == "prune" and "calibration" in fields:
-        key = {"calibration": fields["calibration"], "seed": fields["seed"]}
-    elif kind in ("finetune", "evaluate"):
-        role = "finetune" if kind == "finetune" else "evaluation"
-        spec = fields["text"]
-        key = {"stream": spec["text"], "role": role}
-        if "num_samples" in spec:
-            key |= {"num_samples": spec["num_samples"], "seq_len": spec["seq_len"]}
-    else:
-        return None
-    return identity({"tokenizer": model_identity, **key})
-
-
-def validation_reader(stage: Stage) -> Stage:
-    """Reads the text that a training stage chooses its learning rate on, as an evaluation would."""
-    return replace(stage, kind="evaluate", fields={"text": stage.fields["validation"]})
-
-
-def readers(stages: Iterable[Stage]) -> Iterator[Stage]:
-    """Stages, and beside those that choose a learning rate what reads the text of the choice."""
-    for stage in stages:
-        yield stage
-        if "validation" in stage.fields:
-            yield validation_reader(stage)
+def tokens_id(reading: Reading, model_identity: str) -> str:
+    """Return the name of the token file that a stage reads."""
+    return identity({"tokenizer": model_identity, **reading.tokens_key()})
 
 
 def missing_tokens(
-    models: list[ResolvedModel], stages: dict[str, Stage], store: Store
+    models: Iterable[ResolvedModel], stages: Iterable[Stage], store: Store
 ) -> dict[str, Tensor]:
-    """Tokenises every text that a stage reads and the store does not hold, with its counts.
+    """Tokenise every text that a stage reads and the store does not hold, with its counts.
+
+    Returns:
+        Tokens and counts by the name of their file.
 
     Raises:
         ValueError: a text is too short; says how many windows it has.
     """
+    stages = list(stages)
     stored = {name.removesuffix(".safetensors") for name in store.files.names("tokens")}
     found: dict[str, Tensor] = {}
     for model in models:
-        tokenizer, done = None, set(stored)
-        for stage in readers(stages.values()):
-            name = tokens_id(stage, model.source.identity)
-            if stage.model != model.inputs.name or name is None:
-                continue
-            evaluates = stages[stage.id].kind == "evaluate"
-            parts = (name, name + COUNTS) if evaluates else (name,)
-            if done.issuperset(parts):
-                continue
-            tokenizer = tokenizer or load_tokenizer(model.source)
-            if name not in done:
-                found[name] = tokenise(stage, model, tokenizer)
-            counts = count_units(stage, model, tokenizer) if evaluates else None
-            if counts is not None:
-                found[name + COUNTS] = counts
-            done.update(parts)
+        mine = (stage for stage in stages if stage.model == model.inputs.name)
+        readings = {reading: None for stage in mine for reading in stage.work.readings()}
+        tokenizer = None
+        for reading in readings:
+            name = tokens_id(reading, model.source.identity)
+            wanted = [name, name + COUNTS] if isinstance(reading, EvaluationText) else [name]
+            lacking = [each for each in wanted if each not in stored and each not in found]
+            if lacking:
+                tokenizer = tokenizer or load_tokenizer(model.source)
+            for each in lacking:
+                make = count_units if each.endswith(COUNTS) else tokenise
+                tensor = make(reading, model.texts, tokenizer)
+                if tensor is not None:
+                    found[each] = tensor
     return found
 
 
-def tokenise(stage: Stage, model: ResolvedModel, tokenizer: Any) -> Tensor:
-    """Calibration windows, or the whole stream of a training or evaluation text."""
-    fields = stage.fields
-    if stage.kind == "prune":
-        spec = fields["calibration"]
-        return data.calibration_windows(
-            model.texts[spec["text"]],
+def tokenise(reading: Reading, texts: dict[str, Text], tokenizer: Any) -> Tensor:
+    """Return calibration windows, or the whole stream of a training or evaluation text."""
+    if isinstance(reading, Draw):
+        spec = reading.text
+        return calibration_windows(
+            texts[spec.text],
             tokenizer,
-            num_samples=spec["num_samples"],
-            seq_len=spec["seq_len"],
-            sampling=spec["sampling"],
-            seed=fields["seed"],
+            num_samples=spec.num_samples,
+            seq_len=spec.seq_len,
+            sampling=spec.sampling,
+            seed=reading.seed,
         )
-    text, seq_len = model.texts[fields["text"]["text"]], fields["text"]["seq_len"]
-    if "num_samples" in fields["text"]:
-        count = fields["text"]["num_samples"]
-        return data.calibration_windows(
-            text, tokenizer, count, seq_len, "documents", SAMPLED_SEED
-        ).flatten()
-    stream = data.token_stream(text, tokenizer)
-    require(
-        len(stream) >= seq_len,
-        text.flag,
-        text.name,
-        f"has {len(stream)} tokens, 0 windows of {seq_len}; give a longer text",
-    )
+    text, seq_len = texts[reading.text], reading.seq_len
+    if isinstance(reading, EvaluationText) and reading.num_samples is not None:
+        count = reading.num_samples
+        windows = calibration_windows(text, tokenizer, count, seq_len, "documents", SAMPLED_SEED)
+        return windows.flatten()
+    stream = token_stream(text, tokenizer)
+    remedy = f"has {len(stream)} tokens, 0 windows of {seq_len}; give a longer text"
+    require(len(stream) >= seq_len, text.flag, text.name, remedy)
     return stream
 
 
-def count_units(stage: Stage, model: ResolvedModel, tokenizer: Any) -> Tensor | None:
-    """Words and bytes of every token that `tokenise` gives for an evaluation."""
-    spec = stage.fields["text"]
-    text = model.texts[spec["text"]]
-    if "num_samples" in spec:
-        return sampled_counts(text, tokenizer, spec["num_samples"], spec["seq_len"], SAMPLED_SEED)
+def count_units(reading: Reading, texts: dict[str, Text], tokenizer: Any) -> Tensor | None:
+    """Return words and bytes of every token that `tokenise` gives for an evaluation."""
+    assert isinstance(reading, EvaluationText)
+    text = texts[reading.text]
+    if reading.num_samples is not None:
+        size = (reading.num_samples, reading.seq_len)
+        return sampled_counts(text, tokenizer, *size, SAMPLED_SEED)
     return stream_counts(text, tokenizer)
 
 
 def save_tokens(store: Store, tokens: dict[str, Tensor]) -> None:
-    """Writes token files; workers read them instead of the texts."""
+    """Write token files."""
     for name, tensor in tokens.items():
         data_bytes = save_tensors({"tokens": tensor.to(torch.int32)})
         store.files.write_bytes(data_bytes, "tokens", f"{name}.safetensors")
 
 
 def num_stored_tokens(store: Store, name: str) -> int:
-    """Tokens of a token file by its size: four bytes each behind a short header."""
+    """Return the tokens of a file by its size: four bytes each behind a short header."""
     return (store.files.size("tokens", f"{name}.safetensors") or 0) // 4
 
 
 def load_tokens(store: Store, name: str) -> Tensor:
-    """Reads a token file."""
+    """Read a token file."""
     return load_tensors(store.files.read_bytes("tokens", f"{name}.safetensors"))["tokens"].long()
 
 
 def load_counts(store: Store, name: str) -> Tensor | None:
-    """Words and bytes of each token of a file; None where nothing counted them."""
+    """Read words and bytes of each token of a file; None where nothing counted them."""
     try:
         return load_tokens(store, name + COUNTS)
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from pyarrow import fs
 from core.checks import BadInputError, require
 from orchestrator.page.contents import page_contents
 from orchestrator.page.progress import Heard, progress_of
-from orchestrator.plan.stages import TASKS_KIND
+from orchestrator.plan.kinds import Tasks, kind_of
 from orchestrator.results.details import details_of
 from orchestrator.results.gathering import gather, task_columns
 from orchestrator.results.published import Published, known_values
@@ -109,8 +109,7 @@ class Watched:
         """Read results of zero-shot tasks, if the sweep has any; return True if some are new."""
         wanted = (self.record or {}).get("config", {}).get("eval", {}).get("tasks")
         new = self.store.stages.ids() - self.manifests.keys() if wanted else ()
-        kinds = {found["kind"] for found in map(self.manifest, new) if found is not None}
-        return TASKS_KIND in kinds
+        return any(kind_of(found) is Tasks for found in map(self.manifest, new) if found)
 
     def rows(self) -> list[Row]:
         """Return all rows, with those of the newest sweep's grid marked."""

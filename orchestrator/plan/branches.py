@@ -1,16 +1,16 @@
-"""Pure: the branches that trials are made of, cut as fine as the slots to fill ask for.
+"""The branches that trials are made of, cut as fine as the slots to fill ask for.
 
-A branch is a path from the dense model to some stage and everything below it. Where one of them
-takes longer than a slot's share of all work, it is cut at its first fork; the parts repeat the
-path above the fork, since trials cannot wait for each other. Only a stage that no seed enters has a
-fork of chains below it, and such a stage is cheap beside a chain that trains round after round.
+A branch is a path from the dense model to some stage, and everything below it. A branch that takes
+longer than a slot's share of all work is cut at its first fork. The parts repeat the path above the
+fork, since trials cannot wait for each other. Only a stage that no seed enters has a fork of chains
+below it, and such a stage is cheap beside a chain that trains round after round.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,13 +23,13 @@ class Branch:
     """Needed stages on a path, those that evaluate them, and all below its last stage."""
 
     plan: Plan
-    needed: set[str]
+    needed: Set[str]
     path: tuple[str, ...]
     """Ids of stages, the one below the dense model first."""
 
     @cached_property
     def stages(self) -> list[Stage]:
-        """In the order a worker group walks them, parents first."""
+        """Stages in the order that a worker group walks them, parents first."""
         above = [
             stage
             for stage_id in self.path[:-1]
@@ -39,23 +39,23 @@ class Branch:
         return [stage for stage in (*above, *below) if stage.id in self.needed]
 
     def evaluations(self, stage_id: str) -> list[Stage]:
-        """Evaluate stages of a stage."""
-        children = (self.plan.stages[child] for child in self.plan.children.get(stage_id, []))
-        return [stage for stage in children if stage.kind == "evaluate"]
+        """Return the stages that only look at a stage's weights."""
+        children = self.plan.children_of(stage_id)
+        return [stage for stage in children if not stage.work.stores_weights]
 
     def seconds(self, costs: Mapping[str, float]) -> float:
-        """Of all its stages."""
+        """Return the seconds of all its stages."""
         return sum(costs.get(stage.id, 0.0) for stage in self.stages)
 
     def parts(self) -> list[Branch]:
-        """The branches below its first fork, each with the path to it; none where it has none."""
+        """Return the branches below the first fork, each with the path to it."""
         path = self.path
         while True:
             below = [
-                child
-                for child in self.plan.children.get(path[-1], [])
-                if self.plan.stages[child].kind != "evaluate"
-                and any(stage.id in self.needed for stage in self.plan.walk(child))
+                child.id
+                for child in self.plan.children_of(path[-1])
+                if child.work.stores_weights
+                and any(stage.id in self.needed for stage in self.plan.walk(child.id))
             ]
             if len(below) > 1:
                 return [Branch(self.plan, self.needed, (*path, child)) for child in below]
@@ -65,9 +65,9 @@ class Branch:
 
 
 def cut_branches(
-    plan: Plan, needed: set[str], costs: Mapping[str, float], count: int
-) -> dict[tuple[str, str], list[Branch]]:
-    """Branches by model and method, none of them longer than it must be.
+    plan: Plan, needed: Set[str], costs: Mapping[str, float], count: int
+) -> dict[str, list[Branch]]:
+    """Return the branches of each model, none of them longer than it must be.
 
     Args:
         plan: the whole plan.
@@ -78,10 +78,18 @@ def cut_branches(
     found = [
         branch
         for root in plan.roots()
-        for child in plan.children.get(root.id, [])
-        if (branch := Branch(plan, needed, (child,))).stages
+        for child in plan.children_of(root.id)
+        if (branch := Branch(plan, needed, (child.id,))).stages
     ]
     order = {child: i for i, child in enumerate(plan.stages)}
+    groups: dict[str, list[Branch]] = {}
+    for branch in sorted(cut(found, costs, count), key=lambda b: [order[s] for s in b.path]):
+        groups.setdefault(plan.stages[branch.path[-1]].model, []).append(branch)
+    return groups
+
+
+def cut(found: list[Branch], costs: Mapping[str, float], count: int) -> list[Branch]:
+    """Cut the longest branches at their forks, as long as that makes a trial's share shorter."""
     seconds = [branch.seconds(costs) for branch in found]
     total = sum(seconds)
     heap = [(-cost, i, branch) for i, (cost, branch) in enumerate(zip(seconds, found))]
@@ -100,8 +108,4 @@ def cut_branches(
         total += repeated
         for part, part_cost in zip(parts, costs_of_parts):
             heapq.heappush(heap, (-part_cost, next(turns), part))
-    groups: dict[tuple[str, str], list[Branch]] = {}
-    for branch in sorted(whole, key=lambda branch: [order[stage] for stage in branch.path]):
-        last = plan.stages[branch.path[-1]]
-        groups.setdefault((last.model, last.method), []).append(branch)
-    return groups
+    return whole

@@ -1,37 +1,90 @@
-"""A cell, the stages on the way to it and the inputs they read, as plain values.
-
-A stage's id is a hash of everything that determines its numbers, so regimes that meet at one stage
-share it and a finished stage is found again by any later sweep.
-"""
+"""A cell: one point of the grid, and the stages on the way to it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 
 from core.targets import Target
+from orchestrator.plan.identity import identity, row_key
+
+DENSE = "dense"
+"""Method and regime of the dense model; its trained control has the method only."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One point of the grid; one row per evaluation text."""
+class Point:
+    """Coordinates of a cell in the grid of one model."""
 
-    id: str
-    model: str
     method: str
     regime: str
     target: Target
     seed: int | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a cell that no stage reads, for its rows; None where they say nothing."""
+
+    protocol: str
+    schedule: str | None = None
+    """Schedule of an iterative branch."""
+    budget: str | None = None
+    """Token budget of a branch that trains."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid; it has one row for each evaluation text."""
+
+    model: str
+    point: Point
+    settings: Settings
     stages: tuple[str, ...]
-    """Weight stages from the dense model to this cell's last, the dense one included."""
+    """Stages from the dense model to this cell's last weights, the dense one included."""
     evaluations: tuple[str, ...]
-    """Evaluate stages of the last stage, in the order of the model's texts."""
-    before: tuple[str, ...]
+    """Evaluate stages of the last weights, in the order of the model's texts."""
+    before: tuple[str, ...] = ()
     """Evaluate stages before this round's training; empty where nothing was trained."""
-    round: int
-    num_rounds: int
-    path: tuple[float, ...]
+    round: int = 0
+    num_rounds: int = 0
+    path: tuple[float, ...] = ()
     """Sparsities that the branch passed through."""
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        coordinates = {
+            "stage": self.stages[-1],
+            "model": self.model,
+            **{f.name: getattr(self.point, f.name) for f in dataclasses.fields(self.point)},
+            "target": dataclasses.asdict(self.target),
+        }
+        object.__setattr__(self, "id", identity(coordinates))
+
+    @property
+    def method(self) -> str:
+        """Pruning method, or `dense`."""
+        return self.point.method
+
+    @property
+    def regime(self) -> str:
+        """Regime, `dense` for the untrained dense model."""
+        return self.point.regime
+
+    @property
+    def target(self) -> Target:
+        """Sparsity or mask structure."""
+        return self.point.target
+
+    @property
+    def seed(self) -> int | None:
+        """Seed; None where nothing on the way to the cell draws."""
+        return self.point.seed
 
     def all_stages(self) -> tuple[str, ...]:
-        """Every stage that this cell's rows are made of, the dense model first."""
+        """Return every stage that this cell's rows are made of, the dense model first."""
         return (*self.stages, *self.before, *self.evaluations)
+
+    def row_keys(self) -> tuple[str, ...]:
+        """Return the keys of the cell's rows, in the order of `evaluations`."""
+        return tuple(row_key(self.id, evaluation) for evaluation in self.evaluations)

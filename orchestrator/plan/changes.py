@@ -1,4 +1,4 @@
-"""Pure: why a stage is not in the store, in the words of the setting that changed.
+"""Changed settings: the reason why a stage is not in the store, in words.
 
 A stage is named by a hash, so a changed setting shows as a stage that is not there. The nearest
 stored one at the same place of the grid says which setting it was.
@@ -14,13 +14,13 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.stages import Stage
 
 PLACE = ("method", "sparsity", "mask_structure", "seed", "round")
-"""Fields that say where in the grid a stage is; one that differs there is another point."""
+"""Fields that say at which point of the grid a stage is."""
 SHORT = 24
 """Characters of a value that is worth showing; hashes of texts are longer."""
 
 
 def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields under dotted names."""
+    """Return nested fields under dotted names."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, Mapping):
@@ -33,7 +33,7 @@ def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def changes(
     plan: Plan, cell: Cell, missing: Collection[str], manifests: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """How the first missing stage that has a stored neighbour differs from it; empty without one.
+    """Return how the first missing stage differs from a stored one near it; empty without one.
 
     Args:
         plan: the plan of the cell.
@@ -48,11 +48,11 @@ def changes(
 def changed_fields(
     stage: Stage, plan: Plan, manifests: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """How the nearest stored stage differs: `lr was 0.0003, is 0.0001`; empty where none is near.
+    """Return how the nearest stored stage differs, such as `lr was 0.0003, is 0.0001`.
 
     Args:
         stage: one that is not stored.
-        plan: the plan that it is of.
+        plan: the plan that it belongs to.
         manifests: what is stored, by stage id.
     """
     mine = flat(stage.fields)
@@ -63,8 +63,8 @@ def changed_fields(
         if manifest["model"] != stage.model:
             continue
         moved = manifest["parent"] != stage.parent
-        if moved and stage.kind != "prune":
-            continue  # It follows what its parent is, and only prune stages say where that stands.
+        if moved and stage.work.sparsity_after() is None:
+            continue  # Only a stage that prunes says where in the grid its parent stands.
         theirs = flat(manifest["fields"])
         if any(theirs.get(name) != mine.get(name) for name in PLACE):
             continue
@@ -78,14 +78,14 @@ def changed_fields(
 
 
 def difference(name: str, before: Any, now: Any) -> str:
-    """One field, with its values where they are short."""
+    """Return one changed field in words, with its values where they are short."""
     if max(len(str(before)), len(str(now))) > SHORT:
         return f"{name} changed"
     return f"{name} was {before}, is {now}"
 
 
 def parent_difference(stage: Stage, plan: Plan) -> str:
-    """What a changed parent means: another model at the root, another path further on."""
+    """Return what a changed parent means: another model at the root, else another path."""
     assert stage.parent is not None
-    root = plan.stages[stage.parent].kind == "dense"
+    root = plan.stages[stage.parent].parent is None
     return "the model or its dtype changed" if root else "the path before it changed"

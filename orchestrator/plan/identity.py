@@ -1,4 +1,4 @@
-"""Identities: hashes of canonical JSON that name stages, cells and rows."""
+"""Identities: hashes of canonical JSON that name stages, cells, rows and token files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import math
 from typing import Any
 
 
-def row_key(cell_id: str, eval_identity: str) -> str:
-    """Names a row, fit for a file name: a hash of the cell and of what it was evaluated on."""
-    return hashlib.sha256(json.dumps([cell_id, eval_identity]).encode()).hexdigest()[:24]
-
-
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces; refuses what would not come out the same."""
+    """Return one text for one value: sorted keys, no spaces.
+
+    Values that JSON would not give back unchanged are refused.
+    """
 
     def check(item: Any) -> None:
         if isinstance(item, dict):
@@ -34,10 +32,15 @@ def canonical_json(value: Any) -> str:
 
 
 def identity(value: Any) -> str:
-    """First 32 hex digits of the SHA-256 of a value's canonical JSON."""
+    """Return the first 32 hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:32]
 
 
-def stage_identity(kind: str, parent: str | None, fields: dict[str, Any]) -> str:
-    """Id of the stage of this kind that starts from `parent`; all that its numbers depend on."""
-    return identity({"kind": kind, "parent": parent, **fields})
+def row_key(cell_id: str, evaluation: str) -> str:
+    """Return the name of a row, fit for a file name.
+
+    Args:
+        cell_id: id of the cell.
+        evaluation: id of the evaluate stage, or what else the cell was evaluated on.
+    """
+    return hashlib.sha256(json.dumps([cell_id, evaluation]).encode()).hexdigest()[:24]

@@ -1,19 +1,125 @@
-"""Models and texts of a grid as plain values, resolved before planning."""
+"""Models and texts of a grid as plain values: `inputs/` resolves them, planning reads them.
+
+A text stands here once for each role. Its `fields` enter stage identities; its name does not, so
+two names of one content share stages.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
+
+from core.config import Sampling
 
 
 @dataclass(frozen=True)
 class TextInput:
-    """A text in one role, with the fields of it that numbers depend on."""
+    """A text in one role; a subclass for each role adds the windows."""
 
     name: str
-    """What results call it: as the user named it, without the file of a local copy."""
-    fields: dict[str, Any]
-    """Content identity and windows: enters stage identities."""
+    """Name in results: as the user gave it, without the file of a local copy."""
+    text: str
+    """Identity of the content and of its reading."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return all that numbers depend on."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "name"]
+        return {name: getattr(self, name) for name in names}
+
+    def record(self) -> dict[str, Any]:
+        """Return the text as a sweep's record holds it."""
+        return {"name": self.name, "fields": self.fields()}
+
+
+@dataclass(frozen=True)
+class CalibrationText(TextInput):
+    """Text that the inputs of layers are observed on."""
+
+    num_samples: int
+    seq_len: int
+    sampling: Sampling
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all windows."""
+        return self.num_samples * self.seq_len
+
+
+@dataclass(frozen=True)
+class TrainingText(TextInput):
+    """Text that a model is trained on, read as one stream."""
+
+    seq_len: int
+
+    def tokens_key(self) -> dict[str, Any]:
+        """Return what names its token file, beside the tokenizer."""
+        return {"stream": self.text, "role": "finetune"}
+
+
+@dataclass(frozen=True)
+class ValidationText(TextInput):
+    """Text that one of several learning rates is chosen on; its token file is an evaluation's."""
+
+    seq_len: int
+    max_windows: int
+
+    def tokens_key(self) -> dict[str, Any]:
+        """Return what names its token file, beside the tokenizer."""
+        return {"stream": self.text, "role": "evaluation"}
+
+
+@dataclass(frozen=True)
+class EvaluationText(TextInput):
+    """Text that perplexity is measured on."""
+
+    seq_len: int
+    stride: int
+    max_windows: int | None = None
+    num_samples: int | None = None
+    """Number of random windows; None reads the text as one stream."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return all that numbers depend on; a stream has no `num_samples`."""
+        found = super().fields()
+        if self.num_samples is None:
+            del found["num_samples"]
+        return found
+
+    def tokens_key(self) -> dict[str, Any]:
+        """Return what names its token file, beside the tokenizer."""
+        key: dict[str, Any] = {"stream": self.text, "role": "evaluation"}
+        if self.num_samples is not None:
+            key |= {"num_samples": self.num_samples, "seq_len": self.seq_len}
+        return key
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Calibration windows that one seed draws from a text."""
+
+    text: CalibrationText
+    seed: int
+
+    def tokens_key(self) -> dict[str, Any]:
+        """Return what names its token file, beside the tokenizer."""
+        return {"calibration": self.text.fields(), "seed": self.seed}
+
+
+Reading = Draw | TrainingText | ValidationText | EvaluationText
+"""Tokens that a stage reads; each has one token file."""
+
+
+@dataclass(frozen=True)
+class TaskInput:
+    """A zero-shot task of lm-evaluation-harness."""
+
+    name: str
+    """Name as the user gave it: of the harness, or the path of a definition."""
+    identity: str
+    """The name, or `sha256:` of the definition."""
+    label: str
+    """Name in columns and tables."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +129,23 @@ class ModelInputs:
     name: str
     identity: str
     dtype: str
-    """Of loading, calibration and evaluation."""
+    """Dtype of loading, calibration and evaluation."""
     training_dtype: str
-    calibration: TextInput | None
-    finetune: TextInput | None
+    calibration: CalibrationText | None
+    finetune: TrainingText | None
     finetune_tokens: int
+    """Training tokens of a round or of a cell, as the budget says."""
     batch_tokens: int
-    evaluations: tuple[TextInput, ...]
-    validation: TextInput | None = None
-    """What one of several learning rates is chosen on."""
+    """Training tokens of one optimizer step."""
+    evaluations: tuple[EvaluationText, ...]
+    validation: ValidationText | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the inputs as a sweep's record holds them."""
+
+        def told(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return [told(each) for each in value]
+            return value.record() if isinstance(value, TextInput) else value
+
+        return {f.name: told(getattr(self, f.name)) for f in dataclasses.fields(self)}

@@ -1,90 +1,95 @@
-"""What a worker group is told: one trial as plain values, whole without the plan it came from."""
+"""A job: one trial as its worker group needs it, whole without the plan that it came from."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from core.targets import Target
+from core.models.sources import ModelSource
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.stages import Stage
 
 
 @dataclass(frozen=True)
-class Job:
-    """One trial, ready to cross to workers as a dict."""
+class Workers:
+    """The worker group of a trial."""
 
-    id: str
-    model: str
-    method: str
-    root: str
-    """Id of the dense stage."""
-    stages: tuple[Stage, ...]
-    """To run, parents first."""
-    known: tuple[Stage, ...]
-    """Those and all others that the cells are made of."""
-    cells: tuple[Cell, ...]
-    source: dict[str, Any]
-    """Fields of core's ModelSource."""
-    dtype: str
-    """Of calibration and evaluation."""
-    store_root: str
-    drop: tuple[str, ...]
-    """Stages whose weights go once no stage starts from them."""
     device: str
+    """`cpu` or `cuda`."""
     num_workers: int
     threads: int
+    """CPU cores, and torch threads, of a worker."""
     micro_batch_tokens: int
+    """Tokens a forward pass."""
+    memory_bytes: float
+    """Estimated peak of a worker."""
+    activation_checkpointing: bool = False
+    """True if training runs blocks again instead of keeping their activations."""
+    cpu_offload: bool = False
+    """True if shards stay in host memory."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of waiting and of hopeless work."""
+
     checkpoint_seconds: float
+    """Least time between two checkpoints within a round of training."""
     timeout_seconds: float
     """Longest wait for a place, for other ranks, for a report and for a sign of life."""
     stop_perplexity: float | None
-    """Above this, nothing goes on from the weights."""
-    memory_bytes: float
-    """Estimated peak of a worker."""
-    row_constants: dict[str, Any]
-    """Columns that every row of the sweep shares."""
+    """Nothing goes on from weights above this perplexity."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The sweep that a trial belongs to, as rows and manifests record it."""
+
+    sweep_id: str
+    config: str
+    """Settings of the sweep as JSON."""
     environment: dict[str, Any]
-    """Versions and machine, recorded with every stage."""
-    activation_checkpointing: bool = False
-    """Whether training runs blocks again instead of keeping their activations."""
-    cpu_offload: bool = False
-    """Whether shards stay in host memory."""
+    """Versions of this project and of its libraries."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for Ray."""
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Job:
-        """The inverse of `to_dict`."""
-        lists = {name: tuple(Stage(**stage) for stage in values[name]) for name in STAGE_LISTS}
-        cells = tuple(
-            Cell(
-                **{
-                    **cell,
-                    "target": Target(**cell["target"]),
-                    **{name: tuple(cell[name]) for name in CELL_LISTS},
-                }
-            )
-            for cell in values["cells"]
-        )
-        return cls(**{**values, **lists, "cells": cells, "drop": tuple(values["drop"])})
+@dataclass(frozen=True)
+class Job:
+    """One trial, ready to cross to its workers."""
+
+    id: str
+    source: ModelSource
+    max_seq_len: int
+    """Tokens that the model reads at most."""
+    root: Stage
+    """The dense stage."""
+    stages: tuple[Stage, ...]
+    """Stages to run, parents first."""
+    known: tuple[Stage, ...]
+    """Those and all others that the cells are made of."""
+    cells: tuple[Cell, ...]
+    store_root: str
+    drop: frozenset[str]
+    """Stages whose weights go once no stage starts from them."""
+    workers: Workers
+    limits: Limits
+    run: Run
+
+    @cached_property
+    def by_id(self) -> dict[str, Stage]:
+        """All stages that the cells of this job are made of."""
+        return {stage.id: stage for stage in self.known}
 
     def stage(self, stage_id: str) -> Stage:
-        """A stage that a cell of this job is made of."""
-        return next(stage for stage in self.known if stage.id == stage_id)
+        """Return a stage that a cell of this job is made of."""
+        return self.by_id[stage_id]
 
     def sparsity_of(self, stage_id: str | None) -> float:
-        """Sparsity of the last prune stage up to a stage, 0 for the dense model."""
+        """Return the sparsity that a stage's weights were pruned to, 0 for the dense model."""
         while stage_id is not None:
             stage = self.stage(stage_id)
-            if stage.kind == "prune":
-                return stage.fields["sparsity"]
+            found = stage.work.sparsity_after()
+            if found is not None:
+                return found
             stage_id = stage.parent
         return 0.0
-
-
-STAGE_LISTS = ("stages", "known")
-CELL_LISTS = ("stages", "evaluations", "before", "path")

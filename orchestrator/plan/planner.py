@@ -1,152 +1,145 @@
-"""Pure planning: a grid becomes cells and stages, before anything runs.
+"""The planner: a grid becomes cells and stages, before anything runs.
 
-Stages form one tree per model, rooted at the dense model. Nothing here reads a file or knows Ray.
+Stages form one tree for each model, rooted at the dense model. Nothing here reads a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from core.config import FinetuneConfig, PruneConfig
-from core.methods import METHODS, OPTION_VERSIONS, needs_calibration
+from core.methods import needs_calibration
 from core.schedule import round_tokens
 from core.targets import Target
 from orchestrator.config import GridConfig
-from orchestrator.plan.inputs import ModelInputs
+from orchestrator.plan.cell import DENSE, Cell, Point, Settings
+from orchestrator.plan.inputs import Draw, ModelInputs, TaskInput
+from orchestrator.plan.kinds import Dense, Finetune, Prune, Tasks
 from orchestrator.plan.plan import Plan
 
-FINETUNE_VERSION = 1
-"""Raised whenever the numbers of finetune stages would change."""
-RECOVERY_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1}
-"""Raised with the numbers of training that has one of these on."""
-DENSE = "dense"
 
-
-def recovery_fields(config: FinetuneConfig) -> dict[str, Any]:
-    """What a training stage's identity has where training is not the plain one."""
-    found = config.recovery()
-    return found | {f"{key}_version": v for key, v in RECOVERY_VERSIONS.items() if key in found}
-
-
+@dataclass(frozen=True)
 class Planner:
     """Builds the plan of one grid."""
 
-    def __init__(self, grid: GridConfig, prune: PruneConfig, finetune: FinetuneConfig) -> None:
-        self.grid, self.prune, self.finetune = grid, prune, finetune
+    grid: GridConfig
+    prune: PruneConfig
+    finetune: FinetuneConfig
+    tasks: tuple[TaskInput, ...] = ()
+    """Zero-shot tasks on the last weights of every cell."""
+    task_limit: int | None = None
 
-    def build(self, models: Iterable[ModelInputs]) -> Plan:
-        """Cells of all models, methods, regimes, targets and seeds."""
-        plan = Plan({model.name: model for model in models})
+    def build(
+        self, models: Iterable[ModelInputs], circumstances: Mapping[str, Any] | None = None
+    ) -> Plan:
+        """Return the plan of all models, methods, regimes, targets and seeds.
+
+        Args:
+            models: resolved models and texts.
+            circumstances: facts of the run, for kinds whose numbers depend on them.
+        """
+        plan = Plan({model.name: model for model in models}, circumstances or {})
         for model in plan.models.values():
-            root = plan.add_stage(
-                "dense", model.name, DENSE, None, {"model": model.identity, "dtype": model.dtype}
-            )
-            plan.add_cell(model, DENSE, DENSE, Target(0.0), None, [root], (), 0, 0)
-            if self.grid.trains:
-                for seed in self.grid.seeds:
-                    self.add_control(plan, model, root, seed)
-            for method in self.grid.methods:
-                for seed in self.grid.seeds:
-                    for regime in self.grid.regimes:
-                        for target in self.grid.targets():
-                            self.add_branch(plan, model, method, regime, target, seed, root)
+            ModelPlanner(self, plan, model).add_all()
+        for cell in plan.cells.values():
+            for task in self.tasks:
+                work = Tasks(task, self.task_limit, plan.models[cell.model].dtype)
+                plan.add_stage(work, cell.model, cell.method, cell.stages[-1])
         return plan
 
-    def add_control(self, plan: Plan, model: ModelInputs, root: str, seed: int) -> None:
-        """The dense model trained round by round with the same tokens, a second reference."""
-        budget = self.finetune.budget
-        rounds = self.grid.most_rounds() if budget == "round" else 1
-        stages = [root]
-        for i, tokens in enumerate(round_tokens(model.finetune_tokens, rounds, budget), start=1):
-            stages.append(self.add_finetune(plan, model, DENSE, stages[-1], tokens, seed, i))
-            plan.add_cell(model, DENSE, "finetune", Target(0.0), seed, stages, (), i, rounds)
 
-    def add_branch(
-        self,
-        plan: Plan,
-        model: ModelInputs,
-        method: str,
-        regime: str,
-        target: Target,
-        seed: int,
-        root: str,
-    ) -> None:
-        """One cell with all stages on the way to it."""
-        path = self.grid.path(regime, target)
-        tokens = round_tokens(model.finetune_tokens, len(path), self.finetune.budget)
-        stages, before = [root], ()
-        for i, (step, step_tokens) in enumerate(zip(path, tokens), start=1):
-            stages.append(self.add_prune(plan, model, method, stages[-1], step, seed))
-            if regime != "oneshot":
-                before = plan.add_evaluations(model, method, stages[-1])
-                stages.append(
-                    self.add_finetune(plan, model, method, stages[-1], step_tokens, seed, i)
-                )
-        seeded = any("seed" in plan.stages[stage].fields for stage in stages)
-        plan.add_cell(
-            model,
-            method,
-            regime,
-            target,
-            seed if seeded else None,
+class ModelPlanner:
+    """Adds the cells and stages of one model to a plan."""
+
+    def __init__(self, planner: Planner, plan: Plan, model: ModelInputs) -> None:
+        self.grid, self.config = planner.grid, planner
+        self.plan, self.model = plan, model
+        dense = Dense(model.identity, model.dtype)
+        self.root = plan.add_stage(dense, model.name, DENSE, None)
+
+    def add_all(self) -> None:
+        """Add the dense model, its trained control and all pruned cells."""
+        self.add_cell(Point(DENSE, DENSE, Target(0.0), None), [self.root])
+        grid = self.grid
+        if grid.trains:
+            for seed in grid.seeds:
+                self.add_control(seed)
+        for method in grid.methods:
+            for seed in grid.seeds:
+                for regime in grid.regimes:
+                    for target in grid.targets():
+                        self.add_branch(Point(method, regime, target, seed))
+
+    def add_cell(self, point: Point, stages: list[str], **facts: Any) -> None:
+        """Add a cell at the end of `stages`, with the evaluations of its last weights."""
+        evaluations = self.plan.add_evaluations(self.model, point.method, stages[-1])
+        trains = any(self.plan.stages[stage].work.trains for stage in stages)
+        settings = Settings(
+            protocol=self.grid.protocol,
+            schedule=self.grid.schedule if point.regime == "iterative" else None,
+            budget=self.config.finetune.budget if trains else None,
+        )
+        cell = Cell(self.model.name, point, settings, tuple(stages), evaluations, **facts)
+        self.plan.add_cell(cell)
+
+    def add_control(self, seed: int) -> None:
+        """Add the dense model trained with the same tokens, round by round, as a reference."""
+        budget = self.config.finetune.budget
+        rounds = self.grid.most_rounds() if budget == "round" else 1
+        point, stages = Point(DENSE, "finetune", Target(0.0), seed), [self.root]
+        for i, tokens in enumerate(self.round_tokens(rounds), start=1):
+            stages.append(self.add_finetune(DENSE, stages[-1], tokens, seed, i))
+            self.add_cell(point, stages, round=i, num_rounds=rounds)
+
+    def add_branch(self, point: Point) -> None:
+        """Add one cell with all stages on the way to it."""
+        path = self.grid.path(point.regime, point.target)
+        seed = point.seed
+        assert seed is not None
+        stages, before = [self.root], ()
+        for i, (step, tokens) in enumerate(zip(path, self.round_tokens(len(path))), start=1):
+            stages.append(self.add_prune(point.method, stages[-1], step, seed))
+            if point.regime != "oneshot":
+                before = self.plan.add_evaluations(self.model, point.method, stages[-1])
+                stages.append(self.add_finetune(point.method, stages[-1], tokens, seed, i))
+        seeded = any("seed" in self.plan.stages[stage].fields for stage in stages)
+        rounds = len(path)
+        self.add_cell(
+            Point(point.method, point.regime, point.target, seed if seeded else None),
             stages,
-            before,
-            len(path),
-            len(path),
-            tuple(step.sparsity for step in path),
+            before=before,
+            round=rounds,
+            num_rounds=rounds,
+            path=tuple(step.sparsity for step in path),
         )
 
-    def add_prune(
-        self, plan: Plan, model: ModelInputs, method: str, parent: str, target: Target, seed: int
-    ) -> str:
-        """A prune stage; only fields that the method reads enter its identity."""
-        pruner = METHODS[method]
-        settings = self.prune.settings(pruner.fields_read)
-        fields: dict[str, Any] = {
-            "method": method,
-            "version": pruner.version,
-            "settings": settings,
-            "sparsity": target.sparsity,
-            "mask_structure": target.mask_structure,
-        }
-        options = {f"{name}_version": v for name, v in OPTION_VERSIONS.items() if name in settings}
-        fields |= options
-        text = None
-        if needs_calibration(method, self.prune):
-            assert model.calibration is not None
-            fields |= {"calibration": model.calibration.fields, "seed": seed, "dtype": model.dtype}
-            text = model.calibration.name
-        return plan.add_stage("prune", model.name, method, parent, fields, text)
+    def round_tokens(self, rounds: int) -> list[int]:
+        """Return the training tokens of each round."""
+        return round_tokens(self.model.finetune_tokens, rounds, self.config.finetune.budget)
 
-    def add_finetune(
-        self,
-        plan: Plan,
-        model: ModelInputs,
-        method: str,
-        parent: str,
-        tokens: int,
-        seed: int,
-        round_index: int,
-    ) -> str:
-        """A round of training."""
+    def add_prune(self, method: str, parent: str, target: Target, seed: int) -> str:
+        """Add a prune stage; return its id."""
+        draw = None
+        if needs_calibration(method, self.config.prune):
+            assert self.model.calibration is not None
+            draw = Draw(self.model.calibration, seed)
+        work = Prune(method, self.config.prune, target, draw, self.model.dtype)
+        return self.plan.add_stage(work, self.model.name, method, parent)
+
+    def add_finetune(self, method: str, parent: str, tokens: int, seed: int, index: int) -> str:
+        """Add a round of training; return its id."""
+        model = self.model
         assert model.finetune is not None
-        config = self.finetune
-        rates = list(config.lrs)
-        choice = {} if model.validation is None else {"validation": model.validation.fields}
-        fields = {
-            "version": FINETUNE_VERSION,
-            "text": model.finetune.fields,
-            "tokens": tokens,
-            "batch_tokens": model.batch_tokens,
-            "lr": rates if len(rates) > 1 else rates[0],
-            "warmup_frac": config.warmup_frac,
-            "weight_decay": config.weight_decay,
-            "clip_norm": config.clip_norm,
-            "dtype": model.training_dtype,
-            "seed": seed,
-            "round": round_index,
-            **recovery_fields(config),
-            **choice,
-        }
-        return plan.add_stage("finetune", model.name, method, parent, fields, model.finetune.name)
+        work = Finetune(
+            text=model.finetune,
+            tokens=tokens,
+            batch_tokens=model.batch_tokens,
+            training=self.config.finetune.training(),
+            dtype=model.training_dtype,
+            seed=seed,
+            round=index,
+            validation=model.validation,
+        )
+        return self.plan.add_stage(work, model.name, method, parent)

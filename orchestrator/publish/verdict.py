@@ -37,7 +37,7 @@ def models_of(config: SweepConfig) -> dict[str, str | None]:
     # Imported here: presets import this module before they parse flags, and torch takes a second.
     import torch
 
-    from orchestrator.inputs.resolved import resolve_one
+    from orchestrator.inputs.models import resolve_one
 
     found = {}
     for name in config.grid.models:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from orchestrator.plan.kinds import kind_of
 from orchestrator.results.numbers import MAX_LOSSES, thinned
 from orchestrator.results.schema import Row
 
@@ -47,11 +48,11 @@ def details_of(rows: Iterable[Row], manifest: Manifest) -> dict[str, Any]:
             continue
         pruned, training, stage = None, [], last
         while stage is not None and (record := found(stage)) is not None:
-            if record["kind"] == "prune" and pruned is None:
+            if kind_of(record).changes_masks and pruned is None:
                 pruned = stage
                 if stage not in layers:
                     layers[stage] = _layers(record["metrics"]["matrices"], names)
-            if record["kind"] == "finetune":
+            if kind_of(record).trains:
                 training.insert(0, stage)
                 trained.setdefault(stage, record["metrics"])
             stage = record["parent"]

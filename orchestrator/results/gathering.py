@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.plan.identity import row_key
-from orchestrator.plan.stages import TASKS_KIND
+from orchestrator.plan.kinds import Tasks, kind_of
 from orchestrator.results.record import Labels
 from orchestrator.results.schema import TASK_PREFIX, Row
 from orchestrator.store.rows import Rows
@@ -65,7 +65,7 @@ def task_columns(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
     """
     columns: dict[str, dict[str, float]] = {}
     for manifest in manifests.values():
-        if manifest["kind"] == TASKS_KIND:
+        if kind_of(manifest) is Tasks:
             limit = manifest["fields"]["limit"]
             name = manifest["label"] + ("" if limit is None else f"[:{limit}]")
             mine = columns.setdefault(manifest["parent"], {})

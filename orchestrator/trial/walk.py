@@ -1,7 +1,7 @@
-"""Walks the stages of one trial: what is missing is run, rows are written as cells complete.
+"""The walk over the stages of one trial: missing ones run, rows are written as cells complete.
 
-Runs in every rank of a worker group and knows nothing of Ray. A stage that fails ends its branch,
-not the walk.
+It runs in every rank of a worker group and knows nothing of Ray. A stage that fails ends its
+branch, not the walk.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from orchestrator.failure import DamagedStageError, is_out_of_memory, out_of_mem
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.job import Job
+from orchestrator.plan.kinds import Evaluate
 from orchestrator.plan.stages import Stage
-from orchestrator.results.rows import build_row
+from orchestrator.results.rows import Outcome, build_row
 from orchestrator.store.store import Store
 from orchestrator.trial.clock import restart_peak
-from orchestrator.trial.stages import RUNNERS
+from orchestrator.trial.runners import RUNNERS
 from orchestrator.trial.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 CELL_ERRORS = (PruningError, TrainingError)
-"""What fails a cell, on all ranks alike, and lets the walk go on."""
+"""Errors that fail a cell, on all ranks alike, and let the walk go on."""
 REPAIRS = 3
-"""Times that a stage's parent is computed again before its disk is given up on."""
+"""Times that a stage's parent is computed again before the walk gives up on its disk."""
 
 
 class Walk:
@@ -48,7 +49,7 @@ class Walk:
         self.restored: list[str] = []
 
     def run(self) -> None:
-        """All stages in order, each cell's rows as soon as its last stage is done."""
+        """Run all stages in order; write each cell's rows as soon as its last stage is done."""
         last_use = {stage.parent: i for i, stage in enumerate(self.job.stages)}
         self.settle_cells()
         for i, stage in enumerate(self.job.stages):
@@ -57,13 +58,13 @@ class Walk:
             for parent, use in last_use.items():
                 if use == i and parent is not None:
                     self.let_go(parent)
-            if stage.kind != "evaluate" and stage.id not in last_use:
+            if stage.work.stores_weights and stage.id not in last_use:
                 self.let_go(stage.id)
         for stage_id in self.restored:
             self.let_go(stage_id)
 
     def run_or_fail(self, stage: Stage) -> None:
-        """Runs a stage unless it is stored already, an ancestor failed, or it is given up on."""
+        """Run a stage unless it is stored already, an ancestor failed, or it is given up on."""
         if stage.parent in self.failed:
             self.failed[stage.id] = self.failed[stage.parent]
             return
@@ -84,31 +85,36 @@ class Walk:
             # One rank out of memory leaves the others waiting for it: then the group has to end.
             if not isinstance(error, CELL_ERRORS) and not (memory and self.ranks.size == 1):
                 raise
-            self.space.forget()
-            line = out_of_memory(self.job.memory_bytes) if memory else str(error).splitlines()[0]
+            self.space.weights.forget()
+            line = str(error).splitlines()[0]
+            if memory:
+                line = out_of_memory(self.job.workers.memory_bytes)
             self.failed[stage.id] = line
             logger.error("%s of %s failed: %s", stage.kind, stage.method, line)
 
     def is_stored(self, stage: Stage) -> bool:
-        """Whether a stage is in the store with all that the next ones need."""
-        manifest = self.space.manifest(stage.id)
-        return manifest is not None and (stage.kind == "evaluate" or not manifest.get("dropped"))
+        """Return True if a stage is in the store with all that the next ones need."""
+        manifest = self.space.manifests.find(stage.id)
+        if manifest is None:
+            return False
+        return not stage.work.stores_weights or not manifest.get("dropped")
 
     def run_stage(self, stage: Stage) -> None:
-        """Runs a stage; computes again what it starts from where the store lost or damaged that."""
+        """Run a stage; compute its parent again where the store lost or damaged that."""
         restart_peak(self.ranks.device)
+        run = RUNNERS[type(stage.work)]
         for _ in range(REPAIRS):
             try:
-                return RUNNERS[stage.kind](self.space, stage)
+                return run(self.space, stage)
             except DamagedStageError as damage:
                 logger.warning("%s; computed again", damage)
-                self.space.forget()
+                self.space.weights.forget()
                 self.restore(self.job.stage(damage.stage_id))
-        RUNNERS[stage.kind](self.space, stage)
+        run(self.space, stage)
 
     def restore(self, stage: Stage) -> None:
-        """Makes a stage's weights be there again, those of its ancestors first where need be."""
-        if self.space.has_weights(stage.id):
+        """Make sure that a stage's weights are there, those of its ancestors first."""
+        if self.space.weights.are_stored(stage.id):
             return
         assert stage.parent is not None
         self.restore(self.job.stage(stage.parent))
@@ -116,33 +122,33 @@ class Walk:
         self.restored.append(stage.id)
 
     def passed_limit(self, stage: Stage) -> tuple[str, float] | None:
-        """Why a stage is not worth running: what it starts from is worse than the limit already.
+        """Return why a stage is not worth running: its parent's perplexity is above the limit.
 
         The dense model is never given up on, and its weights are always worth evaluating.
         """
-        limit = self.job.stop_perplexity
-        if limit is None or stage.kind == "evaluate" or stage.parent == self.job.root:
+        limit = self.job.limits.stop_perplexity
+        if limit is None or not stage.work.stores_weights or stage.parent == self.job.root.id:
             return None
         for other in self.job.known:
-            if other.kind != "evaluate" or other.parent != stage.parent:
+            if not isinstance(other.work, Evaluate) or other.parent != stage.parent:
                 continue
-            manifest = self.space.manifest(other.id)
+            manifest = self.space.manifests.find(other.id)
             value = math.nan if manifest is None else manifest["metrics"]["perplexity"]
             if manifest is not None and not value <= limit:
                 at = self.job.sparsity_of(stage.parent)
-                return (
-                    f"perplexity {value:.4g} at {at:g} is above --stop-perplexity {limit:g}",
-                    value,
-                )
+                line = f"perplexity {value:.4g} at {at:g} is above --stop-perplexity {limit:g}"
+                return line, value
         return None
 
     def let_go(self, stage_id: str) -> None:
-        """Drops weights that the keep policy does not want, once no stage starts from them."""
+        """Drop weights that the keep policy does not want, once no stage starts from them."""
         if self.ranks.rank == 0 and stage_id in self.job.drop:
             self.store.stages.drop_weights(stage_id)
 
+    # Rows ---------------------------------------------------------------------------------------
+
     def settle_cells(self) -> None:
-        """Writes the rows of cells that are complete, failed or given up on, and reports them."""
+        """Write and report the rows of cells that are complete, failed or given up on."""
         settled = [cell.id for cell in self.job.cells if self.is_settled(cell)]
         # Reports are collective too, so one rank decides again.
         settled = self.ranks.gather(settled)[0]
@@ -152,28 +158,20 @@ class Walk:
                 self.report(self.write_rows(cell) if self.ranks.rank == 0 else {})
 
     def is_settled(self, cell: Cell) -> bool:
-        """Whether a cell's rows can be written and are not yet."""
+        """Return True if a cell's rows can be written and are not yet."""
         stages = cell.all_stages()
         if cell.id in self.written:
             return False
         if any(s in self.failed or s in self.stopped for s in stages):
             return True
-        return all(self.space.manifest(s) is not None for s in stages[1:])
+        return all(self.space.manifests.find(s) is not None for s in stages[1:])
 
     def write_rows(self, cell: Cell) -> dict[str, Any]:
-        """Writes a cell's rows; returns what the report says of it."""
-        stages = cell.all_stages()
-        status, error = "done", next((self.failed[s] for s in stages if s in self.failed), None)
-        stop = next((self.stopped[s] for s in stages if s in self.stopped), None)
-        if error is not None:
-            status = self.failure_status(cell)
-        elif stop is not None:
-            status, error = "stopped", stop[0]
+        """Write a cell's rows; return what the report says of it."""
+        outcome = self.outcome_of(cell)
         perplexities = []
         for evaluation in cell.evaluations:
-            row = build_row(self.job, cell, evaluation, self.space.manifest, status, error)
-            if status == "stopped" and stop is not None:
-                row["_stopped_at"] = stop[1]
+            row = build_row(self.job, cell, evaluation, self.space.manifests.find, outcome)
             perplexities.append(row["perplexity"])
             self.store.rows.put(row_key(cell.id, evaluation), row)
         return {
@@ -184,13 +182,24 @@ class Walk:
             "mask_structure": cell.target.mask_structure or "",
             "round": cell.round,
             "perplexity": perplexities[0],
-            "status": status,
-            "error": error or "",
+            "status": outcome.status,
+            "error": outcome.error or "",
             "cells_done": len(self.written),
         }
 
+    def outcome_of(self, cell: Cell) -> Outcome:
+        """Return the outcome of a settled cell."""
+        stages = cell.all_stages()
+        error = next((self.failed[s] for s in stages if s in self.failed), None)
+        if error is not None:
+            return Outcome(self.failure_status(cell), error)
+        stop = next((self.stopped[s] for s in stages if s in self.stopped), None)
+        if stop is not None:
+            return Outcome("stopped", stop[0], stopped_at=stop[1])
+        return Outcome("done")
+
     def failure_status(self, cell: Cell) -> str:
-        """`failed` for the first cell that a failed stage stops, `not_run` for those behind it."""
+        """Return `failed` for the first cell that a failed stage stops, else `not_run`."""
         broken = {s for s in cell.all_stages() if s in self.failed}
         shortest = min(
             len(other.stages) for other in self.job.cells if broken & {*other.all_stages()}

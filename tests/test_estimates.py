@@ -3,11 +3,22 @@ import dataclasses
 import pytest
 from transformers import LlamaConfig, OPTConfig
 
+from core.config import PruneConfig, Training
 from core.models.facts import describe_model
 from core.models.sources import ModelSource
+from core.targets import Target
+from orchestrator.estimate import memory
 from orchestrator.estimate.devices import GIB, GPUS
-from orchestrator.estimate.model_cost import ModelCost, stage_seconds
-from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.estimate.seconds import compute_seconds, seconds, stage_seconds
+from orchestrator.plan.inputs import (
+    CalibrationText,
+    Draw,
+    EvaluationText,
+    ModelInputs,
+    TrainingText,
+)
+from orchestrator.plan.kinds import Dense, Evaluate, Finetune, Prune
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.stages import Stage
 
@@ -29,7 +40,7 @@ LLAMA = {
     "llama-3-8b": ((4096, 32, 32, 14336, 8, 128256), 8_030_261_248),
     "llama-2-70b": ((8192, 80, 64, 28672, 8, 32000), 68_976_648_192),
 }
-WINDOWS = {"num_samples": 128, "seq_len": 2048}
+WINDOWS = CalibrationText("c4", "c", 128, 2048, "documents")
 
 
 def opt_config(size: str) -> OPTConfig:
@@ -67,8 +78,8 @@ def cost_of(config, folder, device="cuda", dtype=None) -> ModelCost:
         identity="m",
         dtype=dtype or ("bfloat16" if device == "cuda" else "float32"),
         training_dtype="bfloat16" if device == "cuda" else "float32",
-        calibration=TextInput("c4", WINDOWS),
-        finetune=TextInput("c4", {"seq_len": 2048}),
+        calibration=WINDOWS,
+        finetune=TrainingText("c4", "t", 2048),
         finetune_tokens=2**20,
         batch_tokens=2**14,
         evaluations=(),
@@ -81,8 +92,21 @@ def opt_1b(tmp_path):
     return cost_of(opt_config("1.3b"), tmp_path)
 
 
-def stage(kind: str, **fields) -> Stage:
-    return Stage(kind, kind, "m", fields.pop("method", "sparsegpt"), None, fields)
+def pruning(method="sparsegpt", windows=WINDOWS, **settings) -> Stage:
+    draw = None if windows is None else Draw(windows, 0)
+    work = Prune(method, PruneConfig(**settings), Target(0.5), draw, "bfloat16")
+    return Stage.of(work, "m", method, None)
+
+
+def training(tokens: int, seq_len: int) -> Stage:
+    text = TrainingText("c4", "t", seq_len)
+    work = Finetune(text, tokens, 2**14, Training(), "bfloat16", seed=0, round=1)
+    return Stage.of(work, "m", "dense", None)
+
+
+def evaluating(seq_len: int, stride: int, most=None) -> Stage:
+    text = EvaluationText("wikitext2", "e", seq_len, stride, most)
+    return Stage.of(Evaluate(text, "bfloat16"), "m", "dense", None)
 
 
 @pytest.mark.parametrize("size", OPT)
@@ -103,7 +127,7 @@ def test_parameters_of_llama_are_the_published_ones(name, tmp_path):
 
 
 def test_training_state_is_sixteen_bytes_a_parameter(opt_1b):
-    parts = opt_1b.phases(True, 1, 2048)["finetune"]
+    parts = memory.phases(opt_1b, True, 1, 2048)["finetune"]
     parameters = opt_1b.facts.num_parameters
     assert parts["gradients"] == 4 * parameters
     assert parts["adam"] == 8 * parameters
@@ -114,68 +138,68 @@ def test_hessians_of_a_block_are_one_for_each_input(opt_1b):
     # q, k and v share one; out_proj and fc1 are 2048 wide, fc2 is 8192.
     alone = 4 * (3 * 2048**2 + 8192**2)
     solve = 12 * 8192**2 + 16 * 8192 * 2048
-    assert opt_1b.phases(False, 1, 2048)["prune"]["hessians"] == alone + solve
+    assert memory.phases(opt_1b, False, 1, 2048)["prune"]["hessians"] == alone + solve
 
 
 def test_more_workers_share_weights_but_not_hessians(opt_1b):
-    one, eight = (opt_1b.phases(True, n, 2048) for n in (1, 8))
+    one, eight = (memory.phases(opt_1b, True, n, 2048) for n in (1, 8))
     assert eight["finetune"]["adam"] == one["finetune"]["adam"] / 8
     assert eight["prune"]["hessians"] == one["prune"]["hessians"]
-    assert opt_1b.memory(True, 8, 2048) < opt_1b.memory(True, 1, 2048)
+    assert memory.memory(opt_1b, True, 8, 2048) < memory.memory(opt_1b, True, 1, 2048)
 
 
 def test_offloaded_shards_leave_two_blocks_on_the_card(opt_1b):
     offloaded = dataclasses.replace(opt_1b, cpu_offload=True)
-    plain, parts = (c.phases(True, 4, 2048)["finetune"] for c in (opt_1b, offloaded))
+    plain, parts = (memory.phases(c, True, 4, 2048)["finetune"] for c in (opt_1b, offloaded))
     parameters, block = opt_1b.facts.num_parameters, opt_1b.block_parameters / 24
     outside = parameters - opt_1b.block_parameters
     assert parts["adam"] == 0 and parts["activations"] == plain["activations"]
     assert parts["weights"] == (4 + 2) * (2 * block + outside)
     assert parts["gradients"] == min(plain["gradients"], 4 * (block + outside))
-    host = offloaded.host_memory(4, 2048)
+    host = memory.host_memory(offloaded, 4, 2048)
     assert host == plain["weights"] + plain["gradients"] + plain["adam"] > 16 * parameters / 4
-    assert offloaded.memory(True, 4, 2048) < opt_1b.memory(True, 4, 2048)
+    assert memory.memory(offloaded, True, 4, 2048) < memory.memory(opt_1b, True, 4, 2048)
 
 
 def test_memory_is_the_largest_phase(opt_1b):
-    phases = opt_1b.phases(True, 2, 2048)
-    assert opt_1b.memory(True, 2, 2048) == max(sum(parts.values()) for parts in phases.values())
-    assert "finetune" not in opt_1b.phases(False, 2, 2048)
+    phases = memory.phases(opt_1b, True, 2, 2048)
+    assert memory.memory(opt_1b, True, 2, 2048) == max(
+        sum(parts.values()) for parts in phases.values()
+    )
+    assert "finetune" not in memory.phases(opt_1b, False, 2, 2048)
 
 
 def test_small_models_fit_one_card_and_large_ones_need_several(tmp_path):
     a10g = GPUS["A10G"].usable_bytes
     small = cost_of(opt_config("125m"), tmp_path / "s")
     large = cost_of(opt_config("66b"), tmp_path / "l")
-    assert small.smallest_num_workers(True, 16_384, a10g) == 1
-    needed = large.smallest_num_workers(True, 2048, GPUS["H100"].usable_bytes)
+    assert memory.smallest_num_workers(small, True, 16_384, a10g) == 1
+    needed = memory.smallest_num_workers(large, True, 2048, GPUS["H100"].usable_bytes)
     # 16 bytes for each of 66e9 parameters are 13 cards of 80 GB by themselves.
     assert needed is not None and needed >= 16
-    assert large.memory(True, needed, 2048) <= GPUS["H100"].usable_bytes
-    assert large.smallest_num_workers(True, 2048, 1 * GIB) is None
+    assert memory.memory(large, True, needed, 2048) <= GPUS["H100"].usable_bytes
+    assert memory.smallest_num_workers(large, True, 2048, 1 * GIB) is None
 
 
 def test_training_costs_six_operations_a_weight_and_token(opt_1b):
-    fields = {"tokens": 1000, "dtype": "bfloat16", "text": {"seq_len": 1}}
-    done = opt_1b.operations(stage("finetune", **fields), 0)
+    done = training(1000, seq_len=1).work.operations(opt_1b, 0)
     weights = opt_1b.block_parameters + opt_1b.head_parameters
     assert done["training", "bfloat16"] == pytest.approx(6 * 1000 * weights, rel=1e-3)
 
 
 def test_overlapping_windows_are_counted_whole(opt_1b):
-    def evaluate(**text):
-        done = opt_1b.operations(stage("evaluate", text={"seq_len": 1024, **text}), 10_240)
+    def evaluate(stride, most=None):
+        done = evaluating(1024, stride, most).work.operations(opt_1b, 10_240)
         return done["forward", "bfloat16"]
 
     assert evaluate(stride=512) == pytest.approx(2 * evaluate(stride=1024))
-    assert evaluate(stride=1024, max_windows=5) == pytest.approx(evaluate(stride=1024) / 2)
+    assert evaluate(stride=1024, most=5) == pytest.approx(evaluate(stride=1024) / 2)
 
 
 def test_statistics_run_in_float32_and_only_where_the_method_has_them(opt_1b):
-    calibrated = {"calibration": WINDOWS}
-    assert opt_1b.operations(stage("prune", method="magnitude"), 0) == {}
-    wanda = opt_1b.operations(stage("prune", method="wanda", **calibrated), 0)
-    sparsegpt = opt_1b.operations(stage("prune", **calibrated), 0)
+    assert pruning("magnitude", None).work.operations(opt_1b, 0) == {}
+    wanda = pruning("wanda").work.operations(opt_1b, 0)
+    sparsegpt = pruning("sparsegpt").work.operations(opt_1b, 0)
     assert wanda.keys() == {("forward", "bfloat16")}
     assert sparsegpt["forward", "bfloat16"] == wanda["forward", "bfloat16"]
     assert sparsegpt["solve", "float32"] > 0
@@ -194,17 +218,16 @@ def small_llama(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", MEASURED_SECONDS)
 def test_a_solver_takes_what_was_measured_within_half_as_much_again(small_llama, method):
-    windows = {"num_samples": 32, "seq_len": 512}
-    expected = small_llama.compute_seconds(stage("prune", method=method, calibration=windows), 0)
+    windows = dataclasses.replace(WINDOWS, num_samples=32, seq_len=512)
+    expected = compute_seconds(small_llama, pruning(method, windows), 0)
     assert 1 / 1.5 < expected / MEASURED_SECONDS[method] < 1.5
 
 
 def test_swaps_search_most_where_no_update_went_before_them(small_llama):
-    def seconds(method, **settings):
-        one = stage("prune", method=method, calibration=WINDOWS, settings=settings)
-        return small_llama.seconds(one, 0)
+    def taken(method, **settings):
+        return seconds(small_llama, pruning(method, **settings), 0)
 
-    searched = {m: seconds(m, refine="swaps") - seconds(m) for m in ("wanda", "sparsegpt", "alps")}
+    searched = {m: taken(m, refine="swaps") - taken(m) for m in ("wanda", "sparsegpt", "alps")}
     assert searched["wanda"] > searched["sparsegpt"] > 0
     assert searched["alps"] == pytest.approx(searched["sparsegpt"])
 
@@ -212,16 +235,16 @@ def test_swaps_search_most_where_no_update_went_before_them(small_llama):
 @pytest.mark.parametrize("name", ["A10G", "L4", "A100", "H100"])
 def test_a_faster_card_takes_fewer_seconds(opt_1b, name):
     card = dataclasses.replace(opt_1b, rates=GPUS[name].rates)
-    one = stage("finetune", tokens=2**20, dtype="bfloat16", text={"seq_len": 2048})
-    assert 0 < card.seconds(one, 0)
+    one = training(2**20, seq_len=2048)
+    assert 0 < seconds(card, one, 0)
     fastest = dataclasses.replace(opt_1b, rates=GPUS["H100"].rates)
-    assert fastest.seconds(one, 0) <= card.seconds(one, 0)
+    assert seconds(fastest, one, 0) <= seconds(card, one, 0)
 
 
 def test_published_time_of_sparsegpt_on_opt_1b_is_met_within_a_factor_of_three(opt_1b):
     # 363 s on one V100 (ALPS paper), whose fp32 peak is half an A10G's.
     a10g = dataclasses.replace(opt_1b, rates=GPUS["A10G"].rates)
-    assert 363 / 2 / 3 < a10g.seconds(stage("prune", calibration=WINDOWS), 0) < 363 * 3
+    assert 363 / 2 / 3 < seconds(a10g, pruning(), 0) < 363 * 3
 
 
 def test_kept_models_take_their_dtype_and_an_eighth_of_a_byte_for_masks(opt_1b):
@@ -232,11 +255,11 @@ def test_kept_models_take_their_dtype_and_an_eighth_of_a_byte_for_masks(opt_1b):
 
 def test_seconds_of_a_plan_by_stage(opt_1b):
     plan = Plan({"m": opt_1b.inputs})
-    root = plan.add_stage("dense", "m", "dense", None, {"model": "m"})
-    one = plan.add_stage("evaluate", "m", "dense", root, {"text": {"seq_len": 2048}})
-    seconds = stage_seconds(plan, {"m": opt_1b}, {one: 10**6})
-    assert seconds[root] == 0.0
-    assert seconds[one] == opt_1b.seconds(plan.stages[one], 10**6) > 0
+    root = plan.add_stage(Dense("m", "bfloat16"), "m", "dense", None)
+    one = plan.add_stage(evaluating(2048, 2048).work, "m", "dense", root)
+    found = stage_seconds(plan, {"m": opt_1b}, {one: 10**6})
+    assert found[root] == 0.0
+    assert found[one] == seconds(opt_1b, plan.stages[one], 10**6) > 0
 
 
 @pytest.mark.parametrize("name", [*OPT, *LLAMA])
@@ -245,15 +268,15 @@ def test_the_smallest_number_of_workers_fits_and_half_of_it_does_not(name, card,
     config = opt_config(name) if name in OPT else llama_config(name)
     cost, usable = cost_of(config, tmp_path), GPUS[card].usable_bytes
     for trains in (False, True):
-        count = cost.smallest_num_workers(trains, 2048, usable)
+        count = memory.smallest_num_workers(cost, trains, 2048, usable)
         if count is None:
             # What every worker holds by itself does not fit, however many share the rest.
-            phases = cost.phases(trains, 256, 2048)
+            phases = memory.phases(cost, trains, 256, 2048)
             alone = {"activations", "hessians", "base"}
             held = [sum(f.get(part, 0) for part in alone) for f in phases.values()]
             assert max(held) > 0.7 * usable
             continue
-        assert cost.memory(trains, count, 2048) <= usable
-        assert count == 1 or cost.memory(trains, count // 2, 2048) > usable
+        assert memory.memory(cost, trains, count, 2048) <= usable
+        assert count == 1 or memory.memory(cost, trains, count // 2, 2048) > usable
         state = 16 if trains else 2
         assert count * usable > state * cost.facts.num_parameters

@@ -1,0 +1,123 @@
+"""Memory of one worker: its peak in each phase, part by part.
+
+`training.py` has the parts of training that differ by objective and by what trains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from core.models.families import FAMILIES
+from orchestrator.estimate.devices import BASE_BYTES, WIDTHS
+from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.estimate.training import offloaded_parts, training_parts
+
+Parts = dict[str, float]
+"""Bytes by part: base, weights, activations, ..."""
+
+
+def phases(
+    cost: ModelCost, trains: bool, num_workers: int, micro_batch_tokens: int
+) -> dict[str, Parts]:
+    """Return the peak bytes of a worker, part by part, in each phase.
+
+    Args:
+        cost: counts of the model.
+        trains: True if any stage trains; weights are float32 from then on.
+        num_workers: ranks that the model is sharded over.
+        micro_batch_tokens: tokens a forward pass, rounded to whole windows.
+    """
+    sizes = Sizes(cost, trains, num_workers, micro_batch_tokens)
+    found = {"evaluate": sizes.evaluating(), "prune": sizes.pruning()}
+    if trains:
+        found["finetune"] = sizes.training()
+    if cost.cpu_offload:
+        return {phase: offloaded_parts(cost, found[phase], sizes.width) for phase in found}
+    return found
+
+
+class Sizes:
+    """Sizes that several phases share."""
+
+    def __init__(self, cost: ModelCost, trains: bool, num_workers: int, tokens: int) -> None:
+        facts, self.groups = cost.facts, cost.groups()
+        self.cost, self.num_workers, self.tokens = cost, num_workers, tokens
+        self.width = 4 if trains else WIDTHS[cost.inputs.dtype]
+        self.block = sum(one.rows * one.cols for group in self.groups for one in group)
+        # FSDP2 shards weights, and makes one block whole at a time, the next one ahead of it.
+        ahead = 2 * self.block if num_workers > 1 else 0
+        self.weights = self.width * (facts.num_parameters / num_workers + ahead)
+        # Full masks stay on the CPU; training keeps its shard on the device.
+        self.masks = 1.0 * cost.block_parameters if cost.device == "cpu" else 0.0
+        self.reads = sum(group[0].cols for group in self.groups)
+        self.makes = sum(one.rows for group in self.groups for one in group)
+        self.logits = tokens * facts.vocab_size
+        self.base = float(BASE_BYTES[cost.device])
+
+    def evaluating(self) -> Parts:
+        """Return the parts of an evaluation."""
+        activations = self.tokens * (self.reads + self.makes) * self.width
+        activations += self.logits * self.width * 2
+        return {"base": self.base, "weights": self.weights, "activations": activations}
+
+    def pruning(self) -> Parts:
+        """Return the parts of pruning."""
+        found = {"base": self.base, "weights": self.weights, "masks": self.masks}
+        calibration = self.cost.inputs.calibration
+        if calibration is None:
+            return found
+        widest = max(self.groups, key=lambda group: group[0].cols)
+        cols, rows = widest[0].cols, sum(one.rows for one in widest)
+        tokens = calibration.num_tokens / self.num_workers
+        seen = self.tokens * (self.reads * self.width + 4 * cols)
+        found["activations"] = tokens * self.cost.facts.hidden_size * self.width + seen
+        solve = 4 * 3 * cols**2 + 16 * cols * rows
+        found["hessians"] = 4.0 * sum(group[0].cols ** 2 for group in self.groups) + solve
+        return found
+
+    def training(self) -> Parts:
+        """Return the parts of training."""
+        cost, facts, n = self.cost, self.cost.facts, self.num_workers
+        compute = WIDTHS[cost.inputs.training_dtype]
+        # Autocast keeps a copy of the weights in its dtype through a forward and backward.
+        copied = facts.num_parameters if n == 1 else 2 * self.block
+        copies = compute * copied if compute < 4 else 0
+        # Norms and rotary embeddings keep float32, however narrow products are.
+        apart = FAMILIES[facts.model_type].kept_widths * 4 * facts.hidden_size
+        per_token = facts.num_blocks * ((self.reads + self.makes) * compute + apart)
+        plain = {
+            "base": self.base,
+            "weights": self.weights + copies,
+            "gradients": 4 * facts.num_parameters / n,
+            "adam": 8 * facts.num_parameters / n,
+            "masks": self.masks + cost.block_parameters / n,
+            "activations": self.tokens * per_token + self.logits * (compute + 12),
+        }
+        return training_parts(cost, plain, n, self.tokens, per_token)
+
+
+def host_memory(cost: ModelCost, num_workers: int, micro_batch_tokens: int) -> float:
+    """Return the bytes of host memory that a training worker's shards take with offloading."""
+    plain = phases(replace(cost, cpu_offload=False), True, num_workers, micro_batch_tokens)
+    return sum(plain["finetune"][part] for part in ("weights", "gradients", "adam"))
+
+
+def memory(cost: ModelCost, trains: bool, num_workers: int, micro_batch_tokens: int) -> float:
+    """Return the estimated peak bytes of a worker: the largest of all phases."""
+    found = phases(cost, trains, num_workers, micro_batch_tokens)
+    return max(sum(parts.values()) for parts in found.values())
+
+
+def smallest_num_workers(
+    cost: ModelCost, trains: bool, micro_batch_tokens: int, usable_bytes: float, most: int = 256
+) -> int | None:
+    """Return the least power of two of workers that each fit; None where up to `most` none do.
+
+    Calibration windows and weights are split over workers, Hessians and logits are not.
+    """
+    count = 1
+    while count <= most:
+        if memory(cost, trains, count, micro_batch_tokens) <= usable_bytes:
+            return count
+        count *= 2
+    return None

@@ -1,0 +1,49 @@
+"""Seconds of stages, from the operations that each kind counts and the rates of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.stages import Stage
+
+STAGE_SECONDS = 0.3
+"""Seconds around a stage of a small model, measured: hashing, manifest, row."""
+DISK_BYTES_A_SECOND = 400e6
+"""Rate of writing, hashing and reading weights."""
+USUAL_TEXT_TOKENS = 50_000
+"""Tokens of an evaluation text that nobody has counted."""
+
+
+def stage_seconds(
+    plan: Plan, costs: Mapping[str, ModelCost], text_tokens: Mapping[str, int]
+) -> dict[str, float]:
+    """Return the estimated seconds of every stage on one worker, by id.
+
+    Args:
+        plan: the whole plan.
+        costs: counts of each model, by name.
+        text_tokens: tokens of the text that an evaluation reads, by stage.
+    """
+    return {
+        stage.id: seconds(costs[stage.model], stage, text_tokens.get(stage.id, USUAL_TEXT_TOKENS))
+        for stage in plan.stages.values()
+    }
+
+
+def seconds(cost: ModelCost, stage: Stage, text_tokens: int) -> float:
+    """Return the estimated seconds of one stage on one worker."""
+    work = stage.work
+    if work.runs_in == "nowhere":
+        return 0.0
+    stored = cost.stage_bytes(work.trains) if work.stores_weights else 0.0
+    around = STAGE_SECONDS + 2 * stored / DISK_BYTES_A_SECOND
+    return around + compute_seconds(cost, stage, text_tokens)
+
+
+def compute_seconds(cost: ModelCost, stage: Stage, text_tokens: int) -> float:
+    """Return the seconds of a stage's own work, without loading and storing."""
+    operations = stage.work.operations(cost, text_tokens)
+    found = sum(count / cost.rate(*work) for work, count in operations.items())
+    return found + stage.work.further_seconds(cost)

@@ -1,0 +1,137 @@
+"""Models of a sweep with their texts: names become facts, checked and identified.
+
+Everything that a user can get wrong about models and texts is refused here in one line, before Ray
+starts and before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from core.checks import require
+from core.hub.downloads import NotFetchedError
+from core.models.facts import ModelFacts, describe_model
+from core.models.sources import EMBEDDED, ModelSource, resolve_model
+from core.precision import inference_dtype, training_dtype
+from core.texts.protocols import PROTOCOLS
+from core.texts.sources import Text
+from orchestrator.config import SweepConfig
+from orchestrator.inputs.text_names import text_names
+from orchestrator.inputs.texts import ModelTexts, resolve_texts
+from orchestrator.plan.inputs import ModelInputs
+
+EMBEDDED_TOKENS, EMBEDDED_BATCH_TOKENS = 32_768, 2_048
+HUB_TOKENS, HUB_BATCH_WINDOWS = 1_048_576, 8
+
+
+@dataclass
+class ResolvedModel:
+    """A model with its texts: all that planning and loading need."""
+
+    source: ModelSource
+    facts: ModelFacts
+    inputs: ModelInputs
+    texts: dict[str, Text] = field(default_factory=dict)
+    """Texts by identity."""
+
+
+def resolve_inputs(config: SweepConfig) -> list[ResolvedModel]:
+    """Resolve and check all models and texts of a sweep; read no weights.
+
+    Raises:
+        ValueError: one line naming flag, value and remedy.
+    """
+    device = torch.device("cuda" if config.resources.use_gpu else "cpu")
+    try:
+        models = [resolve_one(config, name, device) for name in config.grid.models]
+    except NotFetchedError as error:
+        raise NotFetchedError.together(all_missing(config) or [error]) from error
+    seen: dict[str, str] = {}
+    for model in models:
+        name, twin = model.inputs.name, seen.setdefault(model.source.identity, model.inputs.name)
+        require(twin == name, "models", name, f"is the same model as {twin}; name each once")
+    return models
+
+
+def all_missing(config: SweepConfig) -> list[NotFetchedError]:
+    """Return every model and text that neither the hub's cache nor the hub gives, in order."""
+    resolve_text = PROTOCOLS[config.grid.protocol].resolve
+    asks: dict[tuple[str, str], Callable[[], object]] = {}
+    for name in config.grid.models:
+        asks["models", name] = partial(named_source, name)
+    for name in config.grid.models:
+        for text, role in text_names(config, is_embedded=name == EMBEDDED).roles():
+            asks[role, text] = partial(resolve_text, text, role)
+
+    def missing(ask: Callable[[], object]) -> NotFetchedError | None:
+        try:
+            ask()
+        except NotFetchedError as error:
+            return error
+        except ValueError:
+            pass  # Another fault: said once everything is fetched.
+        return None
+
+    # A network that answers nothing costs a time limit for each: side by side.
+    with ThreadPoolExecutor(len(asks)) as threads:
+        return [error for error in threads.map(missing, asks.values()) if error is not None]
+
+
+def named_source(name: str) -> ModelSource:
+    """Return the model that NAME or NAME@REVISION stands for."""
+    bare, _, revision = name.partition("@")
+    return resolve_model(bare, revision or None)
+
+
+def resolve_one(config: SweepConfig, name: str, device: torch.device) -> ResolvedModel:
+    """Return one model with its calibration, training and evaluation texts."""
+    source = named_source(name)
+    facts = describe_model(source)
+    require_widths(config, facts)
+    is_embedded = name == EMBEDDED
+    texts = ModelTexts(config, facts)
+    found = resolve_texts(texts, text_names(config, is_embedded))
+    seq_len = found.training.seq_len if found.training else 0
+    tokens, batch = config.finetune.tokens, config.finetune.batch_tokens
+    inputs = ModelInputs(
+        name=name,
+        identity=source.identity,
+        dtype=inference_dtype(config.grid.dtype, facts.dtype, device),
+        training_dtype=training_dtype(config.grid.dtype, device),
+        calibration=found.calibration,
+        finetune=found.training,
+        finetune_tokens=tokens or (EMBEDDED_TOKENS if is_embedded else HUB_TOKENS),
+        batch_tokens=batch
+        or (EMBEDDED_BATCH_TOKENS if is_embedded else HUB_BATCH_WINDOWS * seq_len),
+        evaluations=found.evaluations,
+        validation=found.validation,
+    )
+    if found.training is not None:
+        require_whole_windows(config, inputs, seq_len)
+    return ResolvedModel(source, facts, inputs, texts.by_identity())
+
+
+def require_widths(config: SweepConfig, facts: ModelFacts) -> None:
+    """Refuse N:M where a matrix has inputs that M does not divide."""
+    for structure in filter(None, (target.structure for target in config.grid.targets())):
+        for linear in facts.linears:
+            remedy = f"{linear.name} has {linear.cols} inputs, not a multiple of {structure.group}"
+            fits = linear.cols % structure.group == 0
+            require(fits, "mask-structures", str(structure), remedy)
+
+
+def require_whole_windows(config: SweepConfig, inputs: ModelInputs, seq_len: int) -> None:
+    """Refuse a round or an optimizer step of less than one window."""
+    smallest = inputs.finetune_tokens
+    if config.finetune.budget == "total":
+        smallest //= config.grid.most_rounds()
+    remedy = f"a round would have {smallest} tokens, less than one window of {seq_len}"
+    require(smallest >= seq_len, "finetune.tokens", inputs.finetune_tokens, remedy)
+    remedy = f"a batch holds at least one window of {seq_len} tokens"
+    batch = inputs.batch_tokens
+    require(batch >= seq_len, "finetune.batch-tokens", batch, remedy)

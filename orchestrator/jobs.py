@@ -1,0 +1,89 @@
+"""Jobs: trials and task stages of a sweep with everything that their workers need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Set
+
+from orchestrator.cluster.slots import cpus_per_worker
+from orchestrator.estimate.memory import memory
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.job import Job, Limits, Run, Workers
+from orchestrator.plan.stages import Stage
+from orchestrator.plan.trials import Trial
+from orchestrator.preparation import Sweep
+from orchestrator.results import versions
+
+
+def trial_job(sweep: Sweep, trial: Trial, shared: Set[str]) -> Job:
+    """Return the job of a trial; weights of `shared` stages outlive it."""
+    drop = frozenset(sweep.dropped - shared)
+    return make_job(sweep, trial.id, trial.stages, trial.cells, drop)
+
+
+def task_job(sweep: Sweep, stage: Stage) -> Job:
+    """Return the job of one task stage."""
+    return make_job(sweep, stage.id, (stage,), (), frozenset())
+
+
+def make_job(
+    sweep: Sweep,
+    name: str,
+    stages: tuple[Stage, ...],
+    cells: tuple[Cell, ...],
+    drop: frozenset[str],
+) -> Job:
+    """Return a job of stages of one model."""
+    model = sweep.model(stages[0].model if stages else cells[0].model)
+    root = sweep.plan.root_of(model.inputs.name)
+    return Job(
+        id=name,
+        source=model.source,
+        max_seq_len=model.facts.max_seq_len,
+        root=root,
+        stages=stages,
+        known=known_stages(sweep, [root, *stages], cells),
+        cells=cells,
+        store_root=sweep.store.files.uri(),
+        drop=drop,
+        workers=workers_of(sweep, model.inputs.name),
+        limits=Limits(
+            checkpoint_seconds=sweep.config.output.checkpoint_seconds,
+            timeout_seconds=sweep.config.resources.timeout_seconds,
+            stop_perplexity=sweep.config.resources.stop_perplexity,
+        ),
+        run=Run(
+            sweep_id=sweep.id,
+            config=json.dumps(sweep.config.to_dict(), sort_keys=True),
+            environment=versions.environment(),
+        ),
+    )
+
+
+def workers_of(sweep: Sweep, model: str) -> Workers:
+    """Return the worker group of a model's trials."""
+    resources, micro_batch = sweep.config.resources, sweep.micro_batch_tokens
+    trains = sweep.config.grid.trains
+    return Workers(
+        device=sweep.device,
+        num_workers=resources.num_workers,
+        threads=cpus_per_worker(resources),
+        micro_batch_tokens=micro_batch,
+        memory_bytes=memory(sweep.costs[model], trains, resources.num_workers, micro_batch),
+        activation_checkpointing=resources.activation_checkpointing,
+        cpu_offload=resources.cpu_offload,
+    )
+
+
+def known_stages(sweep: Sweep, stages: Iterable[Stage], cells: Iterable[Cell]) -> tuple[Stage, ...]:
+    """Return stages, all that cells are made of, and what evaluates any of them."""
+    plan = sweep.plan
+    known = {stage.id for stage in stages} | {s for cell in cells for s in cell.all_stages()}
+    # What earlier sweeps evaluated on these branches counts for --stop-perplexity.
+    known |= {
+        child.id
+        for stage in known
+        for child in plan.children_of(stage)
+        if not child.work.stores_weights
+    }
+    return tuple(plan.stages[stage] for stage in sorted(known))

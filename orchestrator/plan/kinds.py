@@ -1,0 +1,314 @@
+"""Stage kinds: one frozen dataclass each, and the table of all of them.
+
+A class says everything about its kind: the fields that its identity is made of, whether it stores
+weights, changes masks or trains, the tokens that it reads, where it runs and what it costs. The one
+other place that knows kinds is `trial/runners.py`, which runs them. Nothing compares kinds by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from core.config import PruneConfig, Training
+from core.methods import METHODS, OPTION_VERSIONS
+from core.targets import Target
+from orchestrator.plan.inputs import (
+    CalibrationText,
+    Draw,
+    EvaluationText,
+    Reading,
+    TaskInput,
+    TrainingText,
+    ValidationText,
+)
+
+FINETUNE_VERSION = 1
+EVALUATE_VERSION = 1
+TASKS_VERSION = 1
+TRAINING_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1}
+"""Version of each option of `Training`; part of an identity only where the option is on.
+
+Raise a version of this file whenever the numbers that it stands for change.
+"""
+
+Operations = dict[tuple[str, str], float]
+"""Operations by kind of work (`forward`, `training`, `solve`) and dtype."""
+
+
+class Counts(Protocol):
+    """Counts of a model that the cost of a stage follows from; `estimate/` has them."""
+
+    def forward_operations(self, tokens: int, seq_len: int, head: bool = True) -> float:
+        """Return the operations of a forward pass."""
+        ...
+
+    def solve_operations(self, method: str, settings: PruneConfig, tokens: int) -> float:
+        """Return the operations of all statistics and solves."""
+        ...
+
+    def solve_seconds(self, method: str, settings: PruneConfig) -> float:
+        """Return the seconds of all solves beside their products."""
+        ...
+
+    def optimizer_seconds(self, steps: float) -> float:
+        """Return the seconds that optimizer steps take to move memory."""
+        ...
+
+
+class Work:
+    """Base of all kinds: what one stage does to its parent's weights."""
+
+    kind: ClassVar[str]
+    """Name in identities and manifests."""
+    runs_in: ClassVar[Literal["trial", "task", "nowhere"]] = "trial"
+    """`trial`: in a worker group; `task`: in a Ray task of its own, after the trials."""
+    stores_weights: ClassVar[bool] = False
+    """True if the stage's output is a model, which further stages can start from."""
+    changes_masks: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
+    circumstances: ClassVar[tuple[str, ...]] = ()
+    """Facts of the run that the numbers depend on, such as `device`; they enter the identity."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return all that the identity is made of, beside kind and parent, as JSON values."""
+        raise NotImplementedError
+
+    def text_name(self) -> str | None:
+        """Return the name of the text or task that rows show; None where there is none."""
+        return None
+
+    def sparsity_after(self) -> float | None:
+        """Return the sparsity that the weights are pruned to; None keeps the parent's."""
+        return None
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Return the tokens that the stage reads."""
+        return ()
+
+    def operations(self, model: Counts, text_tokens: int) -> Operations:
+        """Return the operations that the stage takes.
+
+        Args:
+            model: counts of the model.
+            text_tokens: tokens of the text that an evaluation reads.
+        """
+        return {}
+
+    def further_seconds(self, model: Counts) -> float:
+        """Return the seconds that the stage takes beside its operations."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Dense(Work):
+    """The dense model, the root of all stages; it is read from its source and never run."""
+
+    kind = "dense"
+    runs_in = "nowhere"
+
+    model: str
+    """Identity of the model."""
+    dtype: str
+
+    def fields(self) -> dict[str, Any]:
+        """Return model and dtype."""
+        return {"model": self.model, "dtype": self.dtype}
+
+
+@dataclass(frozen=True)
+class Prune(Work):
+    """Pruning to one target."""
+
+    kind = "prune"
+    stores_weights = True
+    changes_masks = True
+
+    method: str
+    settings: PruneConfig
+    """The settings of the grid; only those that the method reads count."""
+    target: Target
+    draw: Draw | None
+    """Calibration windows; None where the method needs none."""
+    dtype: str
+    """Dtype of forward passes; part of the identity where there are some."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return method, version, target and what calibration depends on."""
+        facts = METHODS[self.method]
+        settings = self.settings.settings(facts.fields_read)
+        found: dict[str, Any] = {
+            "method": self.method,
+            "version": facts.version,
+            "settings": settings,
+            "sparsity": self.target.sparsity,
+            "mask_structure": self.target.mask_structure,
+        }
+        found |= {f"{name}_version": v for name, v in OPTION_VERSIONS.items() if name in settings}
+        if self.draw is not None:
+            calibration, seed = self.draw.text.fields(), self.draw.seed
+            found |= {"calibration": calibration, "seed": seed, "dtype": self.dtype}
+        return found
+
+    @property
+    def calibration(self) -> CalibrationText | None:
+        """The calibration text; None where the method needs none."""
+        return None if self.draw is None else self.draw.text
+
+    def text_name(self) -> str | None:
+        """Return the name of the calibration text."""
+        return None if self.draw is None else self.draw.text.name
+
+    def sparsity_after(self) -> float | None:
+        """Return the sparsity of the target."""
+        return self.target.sparsity
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Return the calibration windows."""
+        return () if self.draw is None else (self.draw,)
+
+    def operations(self, model: Counts, text_tokens: int) -> Operations:
+        """Return two forward passes over the calibration windows, and the solves."""
+        if self.calibration is None:
+            return {}
+        tokens = self.calibration.num_tokens
+        passes = 2 * model.forward_operations(tokens, self.calibration.seq_len, head=False)
+        found = {("forward", self.dtype): passes}
+        if solving := model.solve_operations(self.method, self.settings, tokens):
+            found["solve", "float32"] = solving
+        return found
+
+    def further_seconds(self, model: Counts) -> float:
+        """Return what solves take beside their products."""
+        return 0.0 if self.draw is None else model.solve_seconds(self.method, self.settings)
+
+
+@dataclass(frozen=True)
+class Finetune(Work):
+    """One round of masked training."""
+
+    kind = "finetune"
+    stores_weights = True
+    trains = True
+
+    text: TrainingText
+    tokens: int
+    batch_tokens: int
+    training: Training
+    dtype: str
+    seed: int
+    round: int
+    validation: ValidationText | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Return text, tokens, settings, and the versions of the options that are on."""
+        options = self.training.recovery()
+        versions = {f"{key}_version": v for key, v in TRAINING_VERSIONS.items() if key in options}
+        choice = {} if self.validation is None else {"validation": self.validation.fields()}
+        return {
+            "version": FINETUNE_VERSION,
+            "text": self.text.fields(),
+            "tokens": self.tokens,
+            "batch_tokens": self.batch_tokens,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "round": self.round,
+            **self.training.fields(),
+            **versions,
+            **choice,
+        }
+
+    def text_name(self) -> str | None:
+        """Return the name of the training text."""
+        return self.text.name
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Return the training text, and the one that a learning rate is chosen on."""
+        return (self.text,) if self.validation is None else (self.text, self.validation)
+
+    def operations(self, model: Counts, text_tokens: int) -> Operations:
+        """Return forward and backward passes for each learning rate."""
+        seq_len, training = self.text.seq_len, self.training
+        if training.objective == "reconstruct":
+            # Of each half: the dense block's output, ours and its gradient; then both once more.
+            once = model.forward_operations(self.tokens, seq_len, head=False) * 20 / 3
+        else:
+            passes = 4 if training.distill else 3
+            once = model.forward_operations(self.tokens, seq_len) * passes
+        return {("training", self.dtype): len(training.lrs) * once}
+
+    def further_seconds(self, model: Counts) -> float:
+        """Return what the optimizer takes to move weights and moments."""
+        return model.optimizer_seconds(self.tokens / self.batch_tokens)
+
+
+@dataclass(frozen=True)
+class Evaluate(Work):
+    """Perplexity on one text."""
+
+    kind = "evaluate"
+
+    text: EvaluationText
+    dtype: str
+
+    def fields(self) -> dict[str, Any]:
+        """Return text, windows and dtype."""
+        return {"version": EVALUATE_VERSION, "dtype": self.dtype, "text": self.text.fields()}
+
+    def text_name(self) -> str | None:
+        """Return the name of the text."""
+        return self.text.name
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Return the text."""
+        return (self.text,)
+
+    def operations(self, model: Counts, text_tokens: int) -> Operations:
+        """Return a forward pass over all windows; windows that overlap are run whole."""
+        seq_len = self.text.seq_len
+        tokens = int(text_tokens * seq_len / self.text.stride)
+        if self.text.max_windows:
+            tokens = min(tokens, self.text.max_windows * seq_len)
+        return {("forward", self.dtype): model.forward_operations(tokens, seq_len)}
+
+
+@dataclass(frozen=True)
+class Tasks(Work):
+    """One zero-shot task; the harness wants a process without a process group."""
+
+    kind = "tasks"
+    runs_in = "task"
+
+    task: TaskInput
+    limit: int | None
+    """Examples of each task at most."""
+    dtype: str
+
+    def text_name(self) -> str | None:
+        """Return the label of the task."""
+        return self.task.label
+
+    def fields(self) -> dict[str, Any]:
+        """Return task, limit and dtype."""
+        known = {"task": self.task.identity, "limit": self.limit, "dtype": self.dtype}
+        return {"version": TASKS_VERSION, **known}
+
+
+KINDS: dict[str, type[Work]] = {
+    work.kind: work for work in (Dense, Prune, Finetune, Evaluate, Tasks)
+}
+"""All kinds by their name in manifests, in the order of the flow."""
+
+
+def kind_of(manifest: Mapping[str, Any]) -> type[Work]:
+    """Return the kind of a stored stage.
+
+    Raises:
+        ValueError: this version does not know the kind.
+    """
+    name = manifest["kind"]
+    if name not in KINDS:
+        line = f"stage {manifest.get('id')} is of kind {name!r}, which this version does not know"
+        raise ValueError(f"{line}; use a newer one")
+    return KINDS[name]

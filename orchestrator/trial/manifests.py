@@ -1,0 +1,34 @@
+"""Manifests of a trial's stages, remembered once they are found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.store.store import Store
+
+
+class Manifests:
+    """Reads each manifest of the store once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def find(self, stage_id: str) -> dict[str, Any] | None:
+        """Return a stage's manifest; None where there is none yet."""
+        if stage_id not in self.found:
+            manifest = self.store.stages.at(stage_id).manifest()
+            if manifest is None:
+                return None
+            self.found[stage_id] = manifest
+        return self.found[stage_id]
+
+    def need(self, stage_id: str) -> dict[str, Any]:
+        """Return a manifest that must be there."""
+        manifest = self.find(stage_id)
+        assert manifest is not None, f"stage {stage_id} is not in the store"
+        return manifest
+
+    def forget(self, stage_id: str) -> None:
+        """Read a manifest again the next time."""
+        self.found.pop(stage_id, None)

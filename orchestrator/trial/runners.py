@@ -1,0 +1,148 @@
+"""Runners: the function that runs each kind of stage, from its parent's weights to its output.
+
+All are collective. `walk.py` calls them with a stage whose parent is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from core.activations import Calibration
+from core.allocation import allocate, outlier_ratios
+from core.measures.counts import scored_units
+from core.measures.perplexity import evaluate, evaluation_windows
+from core.models.blocks import prunable_matrices
+from core.models.masks import Masks
+from core.precision import DTYPES
+from core.pruners import make_pruner
+from core.sequential import PruneReport, prune_
+from core.texts.windows import training_windows
+from core.training.finetune import num_windows
+from orchestrator.plan.kinds import Evaluate, Finetune, Prune, Tasks, Work
+from orchestrator.plan.stages import Stage
+from orchestrator.trial.clock import timed
+from orchestrator.trial.tasks import run_tasks
+from orchestrator.trial.training import checkpoint_names, recover
+from orchestrator.trial.workspace import Workspace
+
+
+def run_prune(space: Workspace, stage: Stage) -> None:
+    """Prune the parent's weights and publish the result."""
+    work = stage.work
+    assert isinstance(work, Prune)
+    model, masks = space.weights.load(stage.parent, training=False)
+    windows = None if work.draw is None else space.tokens(work.draw)
+    metrics: dict[str, Any] = {"calibration_tokens": 0 if windows is None else windows.numel()}
+    with timed(space.ranks) as clock:
+        done = prune(space, stage, model, masks, windows, metrics)
+    space.weights.hold(stage.id, model, done.masks)
+    statistic = make_pruner(work.method, work.settings).statistic
+    metrics["dampening_frac"] = done.dampening_frac
+    metrics["matrices"] = matrix_record(done, None if statistic is None else statistic.__name__)
+    space.publish(stage, metrics | clock, done.grids)
+
+
+def prune(
+    space: Workspace,
+    stage: Stage,
+    model: PreTrainedModel,
+    masks: Masks,
+    windows: torch.Tensor | None,
+    metrics: dict[str, Any],
+) -> PruneReport:
+    """Prune a model in place to the stage's target, shared out to its matrices if asked for."""
+    work = stage.work
+    assert isinstance(work, Prune)
+    targets = work.target
+    if work.settings.allocation != "uniform":
+        assert windows is not None
+        metrics["outlier_ratios"] = dense_outlier_ratios(space, stage, model, windows)
+        ratios = metrics["outlier_ratios"]
+        targets = allocate(prunable_matrices(model), ratios, work.target)
+    micro_batch = space.micro_batch(1 if work.calibration is None else work.calibration.seq_len)
+    calibration = Calibration(windows, micro_batch, DTYPES[work.dtype])
+    pruner = make_pruner(work.method, work.settings)
+    return prune_(model, pruner, targets, space.ranks, calibration, masks or None)
+
+
+def matrix_record(done: PruneReport, statistic: str | None) -> dict[str, Any]:
+    """Return what is recorded of every matrix; publishing adds the measured `sparsity`."""
+    errors = done.errors
+    rounded = [None if error is None else float(f"{error:.4g}") for error in errors.values()]
+    record = {"names": [*errors], "errors": rounded, "statistic": statistic}
+    return {**record, "fell_back": done.fell_back} if done.fell_back else record
+
+
+def dense_outlier_ratios(
+    space: Workspace, stage: Stage, model: PreTrainedModel, windows: torch.Tensor
+) -> list[float]:
+    """Return those of the dense model; a branch's first prune stage measures them for all."""
+    root, parent = space.job.root.id, stage.parent
+    while parent is not None and parent != root:
+        ratios = space.manifests.need(parent)["metrics"].get("outlier_ratios")
+        if ratios is not None:
+            return ratios
+        parent = space.job.stage(parent).parent
+    assert stage.parent == root, "only the dense model has outliers to measure"
+    micro_batch = space.micro_batch(windows.shape[1])
+    calibration = Calibration(windows, micro_batch, DTYPES[space.weights.dense_dtype])
+    return outlier_ratios(model, calibration, space.ranks)
+
+
+def run_finetune(space: Workspace, stage: Stage) -> None:
+    """Train the parent's weights under its masks and publish the result."""
+    work = stage.work
+    assert isinstance(work, Finetune)
+    model, masks = space.weights.load(stage.parent, training=True)
+    seq_len = work.text.seq_len
+    size = (num_windows(work.tokens, seq_len), seq_len)
+    windows = training_windows(space.tokens(work.text), *size, work.seed, work.round)
+    with timed(space.ranks) as clock:
+        metrics = recover(space, stage, model, masks, windows)
+    space.weights.hold(stage.id, model, masks)
+    space.publish(stage, metrics | clock)
+    if space.ranks.rank == 0:
+        for name in checkpoint_names(stage):
+            space.store.checkpoints.delete(name)
+
+
+def run_evaluate(space: Workspace, stage: Stage) -> None:
+    """Evaluate the parent's weights and publish the perplexity."""
+    work = stage.work
+    assert isinstance(work, Evaluate)
+    text = work.text
+    model, _ = space.weights.load(stage.parent, training=False)
+    stream = space.tokens(text)
+    windows = evaluation_windows(len(stream), text.seq_len, text.stride, text.max_windows)
+    with timed(space.ranks) as clock:
+        result = evaluate(
+            model,
+            stream,
+            windows,
+            space.ranks,
+            micro_batch=space.micro_batch(text.seq_len),
+            compute_dtype=DTYPES[work.dtype],
+        )
+    metrics = {
+        "perplexity": result.perplexity,
+        "nll": result.nll,
+        "num_tokens": result.num_tokens,
+        "num_windows": result.num_windows,
+    }
+    counts = space.counts(text)
+    if counts is not None:
+        metrics["num_words"], metrics["num_bytes"] = scored_units(windows, counts)
+    space.publish_metrics(stage, {**metrics, **clock})
+
+
+RUNNERS: dict[type[Work], Callable[[Workspace, Stage], None]] = {
+    Prune: run_prune,
+    Finetune: run_finetune,
+    Evaluate: run_evaluate,
+    Tasks: run_tasks,
+}
+"""The runner of each kind that runs; the dense model is read from its source."""

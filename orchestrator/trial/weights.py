@@ -1,0 +1,132 @@
+"""Weights of stages: the one way to them, for all that a trial runs.
+
+A stage starts from exactly what its parent stored. Weights stay in memory where the next stage
+starts from them; else they are read from the store, or from the model's source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from core.models.loading import load_model, load_tokenizer
+from core.models.masks import MASKS_FILE, Masks, load_masks
+from core.models.saving import save_model
+from core.models.sharding import shard_
+from core.parallel import Ranks
+from core.precision import DTYPES
+from orchestrator.failure import DamagedStageError
+from orchestrator.plan.job import Job
+from orchestrator.plan.kinds import Dense
+from orchestrator.store.store import Store
+from orchestrator.trial.manifests import Manifests
+from orchestrator.trial.nodes import leader_first, opened_once
+
+
+@dataclass
+class Held:
+    """The weights in memory and the stage that they belong to."""
+
+    stage: str | None = None
+    model: PreTrainedModel | None = None
+    masks: Masks = field(default_factory=dict)
+
+
+class Weights:
+    """Loads, holds and saves the weights of one trial on one rank."""
+
+    def __init__(self, job: Job, store: Store, ranks: Ranks, manifests: Manifests) -> None:
+        self.job, self.store, self.ranks, self.manifests = job, store, ranks, manifests
+        dense = job.root.work
+        assert isinstance(dense, Dense)
+        self.dense_dtype = dense.dtype
+        self.held = Held()
+
+    def hold(self, stage_id: str, model: PreTrainedModel, masks: Masks) -> None:
+        """Keep weights in memory as those of a stage."""
+        self.held = Held(stage_id, model, masks)
+
+    def forget(self) -> None:
+        """Free the weights in memory."""
+        self.held = Held()
+
+    def load(self, stage_id: str | None, training: bool) -> tuple[PreTrainedModel, Masks]:
+        """Return weights and masks of a stage (collective).
+
+        Training needs float32 weights. Other stages run in the dtype that the weights are stored
+        in: the model's own before any training, float32 after.
+
+        Raises:
+            DamagedStageError: the stage is not whole, or not there.
+        """
+        assert stage_id is not None
+        is_root = stage_id == self.job.root.id
+        stored = self.dense_dtype if is_root else self.stored_dtype(stage_id)
+        dtype = DTYPES["float32" if training else stored]
+        held = self.held
+        if held.stage == stage_id and held.model is not None:
+            if next(held.model.parameters()).dtype == dtype:
+                return held.model, held.masks
+        del held
+        self.forget()
+        if is_root:
+            with leader_first(self.ranks):
+                model, masks = load_model(self.job.source, dtype), {}
+        else:
+            model, masks = self.load_stored(stage_id, dtype)
+        shard_(model, self.ranks, self.job.workers.cpu_offload)
+        self.hold(stage_id, model, masks)
+        return model, masks
+
+    def teacher(self) -> PreTrainedModel:
+        """Return the dense model, sharded like the weights in memory, which stay there."""
+        model = load_model(self.job.source, DTYPES[self.dense_dtype])
+        shard_(model, self.ranks, self.job.workers.cpu_offload)
+        return model.requires_grad_(False)
+
+    def stored_dtype(self, stage_id: str) -> str:
+        """Return the dtype of a stage's weights; all ranks take the first rank's answer."""
+        manifest = self.ranks.gather(self.manifests.find(stage_id))[0]
+        if manifest is None:
+            raise DamagedStageError(stage_id, "it is not in the store")
+        return manifest["metrics"]["dtype"]
+
+    def load_stored(self, stage_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Masks]:
+        """Read a published stage after checking its files.
+
+        Raises:
+            DamagedStageError: on all ranks, after setting the stage aside.
+        """
+        why = None
+        if self.ranks.rank == 0:
+            manifest, why = self.store.stages.at(stage_id).check(deep=True)
+            if why is not None:
+                self.store.stages.at(stage_id).set_aside(why)
+            elif manifest is not None and manifest.get("dropped"):
+                why = "its weights were dropped"
+        why = self.ranks.agree(why)
+        if why is not None:
+            self.manifests.forget(stage_id)
+            raise DamagedStageError(stage_id, why)
+        with opened_once(self.store.stages.at(stage_id), self.ranks) as directory:
+            masks_file = directory / MASKS_FILE
+            masks = load_masks(masks_file) if masks_file.exists() else {}
+            return load_model(directory, dtype), masks
+
+    def are_stored(self, stage_id: str) -> bool:
+        """Return True if a stage can be started from, as far as the store says now."""
+        if stage_id == self.job.root.id:
+            return True
+        self.manifests.forget(stage_id)
+        manifest = self.ranks.gather(self.manifests.find(stage_id))[0]
+        return manifest is not None and not manifest.get("dropped")
+
+    def save(self, directory: Path) -> None:
+        """Write the weights in memory, with masks and tokenizer, to a directory (collective)."""
+        assert self.held.model is not None
+        save_model(directory, self.held.model, self.held.masks, self.ranks)
+        if self.ranks.rank == 0:
+            load_tokenizer(self.job.source).save_pretrained(directory)
