@@ -43,9 +43,8 @@ def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial]) -> str:
 
 def damage(sweep: Sweep, stage: str) -> str:
     """Return what is wrong with a stored stage, and what a run will do about it."""
-    fate = sweep.store.stages.at(stage).fate + (
-        " and computed again" if stage in sweep.needed else ""
-    )
+    again = " and computed again" if stage in sweep.needed else ""
+    fate = sweep.store.stages.at(stage).fate + again
     return f"  stages/{stage} is damaged ({sweep.found.damaged[stage]}): to be {fate}"
 
 

@@ -194,12 +194,11 @@ def trials_of(sweep: Sweep, seconds: dict[str, float], slots: int) -> list[Trial
 
 def require_own_directory(store: Store) -> None:
     """Refuse an out-dir that holds something that is no sweep's."""
-    if store.files.is_local and os.path.exists(store.files.path):
-        require(
-            os.path.isdir(store.files.path), "out-dir", store.root, "is a file; name a directory"
-        )
+    path = store.files.path
+    if store.files.is_local and os.path.exists(path):
+        require(os.path.isdir(path), "out-dir", store.root, "is a file; name a directory")
         # A sweep killed in its first moment leaves a half-written marker.
-        others = [name for name in os.listdir(store.files.path) if not name.startswith(MARKER)]
+        others = [name for name in os.listdir(path) if not name.startswith(MARKER)]
         remedy = "holds something else; name a new directory or one of an earlier sweep"
         require(not others or store.files.exists(MARKER), "out-dir", store.root, remedy)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from core.activations import Calibration
-from core.config import FinetuneConfig, PruneConfig
+from core.config import FinetuneConfig, PruneConfig, Training
 from core.measures.perplexity import evaluate, evaluation_windows
 from core.models.facts import ModelFacts, describe_model
 from core.models.loading import load_model
@@ -31,9 +31,18 @@ from core.sequential import prune_
 from core.targets import Target
 from core.training.finetune import finetune_
 from core.training.loop import Loop
+from orchestrator.estimate.memory import phases
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.rates import measured_rates
-from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.estimate.seconds import compute_seconds
+from orchestrator.plan.inputs import (
+    CalibrationText,
+    Draw,
+    EvaluationText,
+    ModelInputs,
+    TrainingText,
+)
+from orchestrator.plan.kinds import Evaluate, Finetune, Prune
 from orchestrator.plan.stages import Stage
 from orchestrator.trial.clock import peak_memory
 
@@ -76,8 +85,8 @@ def main() -> None:
         # Other work on the machine comes and goes: take the mean of the rates before and after.
         cost = now()
         stage = stage_of(phase, flags, inputs)
-        wanted = sum(c.compute_seconds(stage, flags.tokens) for c in (before, cost)) / 2
-        memory = cost.phases(phase == "finetune", 1, flags.micro_batch_tokens)
+        wanted = sum(compute_seconds(c, stage, flags.tokens) for c in (before, cost)) / 2
+        memory = phases(cost, phase == "finetune", 1, flags.micro_batch_tokens)
         most = sum(memory[phase].values())
         print(
             f"{phase:<9} {seconds:8.2f} {wanted:9.2f} {wanted / seconds:6.2f} "
@@ -113,36 +122,32 @@ def random_windows(flags: argparse.Namespace, facts: ModelFacts, count: int) -> 
 def describe_inputs(flags: argparse.Namespace, facts: ModelFacts) -> ModelInputs:
     """Return what a plan would know."""
     device = torch.device(flags.device)
-    windows = {"num_samples": flags.samples, "seq_len": flags.seq_len}
+    seq_len = flags.seq_len
     return ModelInputs(
         name=facts.name,
         identity="",
         dtype=inference_dtype(flags.dtype, facts.dtype, device),
         training_dtype=training_dtype(flags.dtype, device),
-        calibration=TextInput("random", windows),
-        finetune=TextInput("random", {"seq_len": flags.seq_len}),
+        calibration=CalibrationText("random", "r", flags.samples, seq_len, "stream"),
+        finetune=TrainingText("random", "r", seq_len),
         finetune_tokens=flags.tokens,
         batch_tokens=4096,
-        evaluations=(TextInput("random", {"seq_len": flags.seq_len}),),
+        evaluations=(EvaluationText("random", "r", seq_len, seq_len),),
     )
 
 
 def stage_of(phase: str, flags: argparse.Namespace, inputs: ModelInputs) -> Stage:
-    """Return the stage of a phase."""
-    assert inputs.calibration is not None
-    fields = {
-        "evaluate": {"text": {"seq_len": flags.seq_len}},
-        "prune": {
-            "calibration": inputs.calibration.fields,
-            "settings": {"refine": flags.refine},
-        },
-        "finetune": {
-            "tokens": flags.tokens,
-            "dtype": inputs.training_dtype,
-            "text": {"seq_len": flags.seq_len},
-        },
-    }[phase]
-    return Stage(phase, phase, inputs.name, flags.method, None, fields)
+    """The stage that a phase is."""
+    assert inputs.calibration is not None and inputs.finetune is not None
+    prune, draw = PruneConfig(refine=flags.refine), Draw(inputs.calibration, 0)
+    works = {
+        "evaluate": Evaluate(inputs.evaluations[0], inputs.dtype),
+        "prune": Prune(flags.method, prune, Target(0.5), draw, inputs.dtype),
+        "finetune": Finetune(
+            inputs.finetune, flags.tokens, 4096, Training(), inputs.training_dtype, seed=0, round=1
+        ),
+    }
+    return Stage.of(works[phase], inputs.name, flags.method, None)
 
 
 def run_phase(flags: argparse.Namespace) -> tuple[float, float]:

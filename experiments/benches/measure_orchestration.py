@@ -68,20 +68,20 @@ def finished(out: Path, flags: list[str]) -> Sweep:
 
 def seconds(sweep: Sweep) -> dict[str, float]:
     """Own seconds of each stage that was run."""
-    return {stage: m["metrics"]["seconds"] for stage, m in sweep.manifests.items()}
+    return {stage: m["metrics"]["seconds"] for stage, m in sweep.found.manifests.items()}
 
 
 def report(sweep: Sweep, whole: dict[str, float], again: float, start: float) -> None:
     """Where the wall time went, and the figures with their targets."""
     own, wall = seconds(sweep), whole["seconds"]
-    ends = {stage: m["metrics"]["finished_at"] for stage, m in sweep.manifests.items()}
+    ends = {stage: m["metrics"]["finished_at"] for stage, m in sweep.found.manifests.items()}
     order = sorted(ends, key=ends.__getitem__)
     total, first = sum(own.values()), ends[order[0]] - own[order[0]]
-    # On a machine with one slot, groups walk one method each, one after another.
+    # On a machine with one slot, groups walk one model each, one after another.
     groups = sum(
         ends[later] - own[later] - ends[earlier]
         for earlier, later in zip(order, order[1:])
-        if sweep.manifests[earlier]["method"] != sweep.manifests[later]["method"]
+        if sweep.found.manifests[earlier]["model"] != sweep.found.manifests[later]["model"]
     )
     parts = {
         "the stages' own seconds": total,

@@ -24,6 +24,7 @@ from core.sequential import prune_
 from core.targets import Target
 from core.training.finetune import finetune_
 from core.training.loop import Loop
+from orchestrator.estimate.memory import phases
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.trial.clock import peak_memory
 
@@ -62,7 +63,7 @@ def main() -> None:
             finetune=FinetuneConfig(**KINDS[kind]),
             recompute=kind.endswith("recomputed"),
         )
-        parts = cost.phases(True, 1, flags.micro_batch_tokens)["finetune"]
+        parts = phases(cost, True, 1, flags.micro_batch_tokens)["finetune"]
         wanted = sum(parts.values())
         print(f"{kind:<22} {peak / 2**30:6.2f} {wanted / 2**30:9.2f} {wanted / peak:6.2f}")
 

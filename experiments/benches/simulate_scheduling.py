@@ -23,7 +23,7 @@ from unittest import mock
 from core.config import FinetuneConfig, PruneConfig
 from orchestrator.config import GridConfig
 from orchestrator.plan.cell import Cell
-from orchestrator.plan.inputs import ModelInputs, TextInput
+from orchestrator.plan.inputs import CalibrationText, EvaluationText, ModelInputs, TrainingText
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.planner import Planner
 from orchestrator.plan.trials import Trial, needed_stages, pack_trials
@@ -54,8 +54,7 @@ class Outcome:
 
 def synthetic_models(count: int) -> list[ModelInputs]:
     """Models that exist in name only."""
-    text = TextInput("text", {"text": "t", "seq_len": 2048})
-    calibration = TextInput("c", {"text": "c", "num_samples": 128, "seq_len": 2048})
+    calibration = CalibrationText("c", "c", 128, 2048, "documents")
     return [
         ModelInputs(
             name=f"model-{i}",
@@ -63,10 +62,10 @@ def synthetic_models(count: int) -> list[ModelInputs]:
             dtype="bfloat16",
             training_dtype="bfloat16",
             calibration=calibration,
-            finetune=text,
+            finetune=TrainingText("text", "t", 2048),
             finetune_tokens=2**20,
             batch_tokens=16_384,
-            evaluations=(text,),
+            evaluations=(EvaluationText("text", "t", 2048, 2048),),
         )
         for i in range(count)
     ]
