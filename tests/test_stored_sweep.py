@@ -80,7 +80,12 @@ def test_every_cell_is_found_done_and_no_stage_is_needed(place):
 
 
 def test_every_task_evaluation_is_found_done(place):
-    sweep = planned("--keep", "final", "--eval.tasks", str(RECORDED / MADE["TASK_FILES"][0]))
+    sweep = planned(
+        "--keep",
+        "final",
+        "--eval.tasks",
+        MADE["TASK_FILES"][0],
+    )
     assert len(sweep.plan.task_stages()) == 10 and not sweep.missing_tasks()
 
 
