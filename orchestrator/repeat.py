@@ -19,7 +19,7 @@ from core.checks import require
 from orchestrator.config import ResourceConfig, SweepConfig
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
-from orchestrator.results.schema import Row
+from orchestrator.results.schema import EVALUATION_COLUMNS, SETTINGS_COLUMNS, Row
 from orchestrator.store.store import Store
 
 SAME = 1e-6
@@ -36,10 +36,8 @@ CIRCUMSTANCES = (
     "threads",
     "micro_batch_tokens",
 )
-ALIKE = ("model", "method", "method_settings", "regime", "sparsity", "mask_structure", "round")
-ALIKE += ("schedule", "budget", "path", "num_finetune_tokens", "finetune_settings", "dtype")
-ALIKE += ("calibration_text", "calibration_tokens", "calibration_seq_len", "protocol")
-ALIKE += ("eval_text", "eval_seq_len", "eval_stride", "num_eval_tokens")
+ALIKE = ("model", "method", "regime", "sparsity", "mask_structure", "round", "path")
+ALIKE += ("num_finetune_tokens", "dtype", *SETTINGS_COLUMNS, *EVALUATION_COLUMNS)
 """What rows have in common whose perplexities differ by their seeds alone."""
 
 

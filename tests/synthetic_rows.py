@@ -1,4 +1,4 @@
-"""Rows as a sweep leaves them, made up: the generator behind test_results, _curves and _page."""
+"""Made-up rows like those of a real sweep, for tests of results and of the page."""
 
 from __future__ import annotations
 

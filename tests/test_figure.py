@@ -7,13 +7,7 @@ import pytest
 from orchestrator.page.figure import figure
 from orchestrator.page.palette import COLORS, color_of
 from orchestrator.results.curves import curves_from_rows
-from orchestrator.results.published import (
-    TABLE,
-    Published,
-    first_of_each,
-    known_values,
-    load_published,
-)
+from orchestrator.results.published import Published
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
@@ -155,46 +149,3 @@ def test_published_values_are_hollow_and_only_where_they_compare():
     (mark,) = traces(drawn([make_row()], value), "published")
     assert mark.marker.symbol == ("circle-open",) and mark.marker.color == color_of("wanda")
     assert "a paper" in mark.hovertext[0]
-
-
-def test_a_users_table_comes_before_the_projects(tmp_path):
-    own = tmp_path / "own.csv"
-    head = TABLE.read_text(encoding="utf-8")
-    columns = next(line for line in head.splitlines() if not line.startswith("#"))
-    fields = dict.fromkeys(columns.split(","), "")
-    fields |= {"model": "facebook/opt-125m", "method": "wanda", "sparsity": "0.5"}
-    fields |= {"eval_text": "wikitext2", "perplexity": "12.5", "source": "mine"}
-    fields |= {"protocol": "sparsegpt", "num_seeds": "1"}
-    own.write_text(f"# measured here\n{columns}\n{','.join(fields.values())}\n")
-    alike = [v for v in known_values(str(own)) if v.setting == known_values(str(own))[0].setting]
-    (wikitext,) = [v for v in alike if v.eval_text == "wikitext2"]
-    assert (wikitext.perplexity, wikitext.source) == (12.5, "mine")
-    assert len(known_values(str(own))) == len(known_values(None))
-
-
-@pytest.mark.parametrize("text", ["", "model,perplexity\nm,3\n", "not a table", None])
-def test_a_table_that_cannot_be_read_is_named(tmp_path, text):
-    path = tmp_path / "own.csv"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ValueError, match="--published .*own.csv") as error:
-        known_values(str(path))
-    assert "\n" not in str(error.value)
-
-
-def test_published_table_agrees_with_the_papers():
-    values = first_of_each(load_published())
-    found = {(*v.setting, v.eval_text, v.protocol): v for v in values}
-    wikitext = {key[:4]: v for key, v in found.items() if v.eval_text == "wikitext2"}
-    assert wikitext["facebook/opt-125m", "dense", None, 0.0].perplexity == 27.66
-    assert wikitext["facebook/opt-125m", "sparsegpt", None, 0.5].perplexity == 36.85
-    assert wikitext["facebook/opt-1.3b", "wanda", "2:4", 0.5].perplexity == 28.34
-    spread = wikitext["facebook/opt-1.3b", "sparsegpt", None, 0.7]
-    assert (spread.perplexity, spread.std, spread.num_seeds) == (52.02, 2.2, 5)
-    # The two codes read PTB differently, and both values stay.
-    ptb = ("facebook/opt-1.3b", "sparsegpt", None, 0.5, "ptb")
-    assert found[*ptb, "alps"].perplexity == 22.08
-    assert found[*ptb, "sparsegpt"].perplexity == 25.8
-    assert len(wikitext) == sum(v.eval_text == "wikitext2" for v in values) and all(
-        v.source for v in values
-    )

@@ -86,6 +86,9 @@ EVALUATION_COLUMNS = ("protocol", "eval_text", "eval_seq_len", "eval_stride", "n
 """Columns that say what a perplexity was measured on."""
 CALIBRATION_COLUMNS = ("calibration_text", "calibration_tokens", "calibration_seq_len")
 """Columns that say what the inputs of layers were observed on."""
+SETTINGS_COLUMNS = ("method_settings", "schedule", "budget", "finetune_settings")
+SETTINGS_COLUMNS += CALIBRATION_COLUMNS
+"""Columns that set curves of one method and regime apart; `curves.Settings` reads them."""
 
 STATUSES = ("done", "failed", "not_run", "stopped")
 

@@ -1,4 +1,4 @@
-"""What a sweep tells of its rows."""
+"""Rows of a store as results show them."""
 
 from __future__ import annotations
 
