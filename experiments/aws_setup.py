@@ -1,11 +1,11 @@
-"""Makes what `cluster.yaml` needs in an AWS account, once: a security group and two roles.
+"""Makes what `cluster.yaml` needs in an AWS account: a security group and two roles.
 
     python experiments/aws_setup.py --region us-west-2 --bucket my-bucket --allow-ssh 203.0.113.7/32
 
-The group lets in SSH from that address alone, and everything between the cluster's own nodes. The
-head's role starts and stops instances and hands them the workers' role; both read and write the
-bucket and nothing else. Running it again changes nothing, and a group that lets in another address
-is an error. Needs boto3 and your AWS credentials.
+Run it once; it takes seconds. The group lets in SSH from that address alone, and all traffic among
+the cluster's own nodes. The head's role starts and stops instances and gives them the workers'
+role. Both roles read and write the bucket and nothing else. A second run changes nothing. It is an
+error if the group exists and lets in another address. Needs boto3 and your AWS credentials.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEAD, WORKER = "prune-sweep-head", "prune-sweep-worker"
 
 
 def ssh_source(text: str) -> str:
-    """A network in CIDR notation, small enough to be the user's own."""
+    """Return a network in CIDR notation; refuse one that is too large to be the user's own."""
     network = ipaddress.ip_network(text)
     if network.version != 4 or network.num_addresses > 256:
         raise ValueError(f"--allow-ssh {text}: give your own address, such as 203.0.113.7/32")
@@ -29,20 +29,20 @@ def ssh_source(text: str) -> str:
 
 
 def ssh_sources(group: dict[str, Any]) -> list[str]:
-    """Networks that a group lets in on port 22."""
+    """Return the networks that a group lets in on port 22."""
     rules = [rule for rule in group["IpPermissions"] if rule.get("FromPort") == 22]
     return sorted(one["CidrIp"] for rule in rules for one in rule["IpRanges"])
 
 
 def security_group(ec2: Any, source: str) -> str:
-    """The group in the default VPC; its id.
+    """Make the group in the default VPC, unless it exists; return its id.
 
     Raises:
-        ValueError: there is no such VPC, or a group of this name that lets in other addresses.
+        ValueError: there is no default VPC, or the group exists and lets in other addresses.
     """
     vpcs = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     if not vpcs:
-        raise ValueError("--region: has no default VPC; make one, or write your own group's id")
+        raise ValueError("--region: it has no default VPC; make one, or use your own group")
     vpc = vpcs[0]["VpcId"]
     filters = [{"Name": "group-name", "Values": [GROUP]}, {"Name": "vpc-id", "Values": [vpc]}]
     found = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
@@ -65,7 +65,7 @@ def security_group(ec2: Any, source: str) -> str:
 
 
 def policy(bucket: str, worker_arn: str | None) -> dict[str, Any]:
-    """What a role may do; with `worker_arn` also run the cluster."""
+    """Return what a role may do; with `worker_arn` it may also run the cluster."""
     files = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
     listing = ["s3:ListBucket", "s3:GetBucketLocation"]
     statements: list[dict[str, Any]] = [
@@ -88,7 +88,7 @@ def policy(bucket: str, worker_arn: str | None) -> dict[str, Any]:
 
 
 def role(iam: Any, name: str, bucket: str, worker_arn: str | None = None) -> str:
-    """A role and its instance profile; the role's ARN."""
+    """Make a role and its instance profile, unless they exist; return the role's ARN."""
     trust = {
         "Version": "2012-10-17",
         "Statement": [
@@ -114,7 +114,7 @@ def role(iam: Any, name: str, bucket: str, worker_arn: str | None = None) -> str
 
 
 def main(arguments: list[str]) -> str:
-    """Makes group and roles; returns the group's id."""
+    """Make the group and the roles; return the group's id."""
     import boto3
 
     parser = argparse.ArgumentParser(description=__doc__)

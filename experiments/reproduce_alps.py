@@ -1,16 +1,17 @@
-"""The ALPS paper's table of OPT-1.3B: one-shot at 40 to 90 %, 2:4 and 4:8, over five seeds.
+"""Do we get the ALPS paper's table of OPT-1.3B? One-shot at 40 to 90 %, 2:4 and 4:8, five seeds.
 
     python experiments/reproduce_alps.py                          # weights and texts from the hub
     python experiments/reproduce_alps.py --models path/to/opt-1.3b --sparsities 0.7 --seeds 0
     python experiments/reproduce_alps.py --dry-run
 
-After the sweep each value is printed beside the published one. The exit code is 0 only where at
-least one was judged and each of these differs by no more than seeds explain
-(orchestrator/publish/comparison.py says what that means, and which are not judged).
+After the sweep each value is printed beside the published one. The exit code is 0 only if at least
+one value was judged, and none of these differs by more than seeds explain.
+orchestrator/publish/comparison.py gives the rule. The time was not measured; `--dry-run` estimates
+it.
 
-Published perplexities on raw WikiText-2, means of five seeds with standard deviations where they
-are known, from ALPS (Meng et al. 2024, arXiv 2406.07831, tables 10 to 17). The dense model has
-14.62 (SparseGPT paper).
+Published perplexities on raw WikiText-2 from ALPS (Meng et al. 2024, arXiv 2406.07831, tables 10 to
+17): means of five seeds, with the standard deviations that are known. The dense model has 14.62
+(SparseGPT paper).
 
                40 %   50 %       60 %       70 %       80 %     90 %   2:4        4:8
     magnitude  149.7  799.5      6136       9409       10988    20486  427.1      240.1
@@ -18,7 +19,7 @@ are known, from ALPS (Meng et al. 2024, arXiv 2406.07831, tables 10 to 17). The 
     sparsegpt  16.34  17.77±.09  22.86±.30  52.02±2.2  1005±76  7771   24.39±.62  20.23±.35
     alps       15.67  17.29      21.51      39.50±2.4  326.7    4891   22.68      19.48
 
-The same tables on PTB and on C4, which the protocol reads as that code does:
+The same tables on PTB and on C4. The protocol reads both as the ALPS code does:
 
     PTB        40 %   50 %   60 %   70 %   80 %   90 %   2:4    4:8
     magnitude  131.9  536.0  4017   6689   8966   13134  343.6  241.4

@@ -1,15 +1,16 @@
-"""The tables of the SparseGPT paper on OPT: one-shot 50 %, 2:4 and 4:8.
+"""Do we get the SparseGPT paper's tables of OPT? One-shot at 50 %, 2:4 and 4:8.
 
     python experiments/reproduce_sparsegpt.py                      # weights and texts from the hub
     python experiments/reproduce_sparsegpt.py --models path/to/opt-125m --eval.texts wikitext2
     python experiments/reproduce_sparsegpt.py --dry-run
 
-After the sweep each value is printed beside the published one. The exit code is 0 only where at
-least one was judged and each of these differs by no more than seeds explain
-(orchestrator/publish/comparison.py says what that means, and which are not judged).
+After the sweep each value is printed beside the published one. The exit code is 0 only if at least
+one value was judged, and none of these differs by more than seeds explain.
+orchestrator/publish/comparison.py gives the rule. The time was not measured; `--dry-run` estimates
+it.
 
 Published perplexities on raw WikiText-2 / PTB / C4, one seed, from SparseGPT (Frantar & Alistarh
-2023, arXiv 2301.00774, tables 1, 3, 4); where only one value stands it is WikiText-2 of SLiM
+2023, arXiv 2301.00774, tables 1, 3, 4). A value that stands alone is WikiText-2 from SLiM
 (Mozaffari et al. 2024, arXiv 2410.09615, table 13).
 
                    OPT-125M            OPT-350M            OPT-1.3B           OPT-2.7B
@@ -23,8 +24,8 @@ Published perplexities on raw WikiText-2 / PTB / C4, one seed, from SparseGPT (F
     sparsegpt 4:8                                                             14.98/23.02/17.21
 
 OPT-2.7B at 50 % on WikiText-2 is compared with the mean of that paper's five seeds, 13.52 ± 0.075;
-the 13.48 of its table is one of them. Papers differ on magnitude pruning of OPT-1.3B: 799 to
-17,000, no usable target.
+the 13.48 of its table is one of them. Papers disagree on magnitude pruning of OPT-1.3B, from 799 to
+17,000, so it is no target.
 """
 
 import sys

@@ -1,15 +1,16 @@
-"""Does pruning little by little with training in between win, and how is training spent best?
+"""Does iterative pruning with fine-tuning win, and which training helps most?
 
     python experiments/study_recovery.py --out-dir results/recovery [--seeds 0 1 2] [--parts ...]
 
-Several sweeps of the embedded model in one store, run one after the other and resumed by the same
-command; then a table over seeds of all that is there (`--parts` without a name prints that alone).
+Runs several sweeps of the embedded model in one store, one after the other, and then prints a table
+over seeds of all that is there. The same command resumes it. `--parts` without a name prints the
+table alone. `round`, `total` and `alps` take 38 minutes on two cores.
 
-- `kinds`: SparseGPT at 0.5, 0.7 and 0.9, fine-tuned and iterative, with every objective and choice
-  of what trains; each round takes the best of three learning rates on validation text.
-- `round`, `total`: SparseGPT, Wanda and magnitude in all regimes at 0.3 to 0.9 with plain training
-  under both budgets.
-- `alps`: the same for ALPS with the budget `round` alone.
+- `kinds`: SparseGPT at 0.5, 0.7 and 0.9, fine-tuned and iterative, with every objective and every
+  choice of trained parameters. Each round takes the best of three learning rates.
+- `round`, `total`: SparseGPT, Wanda and magnitude in all regimes at 0.3 to 0.9 with plain training,
+  under each of the two budgets.
+- `alps`: the same for ALPS with the budget `round`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ METHODS = ("sparsegpt", "wanda", "magnitude")
 
 
 def configs(part: str, seeds: tuple[int, ...], out_dir: str) -> list[SweepConfig]:
-    """The sweeps of one part, one a seed, so that whole seeds are done first."""
+    """Return the sweeps of one part, seed by seed, so that whole seeds are done first."""
     output = OutputConfig(out_dir=out_dir)
     if part == "kinds":
         return [
@@ -64,7 +65,7 @@ def configs(part: str, seeds: tuple[int, ...], out_dir: str) -> list[SweepConfig
 
 
 def table(out_dir: str) -> str:
-    """Mean and spread over seeds of every kind of training, method, regime and budget."""
+    """Return mean and spread over seeds for every kind of training, method, regime and budget."""
     cells: dict[tuple, dict[float, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in read_rows(os.path.join(out_dir, "results.parquet")):
         if row["status"] != "done":
@@ -88,7 +89,7 @@ def table(out_dir: str) -> str:
 
 
 def main() -> int:
-    """Runs the parts in order, seed by seed; 1 if a cell failed."""
+    """Run the parts in order, seed by seed; return 1 if a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out-dir", default="results/recovery")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -1,12 +1,13 @@
-"""What masks cost a training step, and our loop beside a plain Hugging Face Trainer's.
+"""What do masks cost in a training step, and how fast is our loop beside a Hugging Face Trainer?
 
-    pip install 'accelerate>=1.1,<2'      # Trainer needs it; nothing else here does
+    pip install 'accelerate>=1.1,<2'              # the Trainer needs it
     python experiments/benches/bench_finetune.py  # a random OPT-125M, float32 weights, no dropout
 
 Three loops take turns in one process, a few steps at a time: ours with masks (half of every matrix
-pruned), ours without, and a Trainer with the same batches, optimizer, clipping and autocast.
-Printed are medians over steps, the first of each turn left out. `--objectives` times a step of
-every objective and choice of what trains instead, and needs no accelerate.
+is pruned), ours without masks, and a Trainer with the same batches, optimizer, clipping and
+autocast. The medians leave out the first step of each turn. `--objectives` times a step of every
+objective and of every choice of trained parameters instead, without a Trainer. Takes some
+minutes on two cores.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ RECOVERIES = {
 
 
 def main() -> None:
-    """Times the loops and prints medians."""
+    """Time the loops and print medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="opt-125m")
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--batch-windows", type=int, default=4)
     parser.add_argument("--micro-batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=3, help="a turn, the first not counted")
+    parser.add_argument("--steps", type=int, default=3, help="in a turn; the first does not count")
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="cpu")
@@ -68,7 +69,7 @@ def main() -> None:
     loops = objectives(flags, windows) if flags.objectives else against_trainer(flags, windows)
     seconds = defaultdict(list)
     for turn in range(flags.turns):
-        # Whoever goes first in one turn goes last in the next.
+        # The order is reversed in every second turn.
         for name in list(loops)[:: 1 if turn % 2 == 0 else -1]:
             seconds[name] += loops[name]()[1:]
     tokens = flags.batch_windows * flags.seq_len
@@ -89,7 +90,7 @@ def main() -> None:
 
 
 def random_model(flags: argparse.Namespace) -> PreTrainedModel:
-    """Float32 weights of that shape, no dropout anywhere."""
+    """Return a model of the shape with float32 weights and without dropout."""
     shape = SHAPES[flags.shape]
     torch.manual_seed(0)
     config = OPTConfig(
@@ -104,7 +105,7 @@ def random_model(flags: argparse.Namespace) -> PreTrainedModel:
 
 
 def half_pruned(model: PreTrainedModel, ranks: Ranks) -> dict[str, Tensor]:
-    """Masks of magnitude pruning at 0.5."""
+    """Prune half of every matrix by magnitude; return the masks."""
     return prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.5), ranks).masks
 
 
@@ -116,7 +117,7 @@ def ours(
     config: FinetuneConfig,
     teacher: PreTrainedModel | None = None,
 ) -> Callable[[], list[float]]:
-    """A turn of our loop: seconds of each step."""
+    """Return a function that runs a turn of our loop and returns the seconds of each step."""
 
     def turn() -> list[float]:
         marks = [time.perf_counter()]
@@ -133,7 +134,7 @@ def ours(
 
 
 def against_trainer(flags: argparse.Namespace, windows: Tensor) -> dict[str, Callable]:
-    """Our loop with and without masks, and the Trainer's; models of their own."""
+    """Return our loop with and without masks and the Trainer's, each with its own model."""
     dense, masked = random_model(flags), random_model(flags)
     masks = half_pruned(masked, Ranks.current(torch.device(flags.device)))
     plain = FinetuneConfig(lr=1e-4)
@@ -147,7 +148,7 @@ def against_trainer(flags: argparse.Namespace, windows: Tensor) -> dict[str, Cal
 def trainer(
     model: PreTrainedModel, windows: Tensor, flags: argparse.Namespace
 ) -> Callable[[], list[float]]:
-    """A turn of a plain Trainer: seconds of each optimizer step."""
+    """Return a function that runs a turn of a Trainer and returns the seconds of each step."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Marks(TrainerCallback):
@@ -182,7 +183,7 @@ def trainer(
 
     def turn() -> list[float]:
         marks = Marks()
-        # A Trainer keeps its optimizer; a new one starts as our rounds do.
+        # A Trainer keeps its optimizer. A new one starts as our rounds do.
         Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[marks]).train()
         return [after - before for before, after in zip(marks.marks, marks.marks[1:])]
 
@@ -190,7 +191,7 @@ def trainer(
 
 
 def objectives(flags: argparse.Namespace, windows: Tensor) -> dict[str, Callable]:
-    """A turn of every objective; reconstruction's step is one of a half."""
+    """Return a loop for each objective. A step of reconstruction trains one half of a block."""
     teacher, loops = random_model(flags), {}
     for name, config in RECOVERIES.items():
         model = random_model(flags)

@@ -1,8 +1,9 @@
-"""Whole models pruned at 0.5: time beside the original's loop, time by ranks, memory of OPT-1.3B.
+"""How long does pruning a whole model take, with one rank and two, and how much memory?
 
     python experiments/benches/bench_model.py ranks|memory [--model DIR --text FILE]
 
-`bench_solvers.py` runs all of it; a case that needs processes of its own is started through here.
+Models are pruned at 0.5. `bench_solvers.py` runs all of this, some minutes, beside the original's
+loop. It starts the cases that need processes of their own through this command.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig, PreTrainedModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from core.activations import Calibration
 from core.config import PruneConfig
 from core.measures.perplexity import evaluate, evaluation_windows
@@ -46,11 +45,11 @@ OPT_1_3B = {
     "word_embed_proj_dim": 2048,
 }
 MICRO_BATCH_TOKENS = 2048
-"""Tokens a forward pass, as a sweep takes them on a CPU."""
+"""Tokens in one forward pass, as many as a sweep takes on a CPU."""
 
 
 def windows_of(model_dir: Path, text: Path, count: int = 32, length: int = 512) -> Tensor:
-    """The first `length` tokens of the first long enough documents, one a line."""
+    """Return windows [count, length]: the beginnings of lines that are long enough."""
     tokenizer, found = load_tokenizer(model_dir), []
     for line in text.read_text(encoding="utf-8").splitlines():
         ids = tokenizer(line).input_ids
@@ -61,14 +60,14 @@ def windows_of(model_dir: Path, text: Path, count: int = 32, length: int = 512) 
 
 
 def load(model_dir: Path) -> PreTrainedModel:
-    """A model in the dtype it was published in, where the processor has that: as a sweep does."""
+    """Return a model in the dtype that a sweep would choose on this CPU."""
     stored = AutoConfig.from_pretrained(model_dir).dtype or torch.float32
     dtype = inference_dtype("auto", str(stored).removeprefix("torch."), torch.device("cpu"))
     return load_model(model_dir, DTYPES[dtype])
 
 
 def prune(model: PreTrainedModel, method: str, windows: Tensor) -> None:
-    """Prunes to half with the micro-batches of a sweep on a CPU."""
+    """Prune half of each matrix with the micro-batches of a sweep on a CPU."""
     ranks, micro_batch = Ranks.current(), max(1, MICRO_BATCH_TOKENS // windows.shape[1])
     pruner = PRUNERS[method](PruneConfig())
     prune_(model, pruner, Target(SPARSITY), ranks, Calibration(windows, micro_batch))
@@ -77,7 +76,7 @@ def prune(model: PreTrainedModel, method: str, windows: Tensor) -> None:
 def bench_model(
     reference: type, model_dir: Path, text: Path, held_out: Path | None, runs: int
 ) -> dict[str, float]:
-    """Everything but loading, in turn; perplexities on 24 windows of `held_out`."""
+    """Time three ways to prune, in turn; return seconds, ratios and perplexities on `held_out`."""
     windows, found = windows_of(model_dir, text), {}
     times: dict[str, list[float]] = {"original": [], "sparsegpt": [], "alps": []}
     for _ in range(runs):
@@ -98,14 +97,14 @@ def bench_model(
 
 
 def perplexity(model: PreTrainedModel, model_dir: Path, text: Path) -> float:
-    """That of the first 24 windows of 512 tokens."""
+    """Return the perplexity on the first 24 windows of 512 tokens."""
     ids = load_tokenizer(model_dir)(text.read_text(encoding="utf-8")).input_ids
     windows = evaluation_windows(len(ids), 512, None, 24)
     return evaluate(model, torch.tensor(ids), windows, Ranks.current(), micro_batch=4).perplexity
 
 
 def ranks_of(rank: int, size: int, model_dir: Path, text: Path, work: str) -> None:
-    """One rank with one thread; rank 0 writes the seconds of pruning with SparseGPT."""
+    """Prune with SparseGPT as one rank with one thread; rank 0 writes the seconds."""
     torch.set_num_threads(1)
     store = f"file://{work}/store-{size}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
@@ -121,7 +120,7 @@ def ranks_of(rank: int, size: int, model_dir: Path, text: Path, work: str) -> No
 
 
 def time_ranks(model_dir: Path, text: Path, runs: int) -> dict[str, float]:
-    """One process and two, a thread each, in turn; medians."""
+    """Time one process and two in turn, with one thread each; return medians."""
     taken: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(runs):
         for size, times in taken.items():
@@ -135,7 +134,7 @@ def time_ranks(model_dir: Path, text: Path, runs: int) -> dict[str, float]:
 
 
 def measure_memory() -> dict[str, float]:
-    """A random OPT-1.3B in bf16 on few short windows: peak resident GiB of this process."""
+    """Prune a random OPT-1.3B in bfloat16 on few short windows; return the peak in GiB."""
     torch.manual_seed(0)
     config = OPTConfig(**OPT_1_3B, dtype=torch.bfloat16)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
@@ -147,13 +146,13 @@ def measure_memory() -> dict[str, float]:
 
 
 def in_process(case: str, *arguments: str) -> dict[str, float]:
-    """A case in a process of its own."""
+    """Run a case in a process of its own; return its figures."""
     command = [sys.executable, __file__, case, *arguments]
     return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
 
 def main() -> None:
-    """Runs one case and prints its figures as JSON."""
+    """Run one case and print its figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=("ranks", "memory"))
     parser.add_argument("--model", type=Path)

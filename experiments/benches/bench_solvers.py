@@ -1,10 +1,10 @@
-"""Measures the solvers against the original SparseGPT class, in one run on one machine.
+"""How fast are the solvers beside the original SparseGPT class?
 
     python experiments/benches/bench_solvers.py --reference ~/sparsegpt
         [--llmcompressor venv/bin/python] [--model DIR --text FILE --held-out FILE]
 
-Each figure is the median of interleaved runs, so that other load meets both sides alike. On a CUDA
-device the table of OPT block shapes follows. Nothing here needs Ray.
+The two sides take turns, so that other load meets both. Each figure is a median. With a model it
+takes 21 minutes on two cores. On a CUDA device the OPT block shapes run there too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,8 +23,6 @@ import bench_model
 import original_sparsegpt as original
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from core.pruners.hessian import Hessian, factorise
 from core.pruners.sparsegpt import solve
@@ -42,7 +39,7 @@ BLOCKS = {
 
 
 def seconds(device: torch.device, *actions: Callable[[], Any], runs: int = RUNS) -> list[float]:
-    """Median seconds of each action, run in turn after one warm-up."""
+    """Run actions in turn, after one warm-up; return the median seconds of each."""
     taken: list[list[float]] = [[] for _ in actions]
     for run in range(runs + 1):
         for action, times in zip(actions, taken):
@@ -56,13 +53,13 @@ def seconds(device: torch.device, *actions: Callable[[], Any], runs: int = RUNS)
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the device, where there is something to wait for."""
+    """Wait until a GPU has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def layer(rows: list[int], cols: int, device: torch.device) -> tuple[list[Tensor], Hessian]:
-    """Random matrices and the statistic of a correlated input that they share."""
+    """Return random matrices and the statistic of the correlated input that they share."""
     generator = torch.Generator(device).manual_seed(0)
     options: dict[str, Any] = {"generator": generator, "device": device}
     inputs = torch.randn(2 * cols, cols // 2, **options)
@@ -74,19 +71,19 @@ def layer(rows: list[int], cols: int, device: torch.device) -> tuple[list[Tensor
 
 
 def matmul_rate(device: torch.device) -> float:
-    """Flops a second of a float32 product."""
+    """Return the floating-point operations per second of a float32 product."""
     a = torch.randn(2048, 2048, device=device)
     return 2 * 2048**3 / seconds(device, lambda: a @ a, runs=9)[0]
 
 
 def run_ours(weights: list[Tensor], hessian: Tensor, into: list[Tensor]) -> None:
-    """One factor and one stacked solve."""
+    """Factorise once and solve all matrices in one stack; `into` receives the new weights."""
     solved = solve(weights, factorise(hessian, 0.01), Target(SPARSITY), 128)
     into[:] = [matrix.weight for matrix in solved]
 
 
 def bench_block(name: str, reference: type, device: torch.device) -> dict[str, float]:
-    """Factor and solve of one decoder block, against the original class matrix by matrix."""
+    """Prune one decoder block, beside the original class, which goes matrix by matrix."""
     rate, ours, theirs, floor, worst = matmul_rate(device), 0.0, 0.0, 0.0, 0.0
     for rows, cols in BLOCKS[name]:
         weights, statistic = layer(rows, cols, device)
@@ -112,7 +109,7 @@ def bench_block(name: str, reference: type, device: torch.device) -> dict[str, f
 
 
 def bench_accumulation(device: torch.device, cols: int = 3072) -> dict[str, float]:
-    """Accumulating H against the full product."""
+    """Time the accumulation of H beside the full product."""
     inputs, statistic = torch.randn(4096, cols, device=device), Hessian(cols, device)
     total = torch.zeros(cols, cols, device=device)
     ours, full = seconds(
@@ -122,7 +119,7 @@ def bench_accumulation(device: torch.device, cols: int = 3072) -> dict[str, floa
 
 
 def bench_sparsities(device: torch.device) -> dict[str, float]:
-    """Nine sparsities of one layer (768 x 3072) with one factor, and with nine."""
+    """Time nine sparsities of one layer (768 x 3072) with one factor, and with nine."""
     weights, statistic = layer([768], 3072, device)
     hessian, targets = statistic.matrix(), [Target(i / 10) for i in range(1, 10)]
 
@@ -140,13 +137,13 @@ def bench_sparsities(device: torch.device) -> dict[str, float]:
 
 
 def main() -> None:
-    """Runs everything that was asked for, prints a table, writes `bench.json`."""
+    """Run the benches, print a line for each and write `bench.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, required=True, help="checkout of the original")
     parser.add_argument("--llmcompressor", help="interpreter that has llm-compressor")
     parser.add_argument("--model", type=Path, help="model directory for the end-to-end run")
     parser.add_argument("--text", type=Path, help="calibration text, one document a line")
-    parser.add_argument("--held-out", type=Path, help="text that end-to-end perplexities are of")
+    parser.add_argument("--held-out", type=Path, help="text for end-to-end perplexities")
     parser.add_argument("--blocks", nargs="+", default=["opt-125m", "opt-1.3b"], choices=BLOCKS)
     parser.add_argument("--model-runs", type=int, default=RUNS, help="end-to-end repetitions")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
@@ -170,7 +167,7 @@ def main() -> None:
         benches["cpu model"] = partial(bench_model.bench_model, reference, *args)
     machine = {"processor": platform.processor(), "threads": torch.get_num_threads()}
     found: dict[str, Any] = {"machine": machine | {"torch": torch.__version__}, "rows": {}}
-    # Line by line and file by file, so that what was measured outlives a run that is stopped.
+    # The file is written after each bench, so that a run that is stopped keeps its figures.
     for name, bench in benches.items():
         found["rows"][name] = row = bench()
         if name == "cpu llm-compressor" and "cpu opt-125m" in found["rows"]:

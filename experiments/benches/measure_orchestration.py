@@ -1,12 +1,13 @@
-"""What a sweep costs beside its own work: start-up, storing, planning, and what sharing saves.
+"""What does a sweep cost beside its stages, and what does sharing of stages save?
 
     python experiments/benches/measure_orchestration.py  # the default sweep, 8 minutes
     python experiments/benches/measure_orchestration.py --methods magnitude --sparsities 0.5
 
-Runs `sweep_opt.py` with the given flags into an empty directory, then a second time, and one cell
-alone for what a command costs by itself. The naive loop runs every cell alone from the dense model:
-its seconds are summed from the cells' stages, without and with such a start for each cell. Times
-are kept beside the directory, so that the same command goes on from the last of the three.
+Runs `sweep_opt.py` with the given flags into an empty directory, then again, then with one cell
+alone, which tells what a command costs by itself. A naive loop would run every cell alone from the
+dense model. Its time is not measured: it is the sum of the cells' stages, printed without and with
+a start for each cell. The three times are kept beside the directory, so that the same command goes
+on after an interruption.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from orchestrator.preparation import Sweep, prepare
 SCRIPT = Path(__file__).parents[1] / "sweep_opt.py"
 ONE_CELL = "--methods magnitude --regimes oneshot --sparsities 0.5".split()
 WALL_RATIO, WALL_SECONDS, NAIVE_RATIO, AGAIN_SECONDS = 1.35, 30.0, 3.0, 15.0
-"""Targets: wall time over stage seconds, plus seconds; naive loop over wall time; a done sweep."""
+"""Targets: wall time divided by stage seconds, and seconds on top; the naive loop's time divided by
+wall time; seconds of a sweep that is done already."""
 
 
 def main() -> None:
-    """Runs, adds up, prints."""
+    """Run the three commands and print the report."""
     flags = sys.argv[1:]
     if {"-h", "--help"} & {*flags}:
         print(__doc__)
@@ -52,7 +54,7 @@ def main() -> None:
 
 
 def timed(out: Path, name: str, flags: list[str]) -> dict[str, float]:
-    """Runs the sweep command to its end; when it began, by the clock of stages, and its seconds."""
+    """Run the sweep command, unless noted; return when it began and its seconds."""
     note = out.with_name(f"{out.name}-{name}.json")
     if not note.exists():
         began, start = time.time(), time.monotonic()
@@ -62,17 +64,17 @@ def timed(out: Path, name: str, flags: list[str]) -> dict[str, float]:
 
 
 def finished(out: Path, flags: list[str]) -> Sweep:
-    """The plan of a sweep and what its store holds."""
+    """Return a sweep's plan with what its store holds."""
     return prepare(parse(SweepConfig(), [*flags, "--out-dir", str(out)], ""))
 
 
 def seconds(sweep: Sweep) -> dict[str, float]:
-    """Own seconds of each stage that was run."""
+    """Return the own seconds of each stage that was run."""
     return {stage: m["metrics"]["seconds"] for stage, m in sweep.found.manifests.items()}
 
 
 def report(sweep: Sweep, whole: dict[str, float], again: float, start: float) -> None:
-    """Where the wall time went, and the figures with their targets."""
+    """Print where the wall time went, and the figures with their targets."""
     own, wall = seconds(sweep), whole["seconds"]
     ends = {stage: m["metrics"]["finished_at"] for stage, m in sweep.found.manifests.items()}
     order = sorted(ends, key=ends.__getitem__)

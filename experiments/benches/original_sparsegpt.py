@@ -1,6 +1,6 @@
-"""The other side of the solvers' benchmarks: the original SparseGPT class, and llm-compressor's.
+"""The other side of the solver benches: the original SparseGPT class, and llm-compressor's.
 
-A checkout of IST-DASLab/sparsegpt is imported as it is; nothing of it is here.
+The class is imported from a checkout of IST-DASLab/sparsegpt; none of its code is here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ print(sorted(times)[2])
 
 
 def load_reference(path: Path) -> type:
-    """The original class; it synchronises CUDA without asking whether there is any."""
+    """Return the original class. It calls `torch.cuda.synchronize` even without a GPU."""
     sys.path.insert(0, str(path))
     if not torch.cuda.is_available():
         torch.cuda.synchronize = lambda *_: None
@@ -46,7 +46,7 @@ def load_reference(path: Path) -> type:
 
 
 def quiet(action: Callable[..., Any], *args: Any) -> None:
-    """Runs what prints."""
+    """Run an action without its output."""
     with contextlib.redirect_stdout(io.StringIO()):
         action(*args)
 
@@ -54,7 +54,7 @@ def quiet(action: Callable[..., Any], *args: Any) -> None:
 def prune_matrices(
     reference: type, weights: list[Tensor], hessian: Tensor, sparsity: float, into: list[Tensor]
 ) -> None:
-    """The original class, matrix by matrix; `into` receives the new weights."""
+    """Run the original class matrix by matrix; `into` receives the new weights."""
     into.clear()
     for weight in weights:
         linear = nn.Linear(weight.shape[1], len(weight), bias=False, device=weight.device)
@@ -67,7 +67,7 @@ def prune_matrices(
 
 @torch.no_grad()
 def prune_model(reference: type, model: Any, windows: Tensor, sparsity: float) -> None:
-    """The original's sequential loop: window by window, one statistic for each linear."""
+    """Run the original's sequential loop: window by window, with a statistic for each linear."""
     batches = [block_inputs(model, window) for window in windows.split(1)]
     hidden, arguments = [h for h, _ in batches], [kwargs for _, kwargs in batches]
     for block in prunable_blocks(model):
@@ -91,7 +91,7 @@ def prune_model(reference: type, model: Any, windows: Tensor, sparsity: float) -
 
 
 def bench_llmcompressor(python: str) -> dict[str, float]:
-    """Its solver on each shape of an OPT-125M block, one at a time."""
+    """Time llm-compressor's solver on each matrix of an OPT-125M block, one at a time."""
     shapes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
     command = [python, "-c", LLMCOMPRESSOR]
     return {

@@ -1,11 +1,11 @@
-"""Plans and packs a sweep of 10,000 cells for 1,000 slots, and plays it through without Ray.
+"""How well do trials fill the slots? Plans 10,000 cells for 1,000 slots and simulates the run.
 
     python experiments/benches/simulate_scheduling.py [--slots 1000] [--models 12] [--spot-hours 6]
 
-A discrete-event simulation: idle slots take trials in order, a trial costs a start-up and then its
-stages one after another, a spot slot is lost now and then (exponential, mean --spot-hours), comes
-back, and its trial goes on behind the last finished stage. Bounds: no schedule ends before the
-longest chain of stages, nor before all work spread evenly over the slots.
+A discrete-event simulation without Ray, below a minute. Idle slots take trials in order. A trial
+costs a start and then its stages, one after another. A spot slot is lost now and then (exponential,
+mean --spot-hours) and comes back. Its trial then goes on after the last finished stage. Two bounds
+hold for every schedule: the longest chain of stages, and all work spread evenly over the slots.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from orchestrator.plan.planner import Planner
 from orchestrator.plan.trials import Trial, needed_stages, pack_trials
 
 START_SECONDS, REPLACE_SECONDS = 20.0, 180.0
-"""A worker group's start, measured as 10 to 30 s; a spot node until it is back, assumed."""
+"""Start of a worker group (measured: 10 to 30 s), and time until a spot node is back (assumed)."""
 SECONDS = {"prune": 300.0, "finetune": 900.0, "evaluate": 20.0}
 SEEDS, SPOT_SEEDS = 5, 5
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a schedule comes to."""
+    """Result of a schedule."""
 
     makespan: float
     work: float
-    """Seconds of stages, each once."""
+    """Seconds of all stages, without lost ones."""
     lost: float
     """Seconds of half-done stages thrown away."""
     interruptions: int
@@ -48,12 +48,12 @@ class Outcome:
 
     @property
     def overhead(self) -> float:
-        """Makespan over the lower bound, less one."""
+        """Makespan divided by the lower bound, minus one."""
         return self.makespan / self.bound - 1
 
 
 def synthetic_models(count: int) -> list[ModelInputs]:
-    """Models that exist in name only."""
+    """Return models that have a name and inputs only."""
     calibration = CalibrationText("c", "c", 128, 2048, "documents")
     return [
         ModelInputs(
@@ -72,7 +72,7 @@ def synthetic_models(count: int) -> list[ModelInputs]:
 
 
 def build_plan(num_models: int) -> Plan:
-    """About 500 cells for each model."""
+    """Return a plan of 875 cells for each model."""
     grid = GridConfig(
         models=tuple(f"model-{i}" for i in range(num_models)),
         methods=("magnitude", "wanda", "sparsegpt"),
@@ -83,7 +83,7 @@ def build_plan(num_models: int) -> Plan:
 
 
 def stage_costs(plan: Plan) -> dict[str, float]:
-    """Seconds of every stage; models differ in size by a factor of eight."""
+    """Return the seconds of every stage; models differ in size by a factor of eight."""
     return {
         stage.id: SECONDS.get(stage.kind, 0.0) * 2 ** (int(stage.model.split("-")[1]) % 4)
         for stage in plan.stages.values()
@@ -91,7 +91,7 @@ def stage_costs(plan: Plan) -> dict[str, float]:
 
 
 def critical_path(plan: Plan, needed: set[str], costs: dict[str, float]) -> float:
-    """The longest chain from a dense model to any stage."""
+    """Return the seconds of the longest chain from a dense model to any stage."""
     ends: dict[str, float] = {}
     for stage in itertools.chain.from_iterable(plan.walk(root.id) for root in plan.roots()):
         before = ends[stage.parent] if stage.parent is not None else 0.0
@@ -107,7 +107,7 @@ def simulate(
     spot_seconds: float | None,
     seed: int = 0,
 ) -> Outcome:
-    """Plays the trials through, dearest first, as Tune starts them in order."""
+    """Run the trials in simulation, the most expensive first, as Tune starts them."""
     rng = random.Random(seed)
     waiting = [[costs[stage.id] for stage in trial.stages] for trial in trials]
     waiting.sort(key=sum)
@@ -149,13 +149,13 @@ def pack(
     slots: int,
     a_slot: int,
 ) -> list[Trial]:
-    """Trials as sweeps pack them, for another number of trials a slot; 0: one for each method."""
+    """Pack trials as sweeps do, with so many for each slot; 0 means one for each method."""
     with mock.patch("orchestrator.plan.trials.TRIALS_A_SLOT", a_slot):
         return pack_trials(plan, cells, needed, costs, slots if a_slot else 1)
 
 
 def main() -> None:
-    """Prints what planning took and what the schedules come to."""
+    """Print the time of planning and the results of the schedules."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slots", type=int, default=1000)
     parser.add_argument("--models", type=int, default=12)

@@ -1,13 +1,14 @@
-"""Builds the embedded text: the documentation of three Python projects, in disjoint parts.
+"""Makes the embedded text: the documentation of three Python projects, in parts without overlap.
 
     apt-get install python3.11-doc python-sqlalchemy-doc
     pip download --no-deps --no-binary :all: Django==5.2.8 && tar xf django-5.2.8.tar.gz
     python experiments/embedded/build_embedded_text.py [--python DIR] [--django DIR] ...
 
-Every file is cut at its section headings into documents of at least 2 KB; every hundred
-consecutive documents give 2 to calibration, 2 to validation and 1 to test, the rest to train, so
-that all parts cover the whole text alike and share no passage. Written as
-`core/assets/text/PART.jsonl.xz`, one `{"source": file, "text": document}` a line.
+Each file is cut at its section headings into documents of at least 2 KB. Of every hundred
+documents in order, 2 go to calibration, 2 to validation, 1 to test and the rest to train. So all
+parts cover the whole text alike, and none shares a passage with another. Each part is written to
+`core/assets/text/PART.jsonl.xz`, one `{"source": file, "text": document}` in each line. Takes about
+a minute.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[2] / "core" / "assets" / "text"
 DEBIAN_DOCS = Path("/usr/share/doc")
-# Project -> where its sources are and how their names end, in the order of the text.
+# Project -> folder and file ending of its sources, in the order of the text.
 SOURCES = {
     "python": (DEBIAN_DOCS / "python3.11/html/_sources", ".rst.txt"),
     "django": (Path("django-5.2.8/docs"), ".txt"),
     "sqlalchemy": (DEBIAN_DOCS / "python-sqlalchemy-doc/rst", ".rst"),
 }
 MIN_CHARS = 2048
-# Position of a document among a hundred -> the held-out part that takes it.
+# Position of a document in its hundred -> the held-out part that takes it.
 HELD_OUT = {
     12: "calibration",
     62: "calibration",
@@ -42,7 +43,7 @@ HEADING = re.compile(r"^(?=\S[^\n]*\n(?:={4,}|-{4,}|\^{4,}|~{4,}|\*{4,}|\"{4,})\
 
 
 def documents(text: str) -> list[str]:
-    """Cuts one file at section headings into pieces of at least MIN_CHARS characters."""
+    """Cut one file at section headings into pieces of at least MIN_CHARS characters."""
     pieces, current = [], ""
     for section in HEADING.split(text):
         if len(current) >= MIN_CHARS:
@@ -57,14 +58,14 @@ def documents(text: str) -> list[str]:
 
 
 def sources(folders: dict[str, Path]) -> Iterator[tuple[str, str]]:
-    """Name and text of every source file: project by project, in sorted order."""
+    """Yield name and text of every source file: project by project, in sorted order."""
     for project, folder in folders.items():
         ending = SOURCES[project][1]
         files = sorted(folder.rglob(f"*{ending}"))
         if not files:
             sys.exit(
-                f"--{project} {folder}: no *{ending} below it; the head of this script says "
-                "where its documentation comes from"
+                f"--{project} {folder}: has no files *{ending}; the first lines of this script say "
+                "how to get them"
             )
         for file in files:
             name = file.relative_to(folder).as_posix().removesuffix(ending)
@@ -72,7 +73,7 @@ def sources(folders: dict[str, Path]) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Cuts every source file into documents and writes the four parts."""
+    """Cut every source file into documents and write the four parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for project, (folder, _) in SOURCES.items():
         parser.add_argument(f"--{project}", type=Path, default=folder, metavar="DIR")

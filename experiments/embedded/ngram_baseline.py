@@ -1,42 +1,36 @@
-"""Measures the embedded model against n-grams: what do counts alone predict of the same tokens?
+"""How good is the embedded model beside n-grams, which only count?
 
     python experiments/embedded/ngram_baseline.py [--model DIR] [--tokenizer DIR] [--order 5]
 
 Prints the perplexity of a unigram, of an interpolated modified Kneser-Ney 5-gram and of the
-embedded model on the validation and test parts. The n-grams are counted on the token stream that
-the model was trained on: every train document begins with `</s>`, and documents follow each other.
-A held-out part is its documents joined with a blank line and tokenized once as one stream. It is
-cut into windows of the model's maximum length, tail dropped; all three are scored on exactly the
-tokens that the model predicts, which is every token of a window but its first. The n-gram may
-look back across a window's border and the model may not, so the n-gram has the easier task.
+embedded model on the validation and test parts. Takes half a minute on one core.
+
+The n-grams are counted on the token stream that the model was trained on: every train document
+begins with `</s>`, and documents follow each other. A held-out part is its documents, joined with a
+blank line and tokenized as one stream. It is cut into windows of the model's maximum length,
+without the tail. All three models are scored on the same tokens: every token of a window but its
+first. The n-gram may look back across the border of a window and the model may not, so the n-gram
+has the easier task.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import lzma
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from train_embedded_model import ASSETS, embedded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ASSETS = Path(__file__).resolve().parents[2] / "core" / "assets"
-# Discounts where the counts of counts do not define them (as KenLM's --discount_fallback).
+# Discounts if the counts of counts do not define them (as KenLM's --discount_fallback).
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
 
-def documents(part: str) -> list[str]:
-    """The documents of one part of the embedded text."""
-    with lzma.open(ASSETS / "text" / f"{part}.jsonl.xz", "rt", encoding="utf-8") as file:
-        return [json.loads(line)["text"] for line in file]
-
-
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """What to take from an n-gram counted once, twice, and three times or more.
+    """Return the discounts of n-grams that are counted once, twice, and three times or more.
 
     Chen and Goodman (1998), equation 26: with `n_c` the number of n-grams counted `c` times and
     `Y = n_1 / (n_1 + 2 n_2)`, `D_c = c - (c + 1) Y n_{c+1} / n_c`.
@@ -50,7 +44,7 @@ def discounts(counts: np.ndarray) -> np.ndarray:
 
 
 def lookup(keys: np.ndarray, values: np.ndarray, queries: np.ndarray, absent: float) -> np.ndarray:
-    """The value of each query among sorted keys, or `absent`."""
+    """Return the value of each query among sorted keys, or `absent`."""
     at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
     return np.where(keys[at] == queries, values[at], absent)
 
@@ -59,8 +53,8 @@ def lookup(keys: np.ndarray, values: np.ndarray, queries: np.ndarray, absent: fl
 class Order:
     """The n-grams of one length: p(w | h) = share(h w) + backoff(h) p(w | h without its first).
 
-    An n-gram is the number that its ids spell in base V, the vocabulary's size, so that `key // V`
-    is its context and `key % V ** n` its last n words.
+    A key is an n-gram as a number whose digits are its ids, in base V, the vocabulary's size. So
+    `key // V` is its context, and `key % V ** n` its last n words.
     """
 
     keys: np.ndarray
@@ -71,7 +65,7 @@ class Order:
 
     @classmethod
     def fit(cls, keys: np.ndarray, counts: np.ndarray, vocab_size: int) -> Order:
-        """From sorted distinct n-grams and their (continuation) counts."""
+        """Fit to sorted distinct n-grams and their counts, or continuation counts."""
         per_count = discounts(counts)
         taken = per_count[np.minimum(counts, 3) - 1]
         contexts, first, size = np.unique(keys // vocab_size, return_index=True, return_counts=True)
@@ -81,10 +75,10 @@ class Order:
 
 
 class KneserNey:
-    """Interpolated modified Kneser-Ney; the longest order has raw counts, the others continuations.
+    """Interpolated modified Kneser-Ney: raw counts for the longest order, else continuation counts.
 
-    A continuation count is the number of distinct tokens seen before an n-gram. Below the unigrams
-    stands the uniform distribution, so every token has some probability after every context.
+    A continuation count is the number of distinct tokens that were seen before an n-gram. Unigrams
+    back off to the uniform distribution, so every token has a probability after every context.
     """
 
     def __init__(self, ids: np.ndarray, vocab_size: int, order: int) -> None:
@@ -106,11 +100,11 @@ class KneserNey:
         return grams @ self.vocab_size ** np.arange(grams.shape[1])[::-1]
 
     def probabilities(self, grams: np.ndarray) -> np.ndarray:
-        """The probability of each row's last token after those before it.
+        """Return the probability of each row's last token after the tokens before it.
 
         Args:
-            grams: ids [num, order]; a -1 in front means that there is no token, as where a stream
-                begins: the longest order that the row fills is then used.
+            grams: ids [num, order]. -1 in front means that there is no token, for example at the
+                beginning of a stream; then the longest order that the row fills is used.
         """
         p = np.full(len(grams), 1 / self.vocab_size)
         for n, order in enumerate(self.orders, 1):
@@ -121,17 +115,17 @@ class KneserNey:
         return p
 
     def grams_before(self, ids: np.ndarray) -> np.ndarray:
-        """Each token of a stream with the `order - 1` tokens before it: [len(ids), order]."""
+        """Return each token with the `order - 1` tokens before it: [len(ids), order]."""
         order = len(self.orders)
         padded = np.concatenate([np.full(order - 1, -1), ids])
         return np.lib.stride_tricks.sliding_window_view(padded, order)
 
 
 def check_normalised(model: KneserNey, ids: np.ndarray, num_contexts: int = 64) -> float:
-    """The largest distance from 1 of the summed vocabulary, which must be below 1e-6.
+    """Return how far the probabilities of a whole vocabulary are from 1; 1e-6 at most.
 
-    The contexts are spread over a stream, its beginning included, and over random tokens, most of
-    which were never seen together.
+    The contexts come from a stream, its beginning included, and from random tokens, most of which
+    were never seen together.
     """
     at = np.linspace(0, len(ids) - 1, num_contexts).astype(int)
     seen = model.grams_before(ids)[at, :-1]
@@ -148,7 +142,7 @@ def check_normalised(model: KneserNey, ids: np.ndarray, num_contexts: int = 64) 
 
 @torch.no_grad()
 def model_nll(model: torch.nn.Module, windows: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood in nats of every token of each window but the first."""
+    """Return the negative log-likelihood in nats of every token of a window but its first."""
     losses = []
     for batch in torch.from_numpy(windows).split(16):
         logits = model(batch).logits[:, :-1].float()
@@ -157,7 +151,7 @@ def model_nll(model: torch.nn.Module, windows: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Counts the train part, checks the distribution, and prints the table."""
+    """Count the train part, check the distribution and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=ASSETS / "model")
     parser.add_argument("--tokenizer", type=Path, help="default: the model's directory")
@@ -171,7 +165,7 @@ def main() -> None:
     if vocab_size != model.config.vocab_size:
         parser.error(f"tokenizer of {vocab_size} ids, model of {model.config.vocab_size}")
 
-    encoded = tokenizer(documents("train"), verbose=False).input_ids
+    encoded = tokenizer(embedded("train"), verbose=False).input_ids
     train = np.fromiter((i for ids in encoded for i in ids), np.int64)
     unigram = (np.bincount(train, minlength=vocab_size) + 1) / (len(train) + vocab_size)
     kneser_ney = KneserNey(train, vocab_size, args.order)
@@ -180,7 +174,7 @@ def main() -> None:
         print(f"  {len(order.keys):8} distinct {n}-grams, discounts {order.discounts.round(3)}")
 
     for part in ("validation", "test"):
-        ids = np.array(tokenizer("\n\n".join(documents(part)), verbose=False).input_ids)
+        ids = np.array(tokenizer("\n\n".join(embedded(part)), verbose=False).input_ids)
         worst, grams = check_normalised(kneser_ney, ids), kneser_ney.grams_before(ids)
         windows = ids[: len(ids) // window * window].reshape(-1, window)
         predicted = np.arange(windows.size).reshape(windows.shape)[:, 1:].ravel()

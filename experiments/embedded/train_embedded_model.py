@@ -1,19 +1,17 @@
-"""Trains the embedded model: a small OPT with its own tokenizer on the embedded text.
+"""Makes the embedded model: a small OPT with its own tokenizer, trained on the embedded text.
 
     python experiments/embedded/train_embedded_model.py [--tokens 19300000] [--dest DIR]
 
-A byte-level BPE is fitted to the train part, then an `OPTForCausalLM` is trained on windows of
-that part (bf16 autocast, AdamW, warm-up and cosine decay). The weights with the lowest validation
-loss are kept. The text is passed over about three times and no more, on purpose: with every further
-pass the loss on train falls further below that on validation, and a model that knows its text by
-heart gets worse from fine-tuning. About half an hour on 2 idle cores.
+Fits a byte-level BPE to the train part, then trains an `OPTForCausalLM` on windows of that part
+(bf16 autocast, AdamW, warm-up and cosine decay). Keeps the weights with the lowest validation loss.
+The model sees the text about three times. With every further pass the loss on train falls further
+below that on validation, and fine-tuning makes a model worse that knows its text by heart. Takes
+about half an hour on two idle cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import lzma
 import math
 import time
 from pathlib import Path
@@ -22,19 +20,20 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
+from core.texts.sources import documents, resolve_text
+
 ASSETS = Path(__file__).resolve().parents[2] / "core" / "assets"
 VOCAB_SIZE, WINDOW, BATCH = 3072, 256, 16
 PEAK_LR, FINAL_LR, WARMUP_STEPS, WEIGHT_DECAY, CLIP = 2.5e-3, 2e-5, 200, 0.1, 1.0
 
 
-def documents(part: str) -> list[str]:
-    """The documents of one part of the embedded text."""
-    with lzma.open(ASSETS / "text" / f"{part}.jsonl.xz", "rt", encoding="utf-8") as file:
-        return [json.loads(line)["text"] for line in file]
+def embedded(part: str) -> list[str]:
+    """Return the documents of one part of the embedded text."""
+    return list(documents(resolve_text(f"embedded:{part}", "finetune")))
 
 
 def fit_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with OPT's special tokens and ids: `</s>` stands before each text."""
+    """Fit a byte-level BPE with OPT's special tokens and ids; `</s>` stands before each text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -59,15 +58,15 @@ def fit_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def stream(tokenizer: PreTrainedTokenizerFast, part: str) -> torch.Tensor:
-    """One long row of ids: every document begins with `</s>`."""
-    return torch.tensor([i for ids in tokenizer(documents(part)).input_ids for i in ids])
+    """Return one long row of ids, in which every document begins with `</s>`."""
+    return torch.tensor([i for ids in tokenizer(embedded(part)).input_ids for i in ids])
 
 
 @torch.no_grad()
 def mean_nll(model: OPTForCausalLM, ids: torch.Tensor, num_windows: int | None = None) -> float:
-    """Mean negative log-likelihood per token (nats) over non-overlapping windows, no dropout.
+    """Return the mean negative log-likelihood of a token, in nats, over windows without overlap.
 
-    `num_windows` takes that many at random, so that a part of the text stands for all of it.
+    `num_windows` takes so many windows at random, which stand for the whole text.
     """
     windows = ids[: ids.numel() // WINDOW * WINDOW].view(-1, WINDOW)
     if num_windows is not None:
@@ -83,7 +82,7 @@ def mean_nll(model: OPTForCausalLM, ids: torch.Tensor, num_windows: int | None =
 
 
 def learning_rate(step: int, num_steps: int) -> float:
-    """Linear warm-up, then cosine decay to FINAL_LR."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to FINAL_LR."""
     if step < WARMUP_STEPS:
         return PEAK_LR * (step + 1) / WARMUP_STEPS
     done = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)
@@ -91,7 +90,7 @@ def learning_rate(step: int, num_steps: int) -> float:
 
 
 def epochs(ids: torch.Tensor, generator: torch.Generator):
-    """Batches without end; each pass shifts the window grid and shuffles the windows."""
+    """Yield batches without end; each pass shifts the windows and shuffles them."""
     while True:
         offset = int(torch.randint(WINDOW, (1,), generator=generator))
         windows = ids[offset : offset + (ids.numel() - offset) // WINDOW * WINDOW].view(-1, WINDOW)
@@ -100,7 +99,7 @@ def epochs(ids: torch.Tensor, generator: torch.Generator):
 
 
 def build_model() -> OPTForCausalLM:
-    """A 4-block OPT of 1.8 M parameters, freshly initialised."""
+    """Return an OPT of 4 blocks and 1.8 M parameters with initial weights."""
     config = OPTConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=160,
@@ -119,7 +118,7 @@ def build_model() -> OPTForCausalLM:
 
 
 def main() -> None:
-    """Trains, keeps the best checkpoint on validation, and writes the model directory."""
+    """Train, keep the best checkpoint on validation, and write the model directory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=19_300_000)
     parser.add_argument("--dest", type=Path, default=ASSETS / "model")
@@ -128,7 +127,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     generator = torch.Generator().manual_seed(args.seed)
 
-    tokenizer = fit_tokenizer(documents("train"))
+    tokenizer = fit_tokenizer(embedded("train"))
     train, validation, test = (stream(tokenizer, p) for p in ("train", "validation", "test"))
     num_steps = args.tokens // (WINDOW * BATCH)
     print(f"tokens: train {train.numel()}, validation {validation.numel()}, test {test.numel()}")
