@@ -18,8 +18,8 @@ check: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-# torch first and by itself: installed, its CPU build satisfies the project's range. Elsewhere the
-# index decides which build this is.
+# torch comes first and alone: pip keeps a build that is installed, for example the CPU build. The
+# package index decides which build a fresh environment gets.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
