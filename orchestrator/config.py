@@ -1,4 +1,4 @@
-"""The sweep's settings: what the grid is, where it runs, where results go.
+"""Settings of a sweep: the grid, the place of its work, the place of its results.
 
 Each class answers one question: what changes the numbers (`GridConfig` with core's own configs),
 where it runs (`ResourceConfig`), where results go (`OutputConfig`). Each field is a flag, and its
@@ -28,7 +28,7 @@ Keep = Literal["none", "final", "all"]
 Tracker = Literal["wandb", "mlflow"]
 REGIMES = ("oneshot", "finetune", "iterative")
 DEFAULT_ROUNDS = 5
-"""Rounds of a linear or cubic schedule where no number is given."""
+"""Rounds of a linear or cubic schedule if no number is given."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GridConfig:
     """Models: `embedded` (a small OPT that comes with the project), local directories, or names on
     the Hugging Face hub (NAME or NAME@REVISION)."""
     methods: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
-    """Pruning methods: magnitude, wanda, sparsegpt, alps."""
+    """Pruning methods by name."""
     regimes: tuple[str, ...] = REGIMES
     """`oneshot` prunes, `finetune` prunes once and then trains, `iterative` prunes and trains by
     turns, a little more each time."""
@@ -76,7 +76,7 @@ class GridConfig:
         for seed in self.seeds:
             require(seed >= 0, "seeds", seed, "use 0 or a positive whole number")
         require_known("protocol", self.protocol, PROTOCOLS)
-        assert self.targets() is not None
+        self.targets()  # Each target checks itself.
         given, remedy = self.num_rounds, "only --schedule linear or cubic has rounds of its own"
         require(given is None or self.schedule != "grid", "num-rounds", given, remedy)
         require_positive("num-rounds", given, "use 1 or more")
@@ -209,7 +209,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         structures = self.grid.mask_structures
         if structures:
-            remedy = f"cannot be had with --mask-structures {structures[0]}; use uniform"
+            remedy = f"does not work with --mask-structures {structures[0]}; use uniform"
             owl = self.prune.allocation != "uniform"
             require(not owl, "prune.allocation", self.prune.allocation, remedy)
         if self.prune.weight_bits is not None:
