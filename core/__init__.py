@@ -1,14 +1,17 @@
-"""One cell's science: prune a causal language model, train it under its masks, measure it.
+"""The science of one cell: prune a causal language model, train it under its masks, measure it.
 
-The data flow, with the file of each step:
+The flow, with the file of each step:
 
-    text -> token windows            texts and windows in data.py
-    -> block inputs                  models.py finds the blocks, sequential.py walks them
-    -> H or norms                    pruners/hessian.py, summed over ranks by parallel.py
-    -> mask and weights              pruners/masks.py and one file per method
-    -> masked training               finetune.py, or block by block reconstruct.py
-    -> perplexity                    perplexity.py; measured sparsity in sparsity.py
-    -> files                         checkpoint.py
+    name -> model -> blocks            models/sources.py, models/loading.py, models/blocks.py
+    name -> text -> token windows      texts/sources.py, texts/content.py, texts/windows.py
+    walk over blocks, their inputs     sequential.py, activations.py
+    sparsity of each matrix            allocation.py; the path of rounds in schedule.py
+    inputs -> H -> mask and weights    pruners/hessian.py, pruners/masks.py, a file for each method
+    masked training                    training/finetune.py, training/reconstruction.py
+    perplexity, sparsity, tasks        measures/
+    model and masks -> files           models/saving.py, models/masks.py
 
-No Ray, no Parquet, no plots here: rows and curves are the orchestrator's.
+Settings are in config.py, targets in targets.py, facts about methods in methods.py. Several ranks
+work on one model through parallel.py. Core knows no Ray, Parquet or plots; rows and curves belong
+to the orchestrator.
 """

@@ -1,6 +1,7 @@
 """Refusals of bad input: one line that names the flag, the value and the remedy.
 
-Settings are checked with these functions, and so is what only files and models can tell.
+The settings in `config.py` check themselves with these functions. So does the code that checks
+input against files and models.
 """
 
 from __future__ import annotations

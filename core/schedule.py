@@ -1,8 +1,9 @@
-"""The sparsities that an iterative branch passes through.
+"""The sparsities on the path of an iterative branch.
 
-`grid`: the sweep's own sparsities, so that one branch serves all cells. `linear` and `cubic`: a
-number of rounds from dense to one target, each target on a branch of its own; cubic is Zhu & Gupta
-2017 (arXiv 1710.01878), `s_i = s (1 - (1 - i/n)^3)`, early steps larger.
+- `grid`: the sweep's own sparsities, so one branch serves all cells.
+- `linear` and `cubic`: a number of rounds from dense to one target, so each target has its own
+  branch. Cubic is Zhu & Gupta 2017 (arXiv 1710.01878): `s_i = s (1 - (1 - i/n)^3)`, with larger
+  steps at first.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ Schedule = Literal["grid", "linear", "cubic"]
 
 
 def unstructured_path(target: float, sparsities: Sequence[float]) -> list[Target]:
-    """The sweep's sparsities up to and including `target`, ascending."""
+    """Return the sweep's sparsities up to and including `target`, ascending."""
     return [Target(s) for s in sorted(sparsities) if s <= target]
 
 
 def scheduled_path(target: float, num_rounds: int, schedule: Schedule) -> list[Target]:
-    """`num_rounds` sparsities from dense to `target`, rounded to 6 decimals, ending on it."""
+    """Return `num_rounds` sparsities that rise to `target`; all others have 6 decimals."""
     shares = [i / num_rounds for i in range(1, num_rounds + 1)]
     if schedule == "cubic":
         shares = [1 - (1 - share) ** 3 for share in shares]
@@ -38,7 +39,7 @@ def structured_path(structure: MaskStructure) -> list[Target]:
 
 
 def round_tokens(tokens: int, num_rounds: int, budget: str) -> list[int]:
-    """Training tokens of each round: `tokens` each, or split with the remainder in the last."""
+    """Return the training tokens of each round: `tokens`, or a share; the last takes the rest."""
     if budget == "round":
         return [tokens] * num_rounds
     share = tokens // num_rounds

@@ -200,7 +200,7 @@ def hub_texts(hub_text_files, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "tables")
     monkeypatch.setattr("core.texts.sources.hub_commit", lambda *_: "a" * 40)
     monkeypatch.setattr(
-        "core.texts.sources.hf_hub_download", lambda _, file, **__: str(hub_text_files / file)
+        "huggingface_hub.hf_hub_download", lambda _, file, **__: str(hub_text_files / file)
     )
     return hub_text_files
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 UNPIN_PTB = """
 import dataclasses
-from core.named_texts import NAMED
+from core.texts.named_texts import NAMED
 parts = NAMED["ptb"].parts.items()
 parts = {name: dataclasses.replace(part, rows_sha256=None) for name, part in parts}
 NAMED["ptb"] = dataclasses.replace(NAMED["ptb"], parts=parts)

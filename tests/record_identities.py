@@ -121,7 +121,7 @@ def describe_embedded(name: str, out_dir: Path) -> dict[str, Any]:
     """Return the description of one sweep of the embedded model; hub files are made up."""
     flags = [*EMBEDDED[name], "--dtype", "float32", "--out-dir", str(out_dir)]
     hub = mock.patch("core.texts.sources.hub_commit", lambda *_: "a" * 40)
-    files = mock.patch("core.texts.sources.hf_hub_download", lambda _, file, **__: file)
+    files = mock.patch("huggingface_hub.hf_hub_download", lambda _, file, **__: file)
     # A text of one's own is called by its path.
     with hub, files, contextlib.chdir(RECORDED):
         sweep = prepare(parse(SweepConfig(), flags, ""))

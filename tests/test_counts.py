@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, TokenizersBackend
 
 from core.measures.counts import sampled_counts, scored_units, stream_counts, token_counts
 from core.measures.likelihood import perplexity_per
-from core.measures.perplexity import Window, evaluation_windows
-from core.texts.sources import documents, joined, resolve_text
-from core.texts.windows import calibration_windows, token_stream
+from core.texts.content import documents, joined
+from core.texts.sources import resolve_text
+from core.texts.windows import Window, calibration_windows, evaluation_windows, token_stream
 
 TEXT = "ka lo\n\n  mi ré😀n 中文 tus.\tshi ka\n"
 

@@ -94,7 +94,9 @@ def run(home: Path, code: str) -> list:
 
 MODELS = """
 import json, torch
-from core.models import describe_model, load_model, load_tokenizer, resolve_model
+from core.models.facts import describe_model
+from core.models.loading import load_model, load_tokenizer
+from core.models.sources import resolve_model
 
 def show(*args):
     try:
@@ -147,7 +149,8 @@ def test_models_by_name_and_revision(home):
 
 TEXTS = """
 import json
-from core.texts import documents, joined, resolve_text
+from core.texts.content import documents, joined
+from core.texts.sources import resolve_text
 
 def show(name, role):
     try:
@@ -215,7 +218,8 @@ def test_a_text_that_the_hub_has_moved_is_said_so(monkeypatch, name, answer):
 
 def test_the_default_sampling_of_c4_is_documents(home):
     code = """
-from core.data import default_sampling, resolve_text
+from core.texts.sources import resolve_text
+from core.texts.windows import default_sampling
 print('"' + default_sampling(resolve_text("c4", "calibration")) + '"')
 """
     assert run(home, code) == ["documents"]
@@ -263,13 +267,13 @@ def test_what_was_fetched_by_commit_is_found_by_name_without_a_network(
     commit = revision if revision == "c" * 40 else COMMIT
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     answer = SimpleNamespace(commit_hash=commit)
-    monkeypatch.setattr(identity, "get_hf_file_metadata", lambda *_, **__: answer)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: answer)
     assert identity.hub_commit(repo, file, revision, kind) == commit
 
     def unreachable(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(identity, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
     with pytest.raises(ConnectionError, match="no network"):
         identity.hub_commit(repo, file, revision, kind)
     # The client downloads by commit, and leaves no note of the name.

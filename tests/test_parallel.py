@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from core.activations import Calibration
 from core.config import FinetuneConfig, PruneConfig
-from core.measures.perplexity import evaluate, evaluation_windows
+from core.measures.perplexity import evaluate
 from core.measures.sparsity import measure
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
@@ -33,6 +33,7 @@ from core.pruners.base import PruningError
 from core.pruners.hessian import Hessian, InputNorms
 from core.sequential import prune_
 from core.targets import Target
+from core.texts.windows import evaluation_windows
 from core.training.checkpoints import first_row
 from core.training.finetune import finetune_
 from core.training.loop import Loop

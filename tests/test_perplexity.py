@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.measures.perplexity import Window, evaluate, evaluation_windows
+from core.measures.perplexity import evaluate
 from core.models.loading import load_model
 from core.parallel import Ranks
+from core.texts.windows import evaluation_windows
 
 RANKS = Ranks.current()
 VOCAB = 320
@@ -99,38 +100,6 @@ def test_evaluation_changes_no_weight(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     evaluate(model, random_stream(128), evaluation_windows(128, 64), RANKS)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_windows_cover_whole_lengths_and_drop_the_tail():
-    assert evaluation_windows(10, 4) == [Window(0, 4, 4), Window(4, 8, 4)]
-
-
-def test_a_stride_of_a_whole_window_is_no_stride():
-    assert evaluation_windows(10, 4, 4) == evaluation_windows(10, 4)
-
-
-def test_sliding_windows_score_only_what_was_not_scored():
-    expected = [Window(0, 4, 4), Window(2, 6, 2), Window(4, 7, 1)]
-    assert evaluation_windows(7, 4, 2) == expected
-
-
-@pytest.mark.parametrize("num_tokens", [8, 9, 30, 31, 64])
-@pytest.mark.parametrize("stride", [1, 3, 7])
-def test_sliding_windows_score_every_token_once(num_tokens, stride):
-    windows = evaluation_windows(num_tokens, 8, stride)
-    scored = [t for w in windows for t in range(w.end - w.num_scored, w.end)]
-    assert scored == list(range(num_tokens))
-
-
-@pytest.mark.parametrize("stride", [None, 4, 2])
-def test_a_stream_shorter_than_a_window_has_none(stride):
-    assert evaluation_windows(3, 4, stride) == []
-
-
-@pytest.mark.parametrize("stride", [None, 2])
-def test_max_windows_takes_the_first(stride):
-    windows = evaluation_windows(100, 8, stride)
-    assert evaluation_windows(100, 8, stride, max_windows=3) == windows[:3]
 
 
 class Fixed(nn.Module):

@@ -12,8 +12,9 @@ import pytest
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.models.loading import load_tokenizer
+from core.texts.content import joined
 from core.texts.protocols import PROTOCOLS, ProtocolName
-from core.texts.sources import joined, resolve_text
+from core.texts.sources import resolve_text
 from core.texts.windows import calibration_windows
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.inputs.tokens import COUNTS, missing_tokens

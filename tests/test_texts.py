@@ -13,8 +13,9 @@ import datasets
 import pytest
 
 from core.hub.identity import file_hash
+from core.texts.content import documents, joined
 from core.texts.named_texts import FLAGS, NAMED, rows_hash
-from core.texts.sources import documents, joined, resolve_text, same_text
+from core.texts.sources import resolve_text, same_text
 
 
 @pytest.fixture(autouse=True)

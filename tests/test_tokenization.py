@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 from core.models.loading import load_tokenizer
 from core.texts import tokenization
+from core.texts.content import joined
 from core.texts.named_texts import EMBEDDED_DIR
-from core.texts.sources import joined, resolve_text
+from core.texts.sources import resolve_text
 from core.texts.tokenization import cut, cuts_at_lines, tokenize
 
 HOSTILE = (

@@ -1,7 +1,7 @@
-"""What to fetch for work without a network: commands that fill the cache of the hub's client.
+"""Commands that fill the cache of the hub's client, for work without a network.
 
-Raised where a model or a text is neither in the cache nor to be had from the hub; a sweep puts
-everything it lacks into one line.
+`NotFetchedError` is raised if a model or a text is not in the cache and the hub does not give it. A
+sweep names everything that is missing in one line.
 """
 
 from __future__ import annotations
@@ -9,31 +9,32 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from core.checks import BadInputError
-from core.hub.identity import RepoType
 
+RepoType = Literal["model", "dataset"]
 CONVERSION = "refs/pr/N"
-"""Where the hub's bot puts safetensors of a repository that has pickled weights only."""
+"""Revision where the hub's bot puts safetensors if a repository has only pickled weights."""
 MODEL_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
-"""Config, tokenizer and weights of any model; no pickled weights."""
+"""Config, tokenizer and weights of any model, without pickled weights."""
 CONVERTED_FILES = ("model*.safetensors*",)
 
 
 @dataclass(frozen=True)
 class Download:
-    """One command of the hub's client, which fetches into its cache."""
+    """One command of the hub's client that fetches into its cache."""
 
     repo: str
     revision: str | None = None
     files: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
-    """Globs of the files to fetch, where these have no certain names."""
+    """Globs of the files to fetch, if their names are not certain."""
     kind: RepoType = "model"
 
     @property
     def command(self) -> str:
-        """As typed into a shell."""
+        """Return the command as typed into a shell."""
         words = ["hf", "download", self.repo, *self.files]
         words += ["--repo-type", self.kind] if self.kind != "model" else []
         words += ["--revision", self.revision] if self.revision else []
@@ -43,7 +44,7 @@ class Download:
 
 
 class NotFetchedError(BadInputError):
-    """A model or a text is not in the cache, and the hub does not give it."""
+    """A model or a text that is not in the cache, and that the hub does not give."""
 
     def __init__(self, flag: str, name: str, cause: str, downloads: Sequence[Download]):
         self.flag, self.name, self.cause, self.downloads = flag, name, cause, tuple(downloads)
@@ -51,17 +52,17 @@ class NotFetchedError(BadInputError):
 
     @classmethod
     def together(cls, missing: Sequence[NotFetchedError]) -> BadInputError:
-        """One error for all of these."""
+        """Return one error for all of these."""
         return missing[0] if len(missing) == 1 else BadInputError(what_to_fetch(missing))
 
 
 def model_downloads(repo: str, revision: str | None, pickled: bool) -> list[Download]:
-    """What `resolve_model` finds in the cache later.
+    """Return the downloads after which `resolve_model` finds a model in the cache.
 
     Args:
         repo: the repository.
-        revision: the one asked for, if any.
-        pickled: whether the main branch is known to have pickled weights only.
+        revision: the revision that the user named, if any.
+        pickled: True if the main branch is known to have only pickled weights.
     """
     found = [Download(repo, revision, patterns=MODEL_FILES)]
     if pickled and revision is None:
@@ -70,7 +71,7 @@ def model_downloads(repo: str, revision: str | None, pickled: bool) -> list[Down
 
 
 def what_to_fetch(missing: Sequence[NotFetchedError]) -> str:
-    """One line: what is missing, why, and the commands that fetch it."""
+    """Return one line: the missing names, the cause, and the commands that fetch them."""
     names: dict[str, list[str]] = {}
     for one in missing:
         names.setdefault(one.flag, []).append(one.name)
@@ -94,7 +95,7 @@ def what_to_fetch(missing: Sequence[NotFetchedError]) -> str:
 
 
 def merged(downloads: Iterable[Download]) -> list[Download]:
-    """One command for each repository and revision, files of one dataset side by side."""
+    """Return one command for each repository and revision, with all files of a dataset."""
     found: dict[tuple[str, str | None, str], Download] = {}
     for one in downloads:
         key = (one.repo, one.revision, one.kind)

@@ -1,9 +1,9 @@
-"""Words and bytes behind evaluated tokens, so that models of different tokenizers compare.
+"""Words and bytes of evaluated tokens, so that models with different tokenizers can be compared.
 
-A perplexity per token is lower the more tokens a tokenizer cuts a text into. Dividing the same
-total log-likelihood by words or bytes leaves only the text: `exp(nll * tokens / words)`, with the
-units of lm-evaluation-harness, whitespace-separated words and UTF-8 bytes. Which of them a token
-completes follows from the character offsets that fast tokenizers give.
+A tokenizer that cuts a text into more tokens gives a lower perplexity per token. The same total
+log-likelihood divided by words or bytes depends on the text alone: `exp(nll * tokens / words)`. The
+units are those of lm-evaluation-harness: words between whitespace, and UTF-8 bytes. The character
+offsets of fast tokenizers tell which words and bytes belong to a token.
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from core.measures.perplexity import Window
-from core.texts.sources import Text, documents, joined
-from core.texts.windows import document_draws
+from core.texts.content import documents, joined
+from core.texts.sources import Text
+from core.texts.windows import Window, document_draws
 
 
 def token_counts(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
-    """Words begun and bytes covered by each token of a string, [num_tokens, 2] int32.
+    """Return the words begun and bytes covered by each token of a string, [num_tokens, 2] int32.
 
-    Columns sum to the string's words and bytes. What no token covers (whitespace that a tokenizer
-    drops) counts for the next one, and for the last one at the end; special tokens cover nothing.
-
-    Returns:
-        None for a tokenizer that gives no offsets.
+    The columns sum to the words and bytes of the string. Bytes that no token covers (whitespace
+    that a tokenizer drops) count for the next token, or at the end for the last one. Special tokens
+    cover nothing. The result is None for a tokenizer that gives no offsets.
     """
     if not tokenizer.is_fast:
         return None
@@ -47,16 +45,16 @@ def token_counts(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor | None
 
 
 def stream_counts(text: Text, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
-    """`token_counts` of the tokens that `data.token_stream` gives."""
+    """Return the `token_counts` of the tokens of `token_stream`."""
     return token_counts(joined(text), tokenizer)
 
 
 def sampled_counts(
     text: Text, tokenizer: PreTrainedTokenizerBase, num_samples: int, seq_len: int, seed: int
 ) -> Tensor | None:
-    """`token_counts` of the windows that `data.calibration_windows` draws from documents.
+    """Return the `token_counts` of the windows that `calibration_windows` draws from documents.
 
-    A word cut by the window's first token counts for the window before the cut, if at all.
+    A word that begins before the window does not count.
     """
     rows, found = documents(text), []
     for index, start in document_draws(text, tokenizer, num_samples, seq_len, seed):
@@ -68,7 +66,7 @@ def sampled_counts(
 
 
 def scored_units(windows: list[Window], counts: Tensor) -> tuple[int, int]:
-    """Words and bytes of the tokens that an evaluation scores."""
+    """Return the words and bytes of the tokens that an evaluation scores."""
     total = sum(
         (counts[w.end - w.num_scored : w.end].sum(0, dtype=torch.int64) for w in windows),
         torch.zeros(2, dtype=torch.int64),

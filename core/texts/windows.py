@@ -1,8 +1,8 @@
-"""Token windows of exact length from text sources, seeded and never padded.
+"""Token windows of exact length for calibration, training and evaluation, never padded.
 
-Sources and their rows are in `texts.py`, whose names are offered here too. A document or a stream
-is tokenized as one string with the tokenizer's default special tokens, so these stand once, at
-its start.
+The texts come from `sources.py` and `content.py`. A document or a stream is tokenized as one string
+with the tokenizer's default special tokens, so these stand once, at its start. Calibration and
+training windows follow from a seed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import hashlib
 import logging
 import random
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from core.checks import require
 from core.config import Sampling
+from core.texts.content import documents, joined
 from core.texts.named_texts import TextName
-from core.texts.sources import Text, documents, joined
+from core.texts.sources import Text
 from core.texts.tokenization import tokenize
 
 logger = logging.getLogger(__name__)
@@ -27,12 +29,12 @@ logger = logging.getLogger(__name__)
 
 @functools.lru_cache(maxsize=8)
 def token_stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """All tokens of the joined text [num_tokens], kept for the next call with the same objects."""
+    """Return all tokens of the joined text [num_tokens], cached for the same two objects."""
     return tokenize(joined(text), tokenizer)
 
 
 def default_sampling(text: Text) -> Sampling:
-    """The original loaders' rule: documents of C4, the stream of everything else."""
+    """Return the original loaders' rule: documents of C4, the stream of everything else."""
     return "documents" if TextName.parse(text.name).short == "c4" else "stream"
 
 
@@ -44,23 +46,23 @@ def calibration_windows(
     sampling: Sampling | None,
     seed: int,
 ) -> Tensor:
-    """Random windows to observe layer inputs on, drawn as the SparseGPT code draws them.
+    """Return random windows to observe layer inputs on, drawn as in the SparseGPT code.
 
     Args:
         text: the calibration text.
         tokenizer: the model's.
         num_samples: number of windows.
-        seq_len: tokens a window.
+        seq_len: tokens in a window.
         sampling: `documents` draws a document until one is longer than the window, then a window
-            of it; `stream` draws windows of the joined text, which may overlap; None is
+            of it; `stream` draws windows of the joined text, which may overlap; None means
             `default_sampling`.
-        seed: of Python's `random.Random`, whose draws come in the original's order.
+        seed: of Python's `random.Random`, whose draws have the original's order.
 
     Returns:
         Token ids [num_samples, seq_len].
 
     Raises:
-        ValueError: too little text for a single window, saying how much there is.
+        BadInputError: the text is too short for a single window; the message says how long it is.
     """
     if (sampling or default_sampling(text)) == "documents":
         rows = documents(text)
@@ -69,11 +71,10 @@ def calibration_windows(
             for index, start in document_draws(text, tokenizer, num_samples, seq_len, seed)
         ]
         return torch.stack(windows)
-    draw = random.Random(seed)
     stream = token_stream(text, tokenizer)
     remedy = (
         f"its {len(stream):,} tokens are not more than a window of {seq_len}; give a longer text "
-        f"or lower --{text.flag.partition('.')[0]}.seq-len"
+        f"or lower --{_section(text)}.seq-len"
     )
     require(len(stream) > seq_len, text.flag, text.name, remedy)
     disjoint = len(stream) // seq_len
@@ -88,6 +89,7 @@ def calibration_windows(
             len(stream),
             disjoint,
         )
+    draw = random.Random(seed)
     starts = [draw.randint(0, len(stream) - seq_len - 1) for _ in range(num_samples)]
     return torch.stack([stream[start : start + seq_len] for start in starts])
 
@@ -96,7 +98,7 @@ def calibration_windows(
 def document_draws(
     text: Text, tokenizer: PreTrainedTokenizerBase, count: int, seq_len: int, seed: int
 ) -> tuple[tuple[int, int], ...]:
-    """(document, first token) of each window that `sampling="documents"` draws."""
+    """Return (document, first token) of each window that `sampling="documents"` draws."""
     draw, rows = random.Random(seed), documents(text)
     require(len(rows) > 0, text.flag, text.name, "holds no documents; give one with text")
 
@@ -109,43 +111,51 @@ def document_draws(
         index = draw.randint(0, len(rows) - 1)
         if length(index) > seq_len:
             draws.append((index, draw.randint(0, length(index) - seq_len - 1)))
-        elif not draws:
-            misses += 1
-            if misses == len(rows):
-                # As many misses as documents: look at all of them before drawing for ever.
-                longest = max(map(length, range(len(rows))))
-                section = text.flag.partition(".")[0]
-                remedy = (
-                    f"none of its {len(rows):,} documents is longer than a window of {seq_len} "
-                    f"tokens, the longest has {longest}; lower --{section}.seq-len"
-                )
-                if text.role == "calibration":
-                    remedy += " or set --calibration.sampling stream"
-                require(longest > seq_len, text.flag, text.name, remedy)
+            continue
+        misses += 1
+        if not draws and misses == len(rows):
+            # Draws that only miss would never end, so look at all documents once.
+            _require_longer_document(text, max(map(length, range(len(rows)))), seq_len)
     return tuple(draws)
+
+
+def _require_longer_document(text: Text, longest: int, seq_len: int) -> None:
+    """Refuse a text without a document of more than `seq_len` tokens."""
+    remedy = (
+        f"none of its {len(documents(text)):,} documents is longer than a window of {seq_len} "
+        f"tokens, the longest has {longest}; lower --{_section(text)}.seq-len"
+    )
+    if text.role == "calibration":
+        remedy += " or set --calibration.sampling stream"
+    require(longest > seq_len, text.flag, text.name, remedy)
+
+
+def _section(text: Text) -> str:
+    """Return the group of flags that the text's flag belongs to, such as `calibration`."""
+    return text.flag.partition(".")[0]
 
 
 def training_windows(
     stream: Tensor, num_windows: int, seq_len: int, seed: int, round_index: int
 ) -> Tensor:
-    """Packed windows for one round of fine-tuning, in training order.
+    """Return packed windows for one round of fine-tuning, in training order.
 
-    The text is passed over as often as needed. Each pass cuts it into windows from a random
-    offset on and shuffles them, so no token is seen twice in a pass. The first windows are the
-    same however many are asked for.
+    The windows pass over the text as often as needed. Each pass cuts the text into windows from a
+    random offset on and shuffles them, so no token is seen twice in a pass. The first windows are
+    the same for any `num_windows`.
 
     Args:
         stream: token ids [num_tokens].
         num_windows: number of windows.
-        seq_len: tokens a window.
+        seq_len: tokens in a window.
         seed: the cell's.
-        round_index: the round of the branch; each has an order of its own.
+        round_index: the round of the branch; each round has its own order.
 
     Returns:
         Token ids [num_windows, seq_len].
 
     Raises:
-        ValueError: the text is shorter than one window.
+        BadInputError: the text is shorter than one window.
     """
     remedy = f"the text makes 0 windows of {seq_len} tokens; give a longer text or shorter windows"
     require(len(stream) >= seq_len, "finetune.text", f"of {len(stream)} tokens", remedy)
@@ -163,3 +173,37 @@ def training_windows(
         passes.append(windows[order])
         missing -= len(order)
     return torch.cat(passes) if passes else stream.new_empty(0, seq_len)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens `begin` to `end` of a stream for evaluation; the last `num_scored` of them count."""
+
+    begin: int
+    end: int
+    num_scored: int
+
+
+def evaluation_windows(
+    num_tokens: int, seq_len: int, stride: int | None = None, max_windows: int | None = None
+) -> list[Window]:
+    """Return the windows that a protocol evaluates on, in order.
+
+    Without a stride, windows lie side by side and an incomplete tail is dropped. With a stride
+    below the window, only tokens not scored before count. A stream shorter than one window has
+    none.
+    """
+    if stride is None or stride == seq_len:
+        count = num_tokens // seq_len
+        windows = [Window(i * seq_len, (i + 1) * seq_len, seq_len) for i in range(count)]
+        return windows[:max_windows]
+    if num_tokens < seq_len:
+        return []
+    windows, scored = [], 0
+    for begin in range(0, num_tokens, stride):
+        end = min(begin + seq_len, num_tokens)
+        windows.append(Window(begin, end, end - scored))
+        scored = end
+        if end == num_tokens:
+            break
+    return windows[:max_windows]

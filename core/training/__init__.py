@@ -1,1 +1,8 @@
-"""Masked training: objectives, parameters that train, checkpoints."""
+"""Masked training: pruned weights stay zero while the others train.
+
+- `finetune.py`: one round of training; the loop over next-token or distillation losses
+- `reconstruction.py`: the loop over the halves (`halves.py`) of each block
+- `losses.py`, `optimizer.py`: the loss of each token; AdamW under masks and its schedule
+- `trainable.py`, `lora.py`: the parameters that train; masked low-rank updates
+- `loop.py`, `checkpoints.py`, `recompute.py`: progress, half-done rounds, less memory
+"""

@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig, PreTrained
 
 from core.activations import Calibration
 from core.config import PruneConfig
-from core.measures.perplexity import evaluate, evaluation_windows
+from core.measures.perplexity import evaluate
 from core.models.loading import load_model, load_tokenizer
 from core.models.sharding import shard_
 from core.parallel import Ranks
@@ -35,6 +35,7 @@ from core.precision import DTYPES, inference_dtype
 from core.pruners import PRUNERS
 from core.sequential import prune_
 from core.targets import Target
+from core.texts.windows import evaluation_windows
 
 SPARSITY = 0.5
 OPT_1_3B = {

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.activations import Calibration
 from core.config import FinetuneConfig, PruneConfig, Training
-from core.measures.perplexity import evaluate, evaluation_windows
+from core.measures.perplexity import evaluate
 from core.models.facts import ModelFacts, describe_model
 from core.models.loading import load_model
 from core.models.sharding import shard_
@@ -29,6 +29,7 @@ from core.precision import DTYPES, inference_dtype, training_dtype
 from core.pruners import PRUNERS, make_pruner
 from core.sequential import prune_
 from core.targets import Target
+from core.texts.windows import evaluation_windows
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 from orchestrator.estimate.memory import phases

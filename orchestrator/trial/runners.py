@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 from core.activations import Calibration
 from core.allocation import allocate, outlier_ratios
 from core.measures.counts import scored_units
-from core.measures.perplexity import evaluate, evaluation_windows
+from core.measures.perplexity import evaluate
 from core.models.blocks import prunable_matrices
 from core.models.masks import Masks
 from core.precision import DTYPES
 from core.pruners import make_pruner
 from core.sequential import PruneReport, prune_
-from core.texts.windows import training_windows
+from core.texts.windows import evaluation_windows, training_windows
 from core.training.finetune import num_windows
 from orchestrator.plan.kinds import Evaluate, Finetune, Prune, Tasks, Work
 from orchestrator.plan.stages import Stage

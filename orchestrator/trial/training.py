@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.measures.perplexity import evaluate, evaluation_windows
+from core.measures.perplexity import evaluate
 from core.models.masks import Masks
 from core.parallel import local
 from core.precision import DTYPES
+from core.texts.windows import evaluation_windows
 from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
 from core.training.optimizer import TrainingError

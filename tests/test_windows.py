@@ -9,8 +9,16 @@ import pytest
 import torch
 
 from core.models.loading import load_tokenizer
-from core.texts.sources import documents, joined, resolve_text
-from core.texts.windows import calibration_windows, default_sampling, token_stream, training_windows
+from core.texts.content import documents, joined
+from core.texts.sources import resolve_text
+from core.texts.windows import (
+    Window,
+    calibration_windows,
+    default_sampling,
+    evaluation_windows,
+    token_stream,
+    training_windows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +169,38 @@ def test_wikitext_has_the_published_number_of_tokens(shared_dir):
     path = shared_dir / "data" / "wikitext-2-raw" / "wiki.test.raw"
     stream = token_stream(resolve_text(str(path), "evaluation"), tokenizer)
     assert len(stream) == 287_645 and stream[0] == 2
+
+
+# Evaluation --------------------------------------------------------------------------------------
+
+
+def test_windows_cover_whole_lengths_and_drop_the_tail():
+    assert evaluation_windows(10, 4) == [Window(0, 4, 4), Window(4, 8, 4)]
+
+
+def test_a_stride_of_a_whole_window_is_no_stride():
+    assert evaluation_windows(10, 4, 4) == evaluation_windows(10, 4)
+
+
+def test_sliding_windows_score_only_what_was_not_scored():
+    expected = [Window(0, 4, 4), Window(2, 6, 2), Window(4, 7, 1)]
+    assert evaluation_windows(7, 4, 2) == expected
+
+
+@pytest.mark.parametrize("num_tokens", [8, 9, 30, 31, 64])
+@pytest.mark.parametrize("stride", [1, 3, 7])
+def test_sliding_windows_score_every_token_once(num_tokens, stride):
+    windows = evaluation_windows(num_tokens, 8, stride)
+    scored = [t for w in windows for t in range(w.end - w.num_scored, w.end)]
+    assert scored == list(range(num_tokens))
+
+
+@pytest.mark.parametrize("stride", [None, 4, 2])
+def test_a_stream_shorter_than_a_window_has_none(stride):
+    assert evaluation_windows(3, 4, stride) == []
+
+
+@pytest.mark.parametrize("stride", [None, 2])
+def test_max_windows_takes_the_first(stride):
+    windows = evaluation_windows(100, 8, stride)
+    assert evaluation_windows(100, 8, stride, max_windows=3) == windows[:3]
