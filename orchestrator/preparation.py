@@ -43,7 +43,7 @@ MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 
 @dataclass(frozen=True)
 class Found:
-    """What a store holds when a sweep begins."""
+    """The contents of a store when a sweep begins."""
 
     manifests: dict[str, dict[str, Any]]
     """Manifests of whole stages by id."""

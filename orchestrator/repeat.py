@@ -1,8 +1,8 @@
-"""--from-row: one cell again, from the settings its row recorded, compared with what it recorded.
+"""One cell run again (`--from-row`): from the settings of its row, and compared with the row.
 
-Everything is computed anew in a directory of its own below `repeats/`; the store is only read. On
-the same machine, with the same versions, workers and threads, equal bits are expected and 1e-6 is
-the most that passes; README says what else the numbers depend on.
+Everything is computed anew in a directory of its own below `repeats/`; the store is only read.
+Equal bits are expected on the same machine with the same versions, workers and threads; 1e-6 is the
+most that passes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orchestrator.store.store import Store
 SAME = 1e-6
 """Relative difference of perplexity that passes where nothing but chance differs."""
 OTHER_LOW, OTHER_HIGH, LOW_UP_TO = 0.002, 0.02, 0.6
-"""What passes for one-shot cells where workers, machine or versions differ, by sparsity."""
+"""Relative difference that passes for one-shot cells under other circumstances, by sparsity."""
 CIRCUMSTANCES = (
     "code_version",
     "torch_version",
@@ -38,7 +38,7 @@ CIRCUMSTANCES = (
 )
 ALIKE = ("model", "method", "regime", "sparsity", "mask_structure", "round", "path")
 ALIKE += ("num_finetune_tokens", "dtype", *SETTINGS_COLUMNS, *EVALUATION_COLUMNS)
-"""What rows have in common whose perplexities differ by their seeds alone."""
+"""Columns that are equal in rows whose perplexities differ by their seeds alone."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Outcome:
 
     @property
     def difference(self) -> float:
-        """Relative; 0 for equal bits, infinite or NaN ones included."""
+        """Relative difference; 0 for equal bits, infinite or NaN ones included."""
         if self.recorded == self.now or math.isnan(self.recorded) and math.isnan(self.now):
             return 0.0
         return abs(self.now - self.recorded) / abs(self.recorded)
 
     @property
     def passes(self) -> bool:
-        """Whether the difference is allowed, or nothing says that it is not."""
+        """True if the difference is allowed, or if nothing says how much is."""
         return self.allowed is None or self.difference <= self.allowed
 
     def __str__(self) -> str:
@@ -71,10 +71,10 @@ class Outcome:
 
 
 def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
-    """Runs the cell that `--from-row` names again; returns 1 where it comes out different.
+    """Run the cell that `--from-row` names again; return 1 if it comes out different.
 
     Args:
-        config: of the command line: where the row is, and resources where they are to differ.
+        config: settings of the command line: the row's place, and resources that differ.
         explicit: flags given there.
 
     Raises:
@@ -113,7 +113,7 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
 
 
 def find_rows(store: Store, wanted: str) -> list[Row]:
-    """The finished rows of the one cell whose id begins with `wanted`."""
+    """Return the finished rows of the one cell whose id begins with `wanted`."""
     rows = [row for row in store.rows.read().values() if "_copy_of" not in row]
     found = [row for row in rows if wanted and row["cell_id"].startswith(wanted)]
     done = [row for row in found if row["status"] == "done"]
@@ -128,7 +128,7 @@ def find_rows(store: Store, wanted: str) -> list[Row]:
 def recorded_settings(
     config: SweepConfig, row: Row, explicit: set[str], out_dir: str
 ) -> SweepConfig:
-    """What the row was run with; resources named on the command line win."""
+    """Return the settings that the row was run with; resources of the command line win."""
     recorded = SweepConfig.from_dict(json.loads(row["config"]))
     names = {field.name for field in dataclasses.fields(ResourceConfig)}
     given = {name: getattr(config.resources, name) for name in names & normal(explicit)}
@@ -141,7 +141,7 @@ def recorded_settings(
 
 
 def normal(flags: set[str]) -> set[str]:
-    """Flags as field names."""
+    """Return flags as field names."""
     return {flag.replace("-", "_") for flag in flags}
 
 
@@ -149,7 +149,7 @@ def normal(flags: set[str]) -> set[str]:
 
 
 def compare_cell(cell: Cell, store: Store, again: Store) -> int:
-    """Prints recorded and repeated numbers and what they were computed with."""
+    """Print recorded and repeated numbers, and the circumstances that changed."""
     stages = [*cell.stages[1:], *cell.evaluations]
     changes = (changed_circumstances(store, again, stage) for stage in stages)
     changed = list(dict.fromkeys(change for stage in changes for change in stage))
@@ -175,7 +175,7 @@ def compare_cell(cell: Cell, store: Store, again: Store) -> int:
 
 
 def changed_circumstances(store: Store, again: Store, stage: str) -> list[str]:
-    """What differs between two runs of a stage, in words."""
+    """Return the circumstances that differ between two runs of a stage, in words."""
     old, new = (
         (one.stages.at(stage).manifest() or {}).get("environment", {}) for one in (store, again)
     )
@@ -187,7 +187,7 @@ def changed_circumstances(store: Store, again: Store, stage: str) -> list[str]:
 
 
 def allowed_difference(store: Store, row: Row) -> float | None:
-    """What may differ under other circumstances: README's bound, or the spread over seeds."""
+    """Return the difference that passes elsewhere: a fixed bound, or the spread over seeds."""
     if row["regime"] in ("oneshot", "dense"):
         return OTHER_LOW if row["sparsity"] <= LOW_UP_TO else OTHER_HIGH
     values = [
@@ -201,7 +201,7 @@ def allowed_difference(store: Store, row: Row) -> float | None:
 
 
 def weights_story(store: Store, again: Store, stage: str) -> str:
-    """Whether weights and masks have equal bits, by the hashes of their files."""
+    """Return in words if weights and masks have equal bits, by the hashes of their files."""
     files: list[dict[str, Any]] = [
         (one.stages.at(stage).manifest() or {}).get("files", {}) for one in (store, again)
     ]

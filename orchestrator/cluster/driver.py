@@ -1,7 +1,7 @@
-"""The Tune trial: one TorchTrainer after another until every cell of the trial has a row.
+"""The driver of a trial: one TorchTrainer after another until every cell has a row.
 
-A worker group that dies is started again and finds what is done in the store. When it dies too
-often at one place, the cell it was at becomes a failed row and the rest of the trial goes on.
+A worker group that dies is started again, and finds finished stages in the store. If it dies too
+often at one place, the cell there becomes a failed row and the rest of the trial goes on.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from orchestrator.store.store import Store
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-"""Times that a worker group is started again without having got further."""
+"""Times that a worker group is started again at one place."""
 HEALTH_CHECK_SECONDS = "0.3"
 """Train's controller polls its workers this often; its default costs seconds for every cell."""
 HALTED = "halted"
-"""What a trial reports when the whole sweep cannot go on."""
+"""Key of a trial's report that the whole sweep cannot go on."""
 TIMEOUTS = (
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S",
 )
-"""Ray's own limits for a place in the cluster, for a report of all ranks, for a sign of life."""
+"""Ray's limits of waiting: for a place in the cluster, a report of all ranks, a sign of life."""
 
 
 def run_trial(config: dict[str, Any], jobs: Mapping[str, Job]) -> None:

@@ -1,8 +1,8 @@
-"""What a sweep will take, as the dry run prints it: memory, operations, hours, price, disk.
+"""The forecast of a dry run: memory, operations, hours, price and disk of a sweep.
 
-From models' configs, from texts tokenised to count what is evaluated, and from two blocks of random
-weights timed on this machine; no stage runs. Hours are of all stages to run, one after another on
-one device: this machine as measured now, and four GPUs by their data sheets.
+It follows from models' configs, from texts tokenised to count evaluated tokens, and from two blocks
+of random weights timed on this machine; no stage runs. Hours are of all stages to run, one after
+another on one device: this machine as measured now, and four GPUs by their data sheets.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from orchestrator.plan.stages import Stage
 from orchestrator.store.store import Store
 
 GPU_MICRO_BATCH_TOKENS = 2_048
-"""Tokens a forward pass in the smallest number of workers: fewer fit where a model is large."""
+"""Tokens a forward pass for the smallest number of workers: fewer fit a large model."""
 LARGEST_TIMED = 2_000_000_000
-"""Parameters of a model beyond which this machine is not timed on a part of it."""
+"""Most parameters of a model that this machine is timed on."""
 
 
 def on_this_machine(model: ResolvedModel, cost: ModelCost) -> ModelCost | None:
-    """The cost by rates measured now; None without such a device or for a model too large."""
+    """Return the counts with rates measured now; None without the device or for a large model."""
     device = torch.device(cost.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         return None
@@ -43,7 +43,7 @@ def on_this_machine(model: ResolvedModel, cost: ModelCost) -> ModelCost | None:
 
 
 def on_gpu(cost: ModelCost, name: str) -> ModelCost:
-    """The cost on a card: its rates, bf16 where training would use it, weights as stored."""
+    """Return the counts with the rates of a card; training is in bf16."""
     inputs = dataclasses.replace(cost.inputs, training_dtype="bfloat16")
     return dataclasses.replace(cost, inputs=inputs, device="cuda", rates=GPUS[name].rates)
 
@@ -74,7 +74,7 @@ def count_text_tokens(
 
 
 def memory_lines(cost: ModelCost, trains: bool, num_workers: int, micro_batch: int) -> list[str]:
-    """GiB of a worker in each phase, part by part."""
+    """Return the GiB of a worker in each phase, part by part."""
     phases = memory.phases(cost, trains, num_workers, micro_batch)
     parts = [p for p in dict.fromkeys(n for f in phases.values() for n in f) if p != "base"]
     widths = {part: max(8, len(part) + 1) for part in parts}
@@ -99,14 +99,14 @@ def work_lines(
     trains: bool,
     price: float | None,
 ) -> list[str]:
-    """Operations and hours of each kind of stage by device, workers and price.
+    """Return operations and hours of each kind of stage by device, workers and price.
 
     Args:
-        costs: by the name of a column; `here` where this machine was timed.
-        stages: of one model, to run.
-        eval_tokens: of evaluate stages by id.
-        trains: whether any stage trains.
-        price: of a GPU hour, in any currency.
+        costs: counts by the name of a column; `here` where this machine was timed.
+        stages: stages of one model, to run.
+        eval_tokens: tokens of evaluated texts by stage.
+        trains: True if any stage trains.
+        price: price of a GPU hour, in any currency.
     """
     lines = [f"  {'':<9}{'stages':>7}{'PFLOP':>9}" + "".join(f"{n:>10}" for n in costs)]
     totals = dict.fromkeys(costs, 0.0)
@@ -135,7 +135,7 @@ def work_lines(
 
 
 def workers(cost: ModelCost, name: str, trains: bool) -> str:
-    """The smallest number of workers of a card that hold a trial."""
+    """Return the smallest number of workers of a card that hold a trial."""
     if name not in GPUS:
         return ""
     usable = GPUS[name].usable_bytes
@@ -144,5 +144,5 @@ def workers(cost: ModelCost, name: str, trains: bool) -> str:
 
 
 def hours(seconds: float) -> str:
-    """Hours to two digits after the point, or three where there are few."""
+    """Return hours with two digits after the point, or three if there are few."""
     return f"{seconds / 3600:,.2f} h" if seconds >= 360 else f"{seconds / 3600:.3f} h"

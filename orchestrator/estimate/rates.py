@@ -1,8 +1,7 @@
-"""Operations a second that this machine reaches on a model, timed before anything is planned.
+"""Rates of this machine: operations a second on a model, timed before anything runs.
 
 A model of two blocks and random weights, built from the config alone, goes forward and backward as
-stages do, so that what is not a matrix product (norms, rotary embeddings, softmax, the loss) counts
-as well.
+stages do. So norms, rotary embeddings, softmax and the loss count as well.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ SAMPLE_TOKENS = 1024
 def measured_rates(
     source: ModelSource, facts: ModelFacts, dtype: str, training_dtype: str, device: torch.device
 ) -> dict[str, float]:
-    """Operations a second of each kind of work, by `WORK DTYPE`; a few seconds for a small model.
+    """Return operations a second of each kind of work by `WORK DTYPE`; takes a few seconds.
 
     Args:
-        source: whose config is read; no weights are.
-        facts: of the whole model.
-        dtype: of calibration and evaluation.
-        training_dtype: of training; weights are float32 then.
-        device: where.
+        source: the model; its config is read, its weights are not.
+        facts: facts of the whole model.
+        dtype: dtype of calibration and evaluation.
+        training_dtype: dtype of training; weights are float32 then.
+        device: the device to time.
     """
     seq_len = min(facts.max_seq_len, 512)
     size = (max(1, SAMPLE_TOKENS // seq_len), seq_len)
@@ -60,7 +59,7 @@ def measured_rates(
 
 
 def sample_operations(facts: ModelFacts, tokens: torch.Tensor) -> float:
-    """Of one forward pass of the small model, as `ModelCost.forward_operations` counts them."""
+    """Return the operations of one forward pass of the small model."""
     blocks = min(SAMPLE_BLOCKS, facts.num_blocks)
     weights = sum(one.rows * one.cols for one in facts.linears if one.block < blocks)
     attention = blocks * facts.hidden_size * tokens.shape[1]
@@ -68,13 +67,13 @@ def sample_operations(facts: ModelFacts, tokens: torch.Tensor) -> float:
 
 
 def loss_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean loss of the next token."""
+    """Return the mean loss of the next token."""
     logits = model(tokens).logits[:, :-1].float()
     return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def product_rate(facts: ModelFacts, device: torch.device) -> float:
-    """Operations a second of float32 products as wide as the model's: statistics and solves."""
+    """Return the rate of float32 products as wide as the model's: statistics and solves."""
     widest = max(facts.linears, key=lambda one: one.rows * one.cols)
     inputs = torch.ones(512, widest.cols, device=device)
     weight = torch.ones(widest.rows, widest.cols, device=device)
@@ -83,7 +82,7 @@ def product_rate(facts: ModelFacts, device: torch.device) -> float:
 
 
 def best_seconds(call: Callable[[], object], limit: float = 1.0) -> float:
-    """The fastest of several calls, the first left out."""
+    """Return the seconds of the fastest of several calls; the first does not count."""
     call()
     best, start = float("inf"), time.perf_counter()
     while time.perf_counter() - start < limit:

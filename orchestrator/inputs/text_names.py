@@ -1,7 +1,4 @@
-"""Which texts each role of a model's cells reads, by the names that flags and defaults give them.
-
-Pure; before inputs.py, which finds them.
-"""
+"""Names of the texts that a model's cells read, by role: those of flags, else the defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from orchestrator.config import SweepConfig
 
 @dataclass(frozen=True)
 class TextNames:
-    """The texts that one model's cells read, as they are named; None for a role without one."""
+    """The texts of one model's cells by name; None for a role without one."""
 
     calibration: str | None
     finetune: str | None
@@ -25,7 +22,7 @@ class TextNames:
     evaluations: tuple[str, ...]
 
     def roles(self) -> list[tuple[str, Role]]:
-        """Each text with its role."""
+        """Return each text with its role."""
         single: list[tuple[str | None, Role]] = [
             (self.calibration, "calibration"),
             (self.finetune, "finetune"),
@@ -36,7 +33,7 @@ class TextNames:
 
 
 def text_names(config: SweepConfig, is_embedded: bool) -> TextNames:
-    """Which texts a model needs: those of the flags, else the defaults."""
+    """Return the texts that a model needs: those of the flags, else the defaults."""
     calibration = finetune = validation = None
     if any(needs_calibration(method, config.prune) for method in config.grid.methods):
         calibration = config.calibration.text or (EMBEDDED if is_embedded else "c4")

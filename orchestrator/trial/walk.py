@@ -44,7 +44,7 @@ class Walk:
         self.space = Workspace(job, store, ranks)
         self.failed: dict[str, str] = {}
         self.stopped: dict[str, tuple[str, float]] = {}
-        """Why a stage was given up on, and the perplexity that was too high."""
+        """For each stage that was given up on: the reason, and the perplexity that was too high."""
         self.written: set[str] = set()
         self.restored: list[str] = []
 
