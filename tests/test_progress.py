@@ -10,19 +10,20 @@ import pytest
 from core.targets import Target
 from orchestrator.cluster import progress as module
 from orchestrator.cluster.progress import MAX_ERRORS, MAX_LINES, WIDTH, Progress
-from orchestrator.plan.cell import Cell
+from orchestrator.plan.cell import Cell, Point, Settings
 
 
 def cells_of(
     models=("embedded",), methods=("magnitude", "sparsegpt"), sparsities=(0.5, 0.7), seeds=1
 ):
-    cells = {}
     grid = itertools.product(models, methods, ("oneshot", "iterative"), sparsities, range(seeds))
-    for model, method, regime, sparsity, seed in grid:
-        name = f"{model} {method} {regime} {sparsity} {seed}"
-        known = {"stages": (), "evaluations": (), "before": (), "round": 1, "num_rounds": 1}
-        cells[name] = Cell(name, model, method, regime, Target(sparsity), seed, **known, path=())
-    return cells
+    cells = [
+        Cell(
+            model, Point(method, regime, Target(sparsity), seed), Settings("sparsegpt"), ("s",), ()
+        )
+        for model, method, regime, sparsity, seed in grid
+    ]
+    return {cell.id: cell for cell in cells}
 
 
 def result_of(cell: Cell, status="done", perplexity=27.5, error=""):
