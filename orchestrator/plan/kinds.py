@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+from core.checks import BadInputError
 from core.config import PruneConfig, Training
 from core.methods import METHODS, OPTION_VERSIONS
 from core.targets import Target
@@ -305,10 +306,10 @@ def kind_of(manifest: Mapping[str, Any]) -> type[Work]:
     """Return the kind of a stored stage.
 
     Raises:
-        ValueError: this version does not know the kind.
+        BadInputError: this version does not know the kind.
     """
     name = manifest["kind"]
     if name not in KINDS:
         line = f"stage {manifest.get('id')} is of kind {name!r}, which this version does not know"
-        raise ValueError(f"{line}; use a newer one")
+        raise BadInputError(f"{line}; use a newer one")
     return KINDS[name]
