@@ -1,5 +1,6 @@
 """All pages tell the truth: examples run, commands parse, paths and links exist, tables agree."""
 
+import importlib
 import importlib.util
 import re
 import runpy
@@ -125,8 +126,8 @@ def test_every_experiment_is_in_the_index():
 
 
 def test_the_flow_of_core_is_told_in_the_same_words():
-    flow = re.compile(r"(?m)^    (text -> .*?|-> .*?)(?:   |$)")
-    steps = flow.findall(read("core/README.md"))
+    flow = re.compile(r"(?m)^    (\S.*?)   +\S")
+    steps = flow.findall(read("core/README.md").split("## The flow")[1].split("\n## ")[0])
     assert steps == flow.findall(read("core/__init__.py")) and len(steps) >= 6
 
 
@@ -169,6 +170,16 @@ def test_the_citation_is_of_this_version():
     assert citation["version"] == project["version"] and citation["title"] == project["name"]
     assert citation["license"] == project["license"]
     assert citation["authors"] == project["authors"]
+
+
+def test_console_commands_lead_to_functions():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "scripts"
+    ]
+    assert set(scripts) == {"prune-sweep", "prune-browse"}
+    for place in scripts.values():
+        module, function = place.split(":")
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_every_folder_of_the_packages_is_installed():
