@@ -67,11 +67,14 @@ def test_task_results_appear_when_they_come(tmp_path):
     seen = Watched(sweep.store.root)
     first = seen.refresh()
     assert "task:tiny:acc" not in seen.rows()[0]
-    manifest = {"id": "t1", "files": {}, "kind": "tasks", "parent": "s1", "label": "tiny"}
-    manifest |= {"fields": {"limit": None}, "results": {"acc": 0.4}}
-    sweep.store.files.write_bytes(json.dumps(manifest).encode(), "stages", "t1", "manifest.json")
+    for name in ("tiny", "large", "huge"):
+        manifest = {"id": name, "files": {}, "kind": "tasks", "parent": "s1", "label": name}
+        manifest |= {"fields": {"limit": None}, "results": {"acc": 0.4}}
+        data = json.dumps(manifest).encode()
+        sweep.store.files.write_bytes(data, "stages", name, "manifest.json")
     second = seen.refresh()
-    assert second != first and seen.rows()[0]["task:tiny:acc"] == 0.4
+    assert second != first
+    assert [seen.rows()[0][f"task:{name}:acc"] for name in ("tiny", "large", "huge")] == [0.4] * 3
     assert seen.refresh() == second
 
 

@@ -109,7 +109,8 @@ class Watched:
         """Read results of zero-shot tasks, if the sweep has any; return True if some are new."""
         wanted = (self.record or {}).get("config", {}).get("eval", {}).get("tasks")
         new = self.store.stages.ids() - self.manifests.keys() if wanted else ()
-        return any(kind_of(found) is Tasks for found in map(self.manifest, new) if found)
+        found = [self.manifest(stage) for stage in new]  # All are read, also after the first.
+        return any(manifest is not None and kind_of(manifest) is Tasks for manifest in found)
 
     def rows(self) -> list[Row]:
         """Return all rows, with those of the newest sweep's grid marked."""
