@@ -5,6 +5,7 @@ They go from the manifests of stages straight to the page; no row holds them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,36 +32,37 @@ def details_of(rows: Iterable[Row], manifest: Manifest) -> dict[str, Any]:
         sparsities of its matrices, and the index of their names. `losses`: for each training stage
         its tokens, the part that an earlier process trained, and the losses of the rest.
     """
-    known: dict[str, dict[str, Any] | None] = {}
-
-    def found(stage: str) -> dict[str, Any] | None:
-        if stage not in known:
-            known[stage] = manifest(stage)
-        return known[stage]
-
+    read = functools.cache(manifest)
     stages: dict[str, tuple[str | None, list[str]]] = {}
-    layers: dict[str, dict[str, Any]] = {}
+    pruned: dict[str, dict[str, Any]] = {}
     trained: dict[str, dict[str, Any]] = {}
-    names: list[list[str]] = []
     for row in rows:
         last = row.get("stage_id")
         if not row["in_current_grid"] or last is None or last in stages:
             continue
-        pruned, training, stage = None, [], last
-        while stage is not None and (record := found(stage)) is not None:
-            if kind_of(record).changes_masks and pruned is None:
-                pruned = stage
-                if stage not in layers:
-                    layers[stage] = _layers(record["metrics"]["matrices"], names)
-            if kind_of(record).trains:
-                training.insert(0, stage)
-                trained.setdefault(stage, record["metrics"])
-            stage = record["parent"]
-        if pruned is not None or training:
-            stages[last] = (pruned, training)
+        history = _history(last, read)
+        masked = [stage for stage, record in history if kind_of(record).changes_masks][-1:]
+        training = [stage for stage, record in history if kind_of(record).trains]
+        metrics = {stage: record["metrics"] for stage, record in history}
+        pruned |= {stage: metrics[stage]["matrices"] for stage in masked}
+        trained |= {stage: metrics[stage] for stage in training}
+        if masked or training:
+            stages[last] = (masked[0] if masked else None, training)
+    names: list[list[str]] = []
+    layers = {stage: _layers(matrices, names) for stage, matrices in pruned.items()}
     points = max(20, min(MAX_LOSSES, MANY_LOSSES // max(1, len(trained))))
     losses = {stage: _losses(metrics, points) for stage, metrics in trained.items()}
     return {"stages": stages, "names": names, "layers": layers, "losses": losses}
+
+
+def _history(last: str, read: Manifest) -> list[tuple[str, dict[str, Any]]]:
+    """Return the stored stages up to `last` with their manifests, in the order they were run."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    stage: str | None = last
+    while stage is not None and (record := read(stage)) is not None:
+        found.insert(0, (stage, record))
+        stage = record["parent"]
+    return found
 
 
 def _layers(matrices: dict[str, Any], names: list[list[str]]) -> dict[str, Any]:

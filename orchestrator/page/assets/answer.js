@@ -1,14 +1,14 @@
-// What the rows say: the best at each target, and how sure that is. It reads perplexities and decides nothing else.
+// The answer in words: the best at each target, and how sure that is.
 
 const NO_CELL = "no finished cell among these yet";
-const NOISE = 2; // A lead is clear beyond so many joint standard deviations over seeds.
+const NOISE = 2; // A lead is clear above this many joint standard deviations over seeds.
 
 /** The finished points of a facet by target, the lowest perplexity first; `all` ignores the ticks. */
 function ranking(page, all) {
   const targets = new Map();
   for (const point of shownPoints(page, all)) {
     const measured = spread(point.rows, (row) => row.perplexity);
-    // What no seed changes was computed once, and is known as exactly as it can be.
+    // A number that no seed changes was computed once and has no spread.
     if (point.rows.every((row) => row.seed === null)) measured.std = 0;
     const tokens = spread(point.rows, (row) => row.num_finetune_tokens).mean || 0;
     const { method, label } = point.trace.meta;
@@ -24,7 +24,7 @@ function ranking(page, all) {
   return targets;
 }
 
-/** Regimes that meet at one stage, as the first iterative round and fine-tuning do, are one model. */
+/** Key of an entry: regimes that share a stage, as fine-tuning and the first iterative round do, are one model. */
 const stagesOf = ({ rows }) => [...new Set(rows.map((row) => row.stage_id ?? row.key))].sort().join();
 const percent = (part) => `${(part * 100).toFixed(Math.abs(part) < 0.0995 ? 1 : 0)}\u00a0%`;
 const signed = (part) => `${part < 0 ? "−" : "+"}${percent(Math.abs(part))}`;
@@ -34,7 +34,7 @@ function denseOf(entry) {
   return spread(entry.rows, (row) => row.dense_perplexity).mean;
 }
 
-/** Whether seeds support a lead: a word for the table, and a sentence with the figures. */
+/** Says if seeds support a lead: a word for the table, and a sentence with the figures. */
 function certainty(page, first, second) {
   if (!second) return ["the only one", "Nothing else has a perplexity here, so there is nothing to compare it with."];
   const lead = second.mean - first.mean;
@@ -55,7 +55,7 @@ function certainty(page, first, second) {
 
 const lowered = (text) => text[0].toLowerCase() + text.slice(1);
 
-/** On how many of the seeds that both have the first is ahead: equal seeds share their draws of text. */
+/** Says on how many common seeds the first is ahead: equal seeds draw equal texts. */
 function aheadOnEach(first, second) {
   const bySeed = new Map(second.rows.map((row) => [row.seed, row.perplexity]));
   const pairs = first.rows.filter((row) => row.seed !== null && finite(row.perplexity) && finite(bySeed.get(row.seed)));
@@ -64,7 +64,7 @@ function aheadOnEach(first, second) {
   return ` It is ahead on ${ahead} of ${pairs.length} seeds.`;
 }
 
-/** What papers report of the spread near this target, where nothing better is known. */
+/** Says what papers report of the spread near this target. */
 function papers(page, { x }, lead) {
   const near = (page.data.spreads ?? []).filter(({ sparsity }) => Math.abs(sparsity - x) < 0.051);
   if (!near.length) return "";
@@ -72,7 +72,7 @@ function papers(page, { x }, lead) {
   return ` For scale: ${worst.model} at ${worst.target} varies by ${percent(worst.relative)} over seeds (${worst.source}).`;
 }
 
-/** The summary in words at the chosen target, and everything that was run there. */
+/** Writes the summary in words at the chosen target, and a table of everything there. */
 function drawAnswer(page) {
   const { state } = page;
   const entries = ranking(page, true).get(state.target) ?? [];
@@ -123,21 +123,21 @@ function controlAt(page, { x, rows }) {
   return null;
 }
 
-/** Method, regime and fate of what has no perplexity at the chosen target. */
+/** Method, regime and trouble of cells without a perplexity at the chosen target. */
 function lostCells(page) {
   const counts = new Map();
   for (const [key, facet] of page.facetOf) {
     const row = page.rowOf.get(key);
     if (facet !== page.state.facet || row.method === "dense" || targetOf(row) !== page.state.target) continue;
     if (row.status === "done" && finite(row.perplexity)) continue;
-    const fate = row.status === "done" ? `perplexity ${row.perplexity}` : row.status.replace("_", " ");
-    const name = `${row.method} · ${row.regime} (${fate})`;
+    const trouble = row.status === "done" ? `perplexity ${row.perplexity}` : row.status.replace("_", " ");
+    const name = `${row.method} · ${row.regime} (${trouble})`;
     counts.set(name, (counts.get(name) ?? 0) + 1);
   }
   return [...counts].map(([name, n]) => (n > 1 ? `${name}, ${n} times` : name));
 }
 
-/** The best method and regime at each target, and whether seeds support the lead. */
+/** Fills the table of the best method and regime at each target, with how sure its lead is. */
 function drawBest(page) {
   const ordered = [...ranking(page, false)].sort(([a, [p]], [b, [q]]) => a.includes(":") - b.includes(":") || p.x - q.x);
   const titles = ["target", "best", "perplexity", "to dense", "training tokens", "next best", "lead"];

@@ -1,4 +1,4 @@
-// News of running sweeps, asked of the page's own server, and several sweeps beside each other.
+// News of running sweeps, from the page's own server, and several sweeps side by side.
 
 const live = { address: "", sweep: 0, timer: null };
 
@@ -12,7 +12,7 @@ function follow(address) {
   live.timer = setTimeout(ask, 1000 * (page.data.again ?? 2));
 }
 
-/** Asks for what is new; a server that is silent is said, and asked again. */
+/** Asks for news again and again; if the server is silent, the page says so. */
 async function ask() {
   clearTimeout(live.timer);
   const { sweep } = live;
@@ -34,12 +34,12 @@ async function ask() {
   live.timer = setTimeout(ask, 1000 * seconds);
 }
 
-/** How a sweep is doing: a line, and the cells that are not done. */
+/** Shows how a sweep is doing: a line, and the cells that are not done. */
 function fillProgress() {
   const { progress } = page.data;
   byId("progress").hidden = !progress;
   if (!progress) return;
-  // Set only where it changes: it is read out to whoever cannot see it.
+  // Set only where it changes, because screen readers read it out each time.
   if (byId("note").textContent !== progress.note) byId("note").textContent = progress.note;
   const body = element("tbody");
   for (const cell of progress.cells ?? []) {
@@ -50,7 +50,7 @@ function fillProgress() {
   byId("cells").closest("details").hidden = !body.rows.length;
 }
 
-/** The chooser of sweeps, the settings they differ in, and their cells in columns. */
+/** Fills the chooser of sweeps, the settings in which they differ, and their cells in columns. */
 function fillSweeps() {
   const { sweeps } = page.data;
   byId("sweep-label").hidden = byId("compare").hidden = !sweeps;
@@ -73,7 +73,7 @@ function seeds(value) {
   return told({ mean, std }) + (count > 1 ? ` (${count} seeds)` : "") + (status === "done" ? "" : " !");
 }
 
-/** By how much a sweep differs from the first, and whether seeds support that. */
+/** Says by how much a sweep differs from the first, and if seeds support that. */
 function change(first, value) {
   if (!first || !value || !finite(first[0]) || !finite(value[0])) return "";
   const share = `${value[0] >= first[0] ? "+" : "−"}${Math.abs((value[0] / first[0] - 1) * 100).toFixed(1)} %`;

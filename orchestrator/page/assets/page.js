@@ -28,7 +28,7 @@ function show(data) {
   if (focused) document.querySelector(focused)?.focus({ preventScroll: true });
 }
 
-/** How to find what has the focus after everything around it was drawn anew; null if it stays. */
+/** A selector that finds the focused element again after tables are drawn anew; null if it stays. */
 function focusedAs() {
   for (const name of ["key", "sort", "name"]) {
     const value = document.activeElement?.dataset[name];
@@ -50,7 +50,7 @@ function drawAll() {
   drawTable(page);
 }
 
-/** Marks a row everywhere; leads the plot to it where it is drawn but not in view. */
+/** Marks a row everywhere; if another facet draws it, the plot goes there. */
 function choose(key, reveal) {
   const { state } = page;
   Object.assign(state, { chosen: key, reveal });

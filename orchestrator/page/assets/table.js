@@ -1,4 +1,4 @@
-// The tables. Cells are set as text, so that nothing from a row is ever read as markup.
+// The tables. Cells are set as text, so nothing from a row is ever read as markup.
 
 const KEY_COLUMNS = ["model", "method", "regime", "mask_structure", "sparsity", "seed", "status", "perplexity", "dense_perplexity", "measured_sparsity", "num_finetune_tokens", "prune_seconds", "finetune_seconds", "eval_text", "error"];
 const PAGE_SIZE = 50;
@@ -17,7 +17,7 @@ function shown(value) {
   return String(Math.abs(value) >= 1e5 ? Number(value).toExponential(2) : Number(value.toPrecision(5)));
 }
 
-/** A perplexity with its spread, rounded as the terminal's table does it. */
+/** A perplexity with its spread, rounded like the terminal's table. */
 function told({ mean, std }) {
   if (mean >= 9999.5) return mean.toExponential(1) + (std === null ? "" : `\u00a0±\u00a0${std.toExponential(0)}`);
   let digits = mean < 100 ? 2 : mean < 1000 ? 1 : 0;
@@ -47,7 +47,7 @@ function filtered(page) {
   return sort.by ? rows.sort((a, b) => sign * compare(a[sort.by], b[sort.by])) : rows;
 }
 
-/** The columns that matter most and those of tasks, without any that no row has anything in: narrow screens need the room. */
+/** The columns that matter most and those of tasks; columns that are empty in all rows are left out. */
 function usedColumns({ rows, data }) {
   const tasks = data.columns.filter((column) => column.startsWith("task:"));
   return [...KEY_COLUMNS, ...tasks].filter((column) => rows.some((row) => shown(row[column]) !== ""));
@@ -104,7 +104,7 @@ function tableRow(row, columns, chosen, focusable) {
   return line;
 }
 
-/** A table of texts; what reads as a number stands to the right. */
+/** Fills a table with texts; those that read as numbers stand to the right. */
 function fillTable(id, titles, lines, nothing) {
   const head = element("thead");
   const top = head.insertRow();
