@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from core.parallel import Ranks
-from orchestrator.plan.kinds import Work
 from orchestrator.plan.stages import Stage
+from orchestrator.plan.work import Work
 from orchestrator.trial import runners
 from orchestrator.trial.clock import peak_memory, restart_peak, timed
 from orchestrator.trial.walk import Walk

@@ -8,9 +8,9 @@ import pytest
 from core.targets import Target
 from orchestrator.cluster.pulse import Pulse
 from orchestrator.plan.cell import Cell, Point, Settings
-from orchestrator.plan.kinds import Work
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial
+from orchestrator.plan.work import Work
 from orchestrator.store.store import Store
 
 

@@ -1,1 +1,12 @@
-"""Estimates of time, memory and disk before anything runs."""
+"""Estimates of time, memory and disk before anything runs.
+
+model_cost.py   counts of a model: parameters, operations, rates
+devices.py      memory and rates of CPUs and known GPUs
+seconds.py      seconds of stages
+memory.py       peak memory of a worker, part by part
+training.py     the parts of memory that objectives and offloading change
+solving.py      cost of the solvers
+rates.py        rates of this machine, timed
+forecast.py     all of it as lines of the dry run
+keep.py         the weights that `--keep` keeps, and their disk
+"""

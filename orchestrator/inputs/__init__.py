@@ -1,1 +1,8 @@
-"""Inputs: names become models, texts and tokens, checked before anything runs."""
+"""Inputs: names become models, texts and tokens, checked before anything runs.
+
+models.py       models with their texts
+text_names.py   the name of each role's text: the flag's, else the default
+texts.py        each role's text with its windows
+tasks.py        zero-shot tasks
+tokens.py       token files in the store, which workers read instead of texts
+"""

@@ -11,8 +11,9 @@ from typing import Any
 
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.inputs import ModelInputs
-from orchestrator.plan.kinds import Evaluate, Work
+from orchestrator.plan.kinds import Evaluate
 from orchestrator.plan.stages import Stage
+from orchestrator.plan.work import Work
 
 
 @dataclass

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.plan.identity import identity
-from orchestrator.plan.kinds import Work
+from orchestrator.plan.work import Work
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,13 @@
-"""A trial: the stages that one worker group walks, without Ray."""
+"""A trial: the stages of one model that one worker group walks, on each of its ranks. No Ray.
+
+walk.py          the walk over the stages; writes rows as cells complete
+runners.py       the function that runs each kind of stage
+training.py      a training stage: one round for each learning rate
+tasks.py         a zero-shot task
+workspace.py     all that the stages share: tokens, and the way results are published
+weights.py       weights of stages, in memory or from the store
+manifests.py     manifests, remembered once they are found
+checkpoints.py   checkpoints of half-done training
+nodes.py         reads that happen once on each node
+clock.py         seconds and peak memory of a stage
+"""

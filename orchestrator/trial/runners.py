@@ -22,8 +22,9 @@ from core.pruners import make_pruner
 from core.sequential import PruneReport, prune_
 from core.texts.windows import evaluation_windows, training_windows
 from core.training.finetune import num_windows
-from orchestrator.plan.kinds import Evaluate, Finetune, Prune, Tasks, Work
+from orchestrator.plan.kinds import Evaluate, Finetune, Prune, Tasks
 from orchestrator.plan.stages import Stage
+from orchestrator.plan.work import Work
 from orchestrator.trial.clock import timed
 from orchestrator.trial.tasks import run_tasks
 from orchestrator.trial.training import checkpoint_names, recover
