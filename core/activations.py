@@ -20,7 +20,7 @@ from core.models.blocks import Block, block_inputs, hidden_backbone, run_block
 from core.models.matrices import Matrix
 from core.parallel import Ranks, gathered
 from core.precision import autocast
-from core.pruners.base import Statistic
+from core.pruners.pruner import Statistic
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""How much of the model's sparsity each matrix takes: fewer weights go where outliers are (OWL).
+"""Allocation of the model's sparsity to matrices: blocks with many outliers lose less (OWL).
 
 Yin et al., arXiv 2310.05175: a block's outlier ratio is the share of its Wanda scores above 5 times
-their mean; the more outliers, the denser the block, over a span of 2 x 0.08 between the extremes.
-Place in the flow: the ratios are measured once, on the dense model, before anything is pruned;
-`allocate` then turns the sparsity of any round into a target for each matrix.
+their mean. The more outliers, the denser the block, over a span of 2 x 0.08 between the extremes.
+Place in the flow: the ratios are measured once, on the dense model, before anything is pruned. Then
+`allocate` turns the sparsity of any round into a target for each matrix.
 
-Differences from the reference: counts are exact over the whole model; and where its rule would give
-a sparsity outside 0 to 1 the other blocks make up for it, so sparsities from 0 to 1 can be asked
-for and every matrix's count only grows with them.
+Differences from the reference: counts are exact over the whole model. If its rule gives a sparsity
+outside 0 to 1, other blocks make up for it. So every sparsity from 0 to 1 is possible, and the
+count of every matrix only grows with it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from core.pruners.hessian import InputNorms
 from core.pruners.masks import num_pruned
 from core.targets import Target
 
-# Of the paper: an outlier is this many times the mean (M), and the half span of densities (lambda).
-OUTLIER_FACTOR, HALF_SPAN = 5.0, 0.08
+OUTLIER_FACTOR = 5.0
+"""A score above this many times the mean is an outlier (M in the paper)."""
+HALF_SPAN = 0.08
+"""Half of the span of densities (lambda in the paper)."""
 
 
 @torch.no_grad()
@@ -58,7 +60,7 @@ def outlier_ratios(model: PreTrainedModel, calibration: Calibration, ranks: Rank
 
 
 def outlier_ratio(scores: Sequence[Tensor]) -> float:
-    """Share of all scores of a block above `OUTLIER_FACTOR` times their mean."""
+    """Return the share of a block's scores above `OUTLIER_FACTOR` times their mean."""
     numel = sum(score.numel() for score in scores)
     mean = sum(score.sum(dtype=torch.float64).item() for score in scores) / numel
     return sum(int((score > OUTLIER_FACTOR * mean).sum()) for score in scores) / numel
@@ -67,12 +69,12 @@ def outlier_ratio(scores: Sequence[Tensor]) -> float:
 def allocate(
     matrices: Mapping[str, Matrix], ratios: Sequence[float], target: Target
 ) -> dict[str, Target]:
-    """Targets of all matrices, whose counts add up to `round(sparsity * total)`.
+    """Return targets of all matrices whose counts add up to `round(sparsity * total)`.
 
-    Block b's sparsity is `clip(level - bonus_b, 0, 1)`, its bonus rising from 0 to 0.16 with its
-    outlier ratio and the level such that the whole comes out right. Seen weight by weight: the k-th
-    weight of a matrix of n goes at level `bonus + (k - 1/2) / n`, and the first
-    `round(sparsity * total)` in this order are pruned, so a higher sparsity never lowers a count.
+    The sparsity of block b is `clip(level - bonus_b, 0, 1)`. Its bonus rises from 0 to 0.16 with
+    its outlier ratio, and the level makes the total right. Weight by weight: the k-th weight of a
+    matrix of n goes at level `bonus + (k - 1/2) / n`, and the first `round(sparsity * total)` in
+    this order are pruned. So a higher sparsity never lowers a count.
 
     Raises:
         ValueError: for an N:M structure, in which no matrix can keep more than another.
@@ -86,7 +88,7 @@ def allocate(
         level = (low + high) / 2
         fits = sum(below(one, bonus, level) for one in found) <= wanted
         low, high = (level, high) if fits else (low, level)
-    # The last few weights go one by one in exact order, since bisection cannot split ties.
+    # Bisection cannot split ties, so the last few weights go one by one in exact order.
     counts = [max(0, below(one, bonus, low) - 2) for one in found]
     following = [
         (bonus[one.block] + (count + 0.5) / one.numel, i)
@@ -105,7 +107,7 @@ def allocate(
 
 
 def bonuses(ratios: Sequence[float]) -> list[float]:
-    """Density that each block gets beyond the block with fewest outliers, 0 to 0.16."""
+    """Return the extra density of each block over the one with fewest outliers, 0 to 0.16."""
     least, most = min(ratios), max(ratios)
     if least == most:
         return [0.0] * len(ratios)
@@ -113,6 +115,6 @@ def bonuses(ratios: Sequence[float]) -> list[float]:
 
 
 def below(matrix: Matrix, bonus: Sequence[float], level: float) -> int:
-    """Weights of a matrix that a level prunes."""
+    """Return how many weights of a matrix a level prunes."""
     count = round(matrix.numel * (level - bonus[matrix.block]))
     return min(max(count, 0), matrix.numel)

@@ -1,8 +1,8 @@
-"""Many ranks as one: sharded parameters, masks sharded alike, sums and agreement over ranks.
+"""Work of several ranks on one model: sharded tensors, sums, agreement, division of work.
 
-One rank works on plain modules; several use FSDP2 (`fully_shard` per decoder block, then the root),
-so that no rank holds a whole model outside the block it is working on. Nothing here knows who
-started the process group.
+One rank works on plain modules. Several use FSDP2, which shards each decoder block and then the
+root, so that a rank holds only the block in whole that it is working on. Whoever runs this code
+starts the process group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that work on one model."""
+    """The rank of this process among those that work on one model."""
 
     rank: int
     size: int
@@ -30,22 +30,22 @@ class Ranks:
 
     @classmethod
     def current(cls, device: torch.device | str = "cpu") -> Ranks:
-        """The default process group, or a single rank where none was started."""
+        """Return the rank in the default process group, or a single rank if none was started."""
         device = torch.device(device)
         if dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size(), device)
         return cls(0, 1, device)
 
     def mesh(self) -> DeviceMesh:
-        """One-dimensional mesh over all ranks."""
+        """Return a one-dimensional mesh over all ranks."""
         return init_device_mesh(self.device.type, (self.size,))
 
     def share(self, items: Tensor) -> Tensor:
-        """This rank's share of a batch of windows: every `size`-th, from `rank` on."""
+        """Return this rank's share of a batch of windows: every `size`-th, from `rank` on."""
         return items[self.rank :: self.size]
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Sums a tensor over ranks in place."""
+        """Sum a tensor over ranks in place, and return it."""
         if self.size > 1:
             on_device = tensor.to(self.device)
             dist.all_reduce(on_device)
@@ -53,28 +53,28 @@ class Ranks:
         return tensor
 
     def sum_to_(self, tensor: Tensor, owner: int) -> None:
-        """Sums a tensor over ranks in place at `owner`; elsewhere its content is undefined."""
+        """Sum a tensor over ranks in place at `owner`; on other ranks its content is undefined."""
         if self.size > 1:
             on_device = tensor.to(self.device)
             dist.reduce(on_device, owner)
             tensor.copy_(on_device)
 
     def broadcast_(self, tensor: Tensor, owner: int) -> None:
-        """Copies `owner`'s tensor to all ranks in place."""
+        """Copy the tensor of `owner` to all ranks in place."""
         if self.size > 1:
             dist.broadcast(tensor, owner)
 
     def barrier(self) -> None:
-        """Waits until every rank is here."""
+        """Wait until every rank is here."""
         if self.size > 1:
             self.sum_(torch.zeros(1, device=self.device))
 
     def agree(self, error: str | None) -> str | None:
-        """The first rank's error that any rank has, the same on all ranks; None if none has one."""
+        """Return the first error in order of ranks, on all ranks; None if no rank has one."""
         return next((e for e in self.gather(error) if e is not None), None)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's small value, in rank order, on all ranks."""
+        """Return the small values of all ranks in rank order, on all ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -84,9 +84,9 @@ class Ranks:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Within, the parameters that FSDP2 manages for this very module are whole on every rank.
+    """Keep the parameters that FSDP2 manages for this very module whole on every rank.
 
-    They stay so however often the module runs, so ranks may run it a different number of times.
+    They stay whole when the module runs, so ranks may run it a different number of times.
     """
     if not isinstance(module, FSDPModule):
         yield
@@ -101,27 +101,27 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The full tensor on every rank (a collective call for a sharded one)."""
+    """Return the full tensor on every rank (a collective call for a sharded one)."""
     if not isinstance(tensor, DTensor):
         return tensor
-    # Shards in host memory are gathered on the device: ranks may have no other way to each other.
+    # Gather shards in host memory on the device: ranks may only reach each other through devices.
     return tensor.to(compute_device(tensor)).full_tensor()  # pyright: ignore
 
 
 def compute_device(tensor: Tensor) -> torch.device:
-    """Where a parameter is when it is used; its shard may lie in host memory."""
+    """Return the device on which a parameter is used; its shard may lie in host memory."""
     if isinstance(tensor, DTensor):
         return torch.device(tensor.device_mesh.device_type)
     return tensor.device
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor."""
+    """Return this rank's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(full: Tensor, parameter: Tensor) -> Tensor:
-    """This rank's part of `full`, cut as `parameter` is."""
+    """Return this rank's part of `full`, cut like `parameter`."""
     if not isinstance(parameter, DTensor):
         return full
     # Every rank holds the same `full`, so no rank needs to send anything.
@@ -133,12 +133,12 @@ def shard_like(full: Tensor, parameter: Tensor) -> Tensor:
 
 @torch.no_grad()
 def write_(parameter: Tensor, full: Tensor) -> None:
-    """Overwrites a parameter with a full tensor that every rank holds."""
+    """Overwrite a parameter with a full tensor that every rank holds."""
     local(parameter).copy_(shard_like(full.to(parameter.device), parameter))
 
 
 def assign_owners(costs: Iterable[float], size: int) -> list[int]:
-    """Splits tasks over ranks so that the busiest has least: largest first to the freest rank."""
+    """Return a rank for each task: largest task first, to the rank with the least work so far."""
     costs = list(costs)
     load = [0.0] * size
     owners = [0] * len(costs)

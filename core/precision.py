@@ -1,4 +1,4 @@
-"""Which dtype runs where: weights as stored, bf16 training where the hardware has it."""
+"""Choice of dtypes: weights as stored, training in bf16 if the hardware has it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are native on the device.
+    """Return True if matrix products in bf16 are native on the device.
 
-    Where there is no GPU, one elsewhere is meant: a sweep is planned on a laptop or a cluster's
-    head, and every GPU since 2020 has bf16.
+    A sweep for GPUs may be planned on a laptop or on a cluster's head without one. Every GPU since
+    2020 has bf16, so `cuda` then counts as having it.
     """
     if device.type == "cuda":
         if not torch.cuda.is_available():
@@ -27,7 +27,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def cpu_flag(flag: str) -> bool:
-    """Whether Linux lists a CPU feature; False where that cannot be read."""
+    """Return True if Linux lists a CPU feature; False if it lists none."""
     try:
         with open("/proc/cpuinfo") as file:
             return any(line.startswith("flags") and flag in line for line in file)
@@ -36,9 +36,9 @@ def cpu_flag(flag: str) -> bool:
 
 
 def inference_dtype(wanted: DType, stored: str, device: torch.device) -> str:
-    """Dtype that a model is loaded and run in before any training.
+    """Return the dtype in which a model is loaded and run before any training.
 
-    `auto` takes the stored dtype, except that half types without native support become float32.
+    `auto` is the stored dtype, or float32 if the device does not support that type natively.
     """
     if wanted != "auto":
         return wanted
@@ -50,17 +50,17 @@ def inference_dtype(wanted: DType, stored: str, device: torch.device) -> str:
 
 
 def training_dtype(wanted: DType, device: torch.device) -> str:
-    """Autocast dtype of training: bf16 where native, else float32; weights stay float32."""
+    """Return the autocast dtype of training: bf16 if native, else float32; weights are float32."""
     if wanted == "auto":
         return "bfloat16" if has_bfloat16(device) else "float32"
-    # float16 gradients would need loss scaling; bf16 has the range.
+    # float16 gradients would need loss scaling. bf16 has the range of float32.
     return "bfloat16" if wanted == "float16" else wanted
 
 
 def autocast(
     device: torch.device, stored: torch.dtype, compute: torch.dtype
 ) -> AbstractContextManager[object]:
-    """Autocast to `compute` where weights are stored in a wider dtype, else nothing."""
+    """Return autocast to `compute` if weights are stored in another, wider dtype; else nothing."""
     if stored == compute or compute == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, compute)

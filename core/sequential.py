@@ -18,8 +18,8 @@ from core.activations import Activations, Calibration, Group, gather_statistics
 from core.models.blocks import prunable_blocks
 from core.models.masks import Masks
 from core.parallel import Ranks, assign_owners, gathered
-from core.pruners.base import Pruned, Pruner, PruningError
 from core.pruners.layer_error import relative_error
+from core.pruners.pruner import Pruned, Pruner, PruningError
 from core.pruners.quantise import Grid
 from core.targets import Target
 

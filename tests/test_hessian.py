@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.pruners.base import PruningError
 from core.pruners.hessian import (
     ACCUMULATION_BLOCK,
     FACTOR_BLOCK,
@@ -13,6 +12,7 @@ from core.pruners.hessian import (
     factorise,
     inverse_triangle,
 )
+from core.pruners.pruner import PruningError
 
 CPU = torch.device("cpu")
 

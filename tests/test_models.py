@@ -1,8 +1,9 @@
-"""Families, their blocks and prunable linears, and blocks run one by one."""
+"""Families, their blocks, halves and prunable matrices, and blocks run one by one."""
 
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -11,19 +12,12 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
     GPT2Config,
-    LlamaConfig,
-    MistralConfig,
     MixtralConfig,
-    OPTConfig,
-    Qwen2Config,
-    Qwen3Config,
     Qwen3MoeConfig,
 )
 
+from core.activations import Activations, Calibration, gather_statistics
 from core.models.blocks import (
     block_inputs,
     decoder_blocks,
@@ -33,86 +27,45 @@ from core.models.blocks import (
     run_block,
 )
 from core.models.facts import NO_LIMIT, describe_model
-from core.models.families import FAMILIES as KNOWN
+from core.models.families import FAMILIES
 from core.models.loading import load_model, load_tokenizer
+from core.models.matrices import Matrix
 from core.models.sources import resolve_model
+from core.parallel import Ranks
+from core.pruners.hessian import InputNorms
+from core.training.halves import PlainBlocks
 
-OPT = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "ffn_dim": 64,
-    "word_embed_proj_dim": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "init_std": 0.2,
-}
-LLAMA = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-KINDS = ["sliding_attention", "full_attention"]
-FAMILIES = {
-    "opt": OPTConfig(**OPT),
-    "opt-350m": OPTConfig(**OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 16}),
-    "llama": LlamaConfig(**LLAMA),
-    "smollm2": LlamaConfig(**LLAMA, tie_word_embeddings=True),
-    "mistral": MistralConfig(**LLAMA, sliding_window=5),
-    "qwen2": Qwen2Config(**LLAMA),
-    "qwen3": Qwen3Config(**LLAMA),
-    "gemma": GemmaConfig(**LLAMA),
-    "gemma2": Gemma2Config(**LLAMA, sliding_window=5, layer_types=KINDS),
-    "gemma3": Gemma3TextConfig(**LLAMA, sliding_window=5, layer_types=KINDS),
-}
-OPT_LINEARS = {
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.q_proj",
-    "self_attn.out_proj",
-    "fc1",
-    "fc2",
-}
-LLAMA_LINEARS = {
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-}
+tiny_families = runpy.run_path(str(Path(__file__).with_name("tiny_families.py")))
+TINY, LLAMA, VOCAB = (tiny_families[name] for name in ("FAMILIES", "LLAMA", "VOCAB"))
+RANKS = Ranks.current()
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def model(request):
+@pytest.fixture(scope="module", params=TINY)
+def family(request):
+    """The name of each family in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(family):
     """A random model of each family."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(FAMILIES[request.param], dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_config(TINY[family][0], dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
 def input_ids() -> torch.Tensor:
-    return torch.randint(3, 96, (2, 16), generator=torch.Generator().manual_seed(0))
+    return torch.randint(3, VOCAB, (2, 16), generator=torch.Generator().manual_seed(0))
 
 
 def test_every_known_family_is_tested():
-    assert {config.model_type for config in FAMILIES.values()} == set(KNOWN)
+    assert {config.model_type for config, _ in TINY.values()} == set(FAMILIES)
 
 
-def test_prunable_matrices_are_those_of_the_blocks(model):
-    wanted = OPT_LINEARS if model.config.model_type == "opt" else LLAMA_LINEARS
-    path = KNOWN[model.config.model_type].blocks
+def test_prunable_matrices_are_those_of_the_blocks(model, family):
+    wanted = TINY[family][1]
+    path = FAMILIES[model.config.model_type].blocks
     for index, block in enumerate(prunable_blocks(model)):
         assert block.index == index and block.module is decoder_blocks(model)[index]
         assert set(block.matrices) == {f"{path}.{index}.{name}" for name in wanted}
@@ -122,11 +75,44 @@ def test_prunable_matrices_are_those_of_the_blocks(model):
     assert len(prunable_blocks(model)) == len(decoder_blocks(model)) == 2
 
 
+def test_a_matrix_is_read_written_and_observed():
+    matrix, x, seen = Matrix("a", 0, torch.nn.Linear(3, 2)), torch.ones(4, 3), []
+    assert (matrix.rows, matrix.cols, matrix.numel) == (2, 3, 6)
+    matrix.write_(torch.arange(6.0).view(2, 3))
+    assert torch.equal(matrix.read(), torch.arange(6.0).view(2, 3))
+    hook = matrix.observe(seen.append)
+    matrix.linear(x)
+    hook.remove()
+    matrix.linear(x)
+    assert len(seen) == 1 and torch.equal(seen[0], x)
+
+
+def test_another_product_keeps_the_bias_and_can_be_taken_back():
+    matrix, x = Matrix("a", 0, torch.nn.Linear(3, 2)), torch.ones(4, 3)
+    before, factor = matrix.linear(x), torch.nn.Parameter(torch.tensor(2.0))
+    matrix.replace_product_(lambda x, weight: factor * (x @ weight.T), {"factor": factor})
+    assert torch.allclose(matrix.linear(x), 2 * before - matrix.linear.bias)
+    assert "factor" in dict(matrix.linear.named_parameters())
+    matrix.restore_product_(["factor"])
+    assert torch.equal(matrix.linear(x), before)
+    assert [name for name, _ in matrix.linear.named_parameters()] == ["weight", "bias"]
+
+
 def test_every_other_linear_is_a_head_or_a_projection(model):
     prunable = set(prunable_matrices(model))
     others = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - prunable
     assert {name.split(".")[-1] for name in others} <= {"lm_head", "project_in", "project_out"}
     assert "lm_head" in others
+
+
+@torch.no_grad()
+def test_matrices_share_the_inputs_that_the_family_states(model, input_ids):
+    activations = Activations(model, Calibration(input_ids), RANKS)
+    block = prunable_blocks(model)[0]
+    groups = gather_statistics(InputNorms, block, activations, RANKS)
+    found = [{one.name.rsplit(".", 1)[-1] for one in group.matrices} for group in groups]
+    stated = [set(names) for names in FAMILIES[model.config.model_type].shared_inputs]
+    assert [names for names in found if len(names) > 1] == stated
 
 
 @torch.no_grad()
@@ -149,6 +135,31 @@ def test_blocks_run_one_by_one_equal_the_whole_model(model, input_ids):
     assert torch.equal(rest, whole)
 
 
+def test_a_plain_block_and_its_halves_give_what_the_block_gives(model, input_ids):
+    plain, (hidden, kwargs) = PlainBlocks(model), block_inputs(model, input_ids)
+    for original in prunable_blocks(model):
+        index = original.index
+        block = plain.take(index, RANKS.device)
+        attention, mlp = plain.halves(block, index)
+        wanted = run_block(original.module, hidden, kwargs[index])
+        assert torch.equal(mlp.output(hidden, kwargs[index]), wanted)
+        # Each half's output depends on its own parameters; attention's on no other.
+        for half in (attention, mlp):
+            params = half.parameters()
+            grads = torch.autograd.grad(
+                half.output(hidden, kwargs[index]).square().sum(), params, allow_unused=True
+            )
+            assert all(grad is not None for grad in grads)
+        middle = attention.output(hidden, kwargs[index])
+        unused = torch.autograd.grad(middle.square().sum(), mlp.parameters(), allow_unused=True)
+        assert all(grad is None for grad in unused)
+        sizes = [sum(p.numel() for p in half.parameters()) for half in (attention, mlp)]
+        assert sum(sizes) == sum(p.numel() for p in original.module.parameters())
+        assert attention.matrices.keys() | mlp.matrices.keys() == original.matrices.keys()
+        assert not attention.matrices.keys() & mlp.matrices.keys()
+        hidden = wanted
+
+
 def test_block_inputs_leaves_the_model_as_it_was(model, input_ids):
     before = list(decoder_blocks(model))
     names = [name for name, _ in model.named_parameters()]
@@ -162,7 +173,7 @@ def test_block_inputs_leaves_the_model_as_it_was(model, input_ids):
 
 
 def test_kinds_of_attention_get_their_own_arguments(input_ids):
-    model = AutoModelForCausalLM.from_config(FAMILIES["gemma3"]).eval()
+    model = AutoModelForCausalLM.from_config(TINY["gemma3"][0]).eval()
     _, (sliding, full) = block_inputs(model, input_ids)
     assert not torch.equal(sliding["position_embeddings"][0], full["position_embeddings"][0])
 
@@ -176,7 +187,7 @@ def test_a_block_that_returns_a_tuple_is_unwrapped():
 
 
 def test_a_tied_prunable_weight_is_caught():
-    model = AutoModelForCausalLM.from_config(FAMILIES["llama"])
+    model = AutoModelForCausalLM.from_config(TINY["llama"][0])
     first, second = decoder_blocks(model)
     second.mlp.up_proj.weight = first.mlp.up_proj.weight
     with pytest.raises(AssertionError, match="tied"):
@@ -187,7 +198,7 @@ def test_block_inputs_under_fsdp2(tmp_path, input_ids):
     from torch import distributed as dist
     from torch.distributed.fsdp import fully_shard
 
-    model = AutoModelForCausalLM.from_config(FAMILIES["llama"], dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(TINY["llama"][0], dtype=torch.float32).eval()
     with torch.no_grad():
         wanted = hidden_backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
         hidden_wanted, _ = block_inputs(model, input_ids)

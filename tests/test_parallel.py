@@ -29,8 +29,8 @@ from core.models.saving import save_model
 from core.models.sharding import shard_
 from core.parallel import Ranks, assign_owners, gathered, local, shard_like, whole, write_
 from core.pruners import PRUNERS
-from core.pruners.base import PruningError
 from core.pruners.hessian import Hessian, InputNorms
+from core.pruners.pruner import PruningError
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import evaluation_windows

@@ -9,7 +9,7 @@ from torch import Tensor
 from core.config import PruneConfig
 from core.methods import METHODS
 from core.pruners import PRUNERS
-from core.pruners.base import Pruned, Pruner, PruningError, Statistic
+from core.pruners.pruner import Pruned, Pruner, PruningError, Statistic
 from core.targets import Target
 
 NAMES = sorted(PRUNERS)

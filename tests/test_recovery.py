@@ -18,7 +18,6 @@ from core.models.saving import save_model
 from core.parallel import Ranks
 from core.training import lora
 from core.training.finetune import finetune_
-from core.training.halves import PlainBlocks
 from core.training.loop import Loop
 from core.training.losses import Distillation, token_losses
 from core.training.optimizer import MaskedAdamW, TrainingError
@@ -289,7 +288,7 @@ def test_distillation_is_the_mix_of_both_losses(dense, model):
     )
 
 
-# Halves and reconstruction -----------------------------------------------------------------------
+# Reconstruction ----------------------------------------------------------------------------------
 
 SHAPE = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GEMMA = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
@@ -307,28 +306,6 @@ def family(request, tiny_opt_dir, tiny_llama_dir, make_model_dir):
     ready = {"opt": tiny_opt_dir, "llama": tiny_llama_dir}
     directory = ready.get(request.param) or make_model_dir(FAMILIES[request.param])
     return load_model(directory, torch.float32)
-
-
-def test_a_plain_block_and_its_halves_give_what_the_block_gives(family):
-    plain, (hidden, kwargs) = PlainBlocks(family), block_inputs(family, WINDOWS[:2])
-    for index, original in enumerate(decoder_blocks(family)):
-        block = plain.take(index, RANKS.device)
-        attention, mlp = plain.halves(block, index)
-        wanted = run_block(original, hidden, kwargs[index])
-        assert torch.equal(mlp.output(hidden, kwargs[index]), wanted)
-        # Each half's output depends on its own parameters; attention's on no other.
-        for half in (attention, mlp):
-            params = half.parameters()
-            grads = torch.autograd.grad(
-                half.output(hidden, kwargs[index]).square().sum(), params, allow_unused=True
-            )
-            assert all(grad is not None for grad in grads)
-        middle = attention.output(hidden, kwargs[index])
-        unused = torch.autograd.grad(middle.square().sum(), mlp.parameters(), allow_unused=True)
-        assert all(grad is None for grad in unused)
-        sizes = [sum(p.numel() for p in half.parameters()) for half in (attention, mlp)]
-        assert sum(sizes) == sum(p.numel() for p in original.parameters())
-        hidden = wanted
 
 
 def test_reconstruction_brings_every_block_nearer_to_the_dense_one(family):

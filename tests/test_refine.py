@@ -12,10 +12,10 @@ from torch import Tensor
 
 from core.config import PruneConfig
 from core.methods import needs_calibration
-from core.pruners import PRUNERS, make_pruner
+from core.pruners import PRUNERS, make_pruner, swaps
 from core.pruners import refine as module
-from core.pruners.base import Pruned
 from core.pruners.hessian import Hessian
+from core.pruners.pruner import Pruned
 from core.pruners.refine import Refined, refine, row_errors
 from core.targets import Target
 
@@ -127,7 +127,7 @@ def best_swap_by_hand(hessian: Tensor, weight: Tensor, mask: Tensor) -> tuple[fl
 
 @pytest.mark.parametrize("candidates", [32, 4])
 def test_the_search_ends_where_no_swap_helps(monkeypatch, candidates):
-    monkeypatch.setattr(module, "CANDIDATES", candidates)
+    monkeypatch.setattr(swaps, "CANDIDATES", candidates)
     hessian, weight = statistic(24).matrix().double(), random(6, 24).double()
     (start,) = prune("magnitude", [weight.float()], Target(0.5), inputs=statistic(24))
     (pruned,) = refine(hessian, [weight], [start], Target(0.5), None, keeps_values=True)
@@ -140,7 +140,7 @@ def test_the_search_ends_where_no_swap_helps(monkeypatch, candidates):
 
 
 def test_the_first_swap_is_the_best_of_all(monkeypatch):
-    monkeypatch.setattr(module, "MAX_SWAPS_PER_WEIGHT", 1 / 24)
+    monkeypatch.setattr(swaps, "MAX_SWAPS_PER_WEIGHT", 1 / 24)
     hessian, weight = statistic(24).matrix().double(), random(6, 24).double()
     mask = weight.abs() > weight.abs().median(1, keepdim=True).values
     start = Pruned(weight * mask, mask)

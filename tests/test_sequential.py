@@ -15,7 +15,7 @@ from core.models.loading import load_model
 from core.models.matrices import Matrix
 from core.parallel import Ranks
 from core.pruners import PRUNERS
-from core.pruners.base import PruningError
+from core.pruners.pruner import PruningError
 from core.sequential import prune_, solve_cost
 from core.targets import Target
 

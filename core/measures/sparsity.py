@@ -1,4 +1,4 @@
-"""Measured sparsity, and the assertion that masks were kept."""
+"""Measured sparsity, and checks that masks were kept."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from core.parallel import local, whole
 
 @dataclass(frozen=True)
 class SparsityReport:
-    """Pruned weights by count, per matrix; survivors that happen to be zero do not count."""
+    """Numbers of pruned weights in each matrix; survivors that happen to be zero do not count."""
 
     pruned: dict[str, int]
     total: dict[str, int]
 
     @property
     def num_pruned(self) -> int:
-        """Pruned weights of all matrices."""
+        """Return the number of pruned weights of all matrices."""
         return sum(self.pruned.values())
 
     @property
     def num_prunable(self) -> int:
-        """Weights of all prunable matrices."""
+        """Return the number of weights of all prunable matrices."""
         return sum(self.total.values())
 
     @property
     def sparsity(self) -> float:
-        """Fraction pruned over all matrices."""
+        """Return the fraction pruned over all matrices."""
         return self.num_pruned / self.num_prunable
 
     def of(self, name: str) -> float:
-        """Fraction pruned of one matrix."""
+        """Return the fraction pruned of one matrix."""
         return self.pruned[name] / self.total[name]
 
     def worst(self, wanted: float) -> float:
-        """The matrix sparsity farthest from the one wanted."""
+        """Return the sparsity of the matrix that is farthest from the wanted one."""
         return max(map(self.of, self.total), key=lambda s: abs(s - wanted))
 
 
 def measure(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> SparsityReport:
-    """Counts masked entries and asserts that each of them is exactly zero (collective)."""
+    """Count masked entries, and assert that each of them is exactly zero (collective)."""
     pruned, total = {}, {}
     for name, matrix in prunable_matrices(model).items():
         weight = whole(matrix.read())
@@ -58,12 +58,12 @@ def measure(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> SparsityRepo
 
 
 def assert_growing(earlier: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> None:
-    """Asserts that nothing an earlier mask pruned survives later."""
+    """Assert that no weight that an earlier mask pruned survives later."""
     for name, mask in earlier.items():
         assert not (later[name] & ~mask).any(), f"{name}: a pruned weight came back"
 
 
 @torch.no_grad()
 def pruned_are_zero(weight: Tensor, mask_shard: Tensor) -> bool:
-    """Whether this rank's part of a weight is zero wherever its part of the mask is False."""
+    """Return True if this rank's part of a weight is zero wherever the mask is False."""
     return not bool(local(weight)[~mask_shard].any())

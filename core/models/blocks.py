@@ -104,7 +104,7 @@ class StandIn(nn.Module):
         return hidden_states
 
     def __getattr__(self, name: str) -> Any:
-        # Some backbones read their blocks' attributes, such as the kind of attention.
+        # Some backbones read attributes of their blocks, such as the kind of attention.
         try:
             return super().__getattr__(name)
         except AttributeError:

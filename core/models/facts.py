@@ -1,4 +1,4 @@
-"""Facts of a model that planning needs, read from its config alone."""
+"""Facts of a model that plans need, read from its config alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a plan needs to know of a model, from its config alone."""
+    """Sizes of a model and of its prunable matrices."""
 
     name: str
     model_type: str
@@ -34,15 +34,15 @@ class ModelFacts:
     hidden_size: int
     vocab_size: int
     max_seq_len: int
-    """Tokens; `NO_LIMIT` where the config names none."""
+    """Tokens; `NO_LIMIT` if the config names none."""
     dtype: str
-    """Of the stored weights: `float32`, `bfloat16` or `float16`."""
+    """Dtype of the stored weights: `float32`, `bfloat16` or `float16`."""
     num_parameters: int
     linears: tuple[Linear, ...]
 
 
 def describe_model(source: ModelSource) -> ModelFacts:
-    """Reads the config and builds the model without memory for weights.
+    """Return a model's facts: read its config and build it without memory for weights.
 
     Raises:
         ValueError: in one line, for a model that cannot be pruned here.

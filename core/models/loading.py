@@ -30,7 +30,7 @@ EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_nu
 
 
 def read_config(source: ModelSource) -> PreTrainedConfig:
-    """Return the config of a model; refuse in one line what cannot be pruned here."""
+    """Return the config of a model; refuse in one line a model that cannot be pruned here."""
     try:
         with quiet():
             config = AutoConfig.from_pretrained(config_dir(source), trust_remote_code=False)
@@ -49,7 +49,7 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
 
 
 def load_model(source: ModelSource | str | Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Loads weights in `dtype` on the CPU, for evaluation (no dropout, no key-value cache).
+    """Load weights in `dtype` on the CPU, for evaluation (no dropout, no key-value cache).
 
     Raises:
         ValueError: if the checkpoint lacks weights, which would otherwise start out random.
@@ -82,7 +82,7 @@ def load_model(source: ModelSource | str | Path, dtype: torch.dtype) -> PreTrain
 
 
 def sample_model(source: ModelSource, num_blocks: int, dtype: torch.dtype) -> PreTrainedModel:
-    """The first blocks of a model with random weights, to time what the whole would take."""
+    """Return the first blocks of a model with random weights, to time them for an estimate."""
     config = read_config(source)
     config.use_cache = False
     config.num_hidden_layers = min(num_blocks, config.num_hidden_layers)
@@ -93,7 +93,7 @@ def sample_model(source: ModelSource, num_blocks: int, dtype: torch.dtype) -> Pr
 
 
 def load_tokenizer(source: ModelSource | str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer stored with a model.
+    """Return the tokenizer stored with a model.
 
     Raises:
         ValueError: in one line, if there is none.
@@ -104,17 +104,17 @@ def load_tokenizer(source: ModelSource | str | Path) -> PreTrainedTokenizerBase:
             directory = tokenizer_dir(source)
             tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:
-        # A missing tokenizer surfaces as whatever the last parser tried on it raises.
+        # If there is no tokenizer, the error is that of the last parser that transformers tried.
         remedy = f"its tokenizer cannot be loaded: {first_line(error)}"
         raise BadInputError(f"--models {source.name}: {remedy}") from error
-    # Without tokenizer files some families get a tokenizer that knows no text, without a word.
+    # Without tokenizer files some families silently get a tokenizer that knows no text.
     known = len(tokenizer) > len(tokenizer.all_special_tokens)
     require(known, "models", source.name, "has no tokenizer files; save its tokenizer beside it")
     return tokenizer
 
 
 def _source(source: ModelSource | str | Path) -> ModelSource:
-    """A directory as a source; its identity is not asked for, so nothing is hashed."""
+    """Return a directory as a source. Nobody needs its identity here, so nothing is hashed."""
     if isinstance(source, ModelSource):
         return source
     return ModelSource(str(source), str(source), revision=None, identity="")
@@ -122,7 +122,7 @@ def _source(source: ModelSource | str | Path) -> ModelSource:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps transformers' progress bars and load reports off the terminal."""
+    """Keep transformers' progress bars and load reports off the terminal."""
     bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()

@@ -15,14 +15,14 @@ MASKS_FILE = "masks.safetensors"
 
 
 def save_masks(path: Path, masks: Masks) -> None:
-    """Writes masks bit-packed; shapes go into the header."""
+    """Write masks bit-packed; the header holds their shapes."""
     packed = {n: torch.from_numpy(np.packbits(m.numpy().reshape(-1))) for n, m in masks.items()}
     shapes = json.dumps({name: list(mask.shape) for name, mask in masks.items()})
     save_file(packed, path, metadata={"shapes": shapes})
 
 
 def load_masks(path: Path) -> Masks:
-    """Reads what `save_masks` wrote."""
+    """Read masks that `save_masks` wrote."""
     with safe_open(path, framework="pt") as file:
         shapes = json.loads(file.metadata()["shapes"])
     masks = {}

@@ -16,9 +16,9 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save_model(directory: Path, model: PreTrainedModel, masks: Masks, ranks: Ranks) -> None:
-    """Gathers the weights and writes, on rank 0, config, weights and masks (collective)."""
+    """Gather the weights; rank 0 writes config, weights and masks (collective)."""
     state: dict[str, Tensor] = {}
-    # Tied parameters come once; loading ties them again.
+    # Tied parameters are written once. Loading ties them again.
     for name, param in [*model.named_parameters(), *persistent_buffers(model)]:
         full = whole(param.detach())
         if ranks.rank == 0:
@@ -29,16 +29,16 @@ def save_model(directory: Path, model: PreTrainedModel, masks: Masks, ranks: Ran
     save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
     config = copy.deepcopy(model.config)
     config.dtype = next(iter(state.values())).dtype
-    config.use_cache = True  # Off for our forward passes, which never generate.
+    config.use_cache = True  # It is off for our forward passes, which never generate.
     config.save_pretrained(directory)
     if model.generation_config is not None:
-        # Not save_pretrained: it refuses settings that many published models come with.
+        # save_pretrained refuses settings that many published models have.
         model.generation_config.to_json_file(directory / "generation_config.json")
     if masks:
         save_masks(directory / MASKS_FILE, masks)
 
 
 def persistent_buffers(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
-    """Buffers that belong to a state dict."""
+    """Return the buffers that belong to a state dict."""
     kept = model.state_dict().keys()
     return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]

@@ -11,10 +11,10 @@ from core.parallel import Ranks
 
 
 def shard_(model: PreTrainedModel, ranks: Ranks, offload: bool = False) -> None:
-    """Moves the model to the device and, with several ranks, shards it block by block.
+    """Move the model to the device and, with several ranks, shard it block by block.
 
-    With `offload` shards stay in host memory, and gradients and moments with them; a block comes to
-    the device for as long as it runs. That needs a process group even for one rank.
+    With `offload` shards, gradients and moments stay in host memory, and a block is on the device
+    only while it runs. That needs a process group even for one rank.
     """
     policy = OffloadPolicy()
     if offload:
@@ -28,11 +28,11 @@ def shard_(model: PreTrainedModel, ranks: Ranks, offload: bool = False) -> None:
     mesh = ranks.mesh()
     for block in decoder_blocks(model):
         fully_shard(block, mesh=mesh, offload_policy=policy)
-    # By default the root stays whole after a forward without gradients, and an optimizer made then
-    # would hold parameters that are about to vanish.
+    # By default the root stays whole after a forward without gradients. An optimizer made then
+    # would hold parameters that soon vanish.
     fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
-    # FSDP2 takes the first module that runs for the root. Pruning runs single blocks, so the true
-    # root goes first, once, on a window of two tokens.
+    # FSDP2 takes the first module that runs for the root. Pruning runs single blocks, so run the
+    # true root first, once, on a window of two tokens.
     with torch.no_grad():
         model(torch.zeros(1, 2, dtype=torch.long, device=ranks.device))
     for module in (model, *decoder_blocks(model)):

@@ -1,7 +1,7 @@
-"""Finds a model by directory, hub name or `embedded`, and says exactly which one it is.
+"""Model sources: a directory, hub name or `embedded`, and the exact identity of the model there.
 
-Knows files and the hub, not model families (those are in `models.py`). Weights are safetensors
-only; nothing is downloaded here but the answer which commit a name stands for.
+Weights are safetensors only. To resolve a name downloads nothing but its commit; the directories
+at the end of this file fetch what they need.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ TOKENIZER_FILES = re.compile(r"tokenizer.*|vocab.*|merges\.txt|.*_tokens(_map)?\
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model is, and which one it is."""
+    """Place and identity of a model."""
 
     name: str
-    """As the user gave it."""
+    """Name as the user gave it."""
     path_or_repo: str
     """A local directory, or the repository on the hub."""
     revision: str | None
@@ -44,11 +44,11 @@ class ModelSource:
     identity: str
     """The hub commit, or `sha256:` of the local config, tokenizer and weights."""
     weights_revision: str | None = None
-    """The hub commit with the safetensors weights, where it is another one than `revision`."""
+    """The hub commit with the safetensors weights, if it is another one than `revision`."""
 
 
 def resolve_model(name: str, revision: str | None = None) -> ModelSource:
-    """Finds a model by directory, hub name (`org/model` or `org/model@revision`) or `embedded`.
+    """Find a model by directory, hub name (`org/model` or `org/model@revision`) or `embedded`.
 
     Raises:
         ValueError: in one line, if there is none or it has no safetensors weights.
@@ -74,7 +74,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
 
 
 def local_source(name: str, path: Path) -> ModelSource:
-    """The source of a checkpoint directory; raises ValueError if a part of it is absent."""
+    """Return the source of a checkpoint directory; raise ValueError if a part of it is absent."""
     require(
         (path / "config.json").is_file(),
         "models",
@@ -90,12 +90,12 @@ def local_source(name: str, path: Path) -> ModelSource:
     )
     files = [path / "config.json", *weights]
     files += [file for file in path.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
-    # Absolute: workers run in a directory of their own.
+    # The path is absolute, because workers run in a directory of their own.
     return ModelSource(name, str(path.absolute()), None, f"sha256:{files_hash(files)}")
 
 
 def _weights(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, index included; empty unless all are there."""
+    """Return the safetensors files of a checkpoint and their index; empty unless all are there."""
     index = directory / WEIGHTS_INDEX
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
@@ -138,7 +138,7 @@ def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
 
 
 def _cached_weights(repo: str, revision: str | None) -> Path | None:
-    """The cache's snapshot of a revision, if all its safetensors are there."""
+    """Return the cached snapshot of a revision if all its safetensors are there."""
     for file in (WEIGHTS, WEIGHTS_INDEX):
         snapshot = cached_snapshot(repo, file, revision, "model")
         if snapshot is not None and _weights(snapshot):
@@ -147,31 +147,31 @@ def _cached_weights(repo: str, revision: str | None) -> Path | None:
 
 
 def _asked_weights(repo: str, revision: str | None) -> str | None:
-    """The commit of a revision if the hub has safetensors there."""
+    """Return the commit of a revision if the hub has safetensors there."""
     return hub_commit(repo, WEIGHTS, revision, "model") or hub_commit(
         repo, WEIGHTS_INDEX, revision, "model"
     )
 
 
 def _is_pickled(repo: str) -> bool:
-    """Whether the main branch is known to have pickled weights only."""
+    """Return True if the main branch is known to have pickled weights only."""
     snapshot = cached_snapshot(repo, "config.json", None, "model")
     found = snapshot is not None and any(snapshot.glob("pytorch_model*.bin*"))
     return found or re.fullmatch(r"facebook/opt-[\d.]+[mb]", repo) is not None
 
 
 def _cached_conversion(repo: str) -> Path | None:
-    """As `_asked_conversion`, as far as the cache knows."""
+    """Return the cached snapshot of the hub's safetensors conversion, if there is one."""
     notes = sorted(cached_refs(repo, "model").glob("refs/pr/*"))
     names = [f"refs/pr/{note.name}" for note in notes]
     return next(filter(None, (_cached_weights(repo, name) for name in names)), None)
 
 
 def _asked_conversion(repo: str) -> str | None:
-    """The commit of the hub's own safetensors conversion, which older models such as OPT rely on.
+    """Return the commit of the hub's own safetensors conversion, which older models need.
 
-    Their main branch has pickled weights only; the conversion is an open pull request by the
-    hub's bot. `from_pretrained` looks for it too, but not for a pinned commit.
+    The main branch of models such as OPT has pickled weights only. The conversion is an open pull
+    request by the hub's bot. `from_pretrained` looks for it too, but not for a pinned commit.
     """
     try:
         requests = HfApi().get_repo_discussions(
@@ -184,7 +184,7 @@ def _asked_conversion(repo: str) -> str | None:
 
 
 def config_dir(source: ModelSource) -> Path:
-    """The local directory with the config, fetched if need be."""
+    """Return the local directory with the config, fetched if needed."""
     if source.revision is None:
         return Path(source.path_or_repo)
     file = hf_hub_download(source.path_or_repo, "config.json", revision=source.revision)
@@ -192,12 +192,12 @@ def config_dir(source: ModelSource) -> Path:
 
 
 def tokenizer_dir(source: ModelSource) -> Path:
-    """The local directory with the tokenizer and the config, fetched if need be."""
+    """Return the local directory with the tokenizer and the config, fetched if needed."""
     directory = config_dir(source)
     names = {file.name for file in directory.iterdir()}
     whole = "tokenizer_config.json" in names and names & {"tokenizer.json", "vocab.json"}
     if source.revision is None or whole:
-        # Asking the hub for files that a model may not have takes minutes without a network.
+        # To ask the hub for files that a model may not have takes minutes without a network.
         return directory
     patterns = ["tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model"]
     return Path(
@@ -206,13 +206,13 @@ def tokenizer_dir(source: ModelSource) -> Path:
 
 
 def weights_dir(source: ModelSource) -> Path:
-    """The local directory with the safetensors weights, fetched if need be."""
+    """Return the local directory with the safetensors weights, fetched if needed."""
     if source.revision is None:
         return Path(source.path_or_repo)
     revision = source.weights_revision or source.revision
     snapshot = _cached_weights(source.path_or_repo, revision)
     if snapshot is not None:
         return snapshot
-    # Not every safetensors file: some repositories hold the weights twice.
+    # Not all safetensors files: some repositories hold the weights twice.
     patterns = ["model*.safetensors", WEIGHTS_INDEX, "generation_config.json"]
     return Path(snapshot_download(source.path_or_repo, revision=revision, allow_patterns=patterns))

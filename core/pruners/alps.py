@@ -1,18 +1,18 @@
-"""ALPS: ADMM finds the support of a whole matrix, conjugate gradients the weights on it.
+"""ALPS: ADMM finds the support of a whole matrix, then conjugate gradients find its weights.
 
 Meng, Behdin, Wang & Mazumder, arXiv 2406.07831. The layer problem `min tr(D H DT)`, D = original
 minus new weights, under an exact count of zeros, is split into weights W that may be dense, a
-sparse copy of them, and a dual V that ties the two with a penalty rho, which grows until the
-support hardly moves (their algorithm 1); preconditioned conjugate gradients then solve for the
+sparse copy of them, and a dual V that ties the two with a penalty rho. The penalty grows until the
+support hardly moves (their algorithm 1). Then preconditioned conjugate gradients solve for the
 surviving weights (algorithm 2), many rows at a time. Differences from the paper:
 
 - It starts from SparseGPT's weights and support, with the dual that belongs to them, instead of
-  from the dense weights: the penalty can start higher, and fewer steps are needed.
-- One Cholesky inverse per penalty instead of an eigendecomposition of H: each step is then one
-  product of rows n^2 instead of two, and the penalty changes only every few steps.
-- Where the found support ends above SparseGPT's undamped error, that matrix takes SparseGPT's
-  support, refined by conjugate gradients on the undamped H, and is named among `fell_back` in the
-  stage's record. The error is thus at most SparseGPT's on every matrix.
+  from the dense weights. The penalty can start higher, and fewer steps are needed.
+- It takes one Cholesky inverse for each penalty instead of an eigendecomposition of H. Each step is
+  then one product of rows n^2 instead of two, and the penalty changes only every few steps.
+- If the found support ends above SparseGPT's undamped error, that matrix takes SparseGPT's support,
+  refined by conjugate gradients on the undamped H. The stage's record names it in `fell_back`. So
+  the error is at most SparseGPT's on every matrix.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ import torch
 from torch import Tensor
 
 from core.methods import METHODS, Method
-from core.pruners.base import Pruned, Pruner, PruningError, Solution, Statistic
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import choose
+from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic
 from core.pruners.sparsegpt import solve, solve_operations
 from core.targets import Target
 
-# Penalties in units of the scaled H, whose diagonal is 1, and steps taken with each. Their number
-# is fixed: a stop that looks at the support would couple matrices that are solved together.
+# Penalties in units of the scaled H, whose diagonal is 1, and the steps with each. Their number is
+# fixed: to stop when the support settles would couple matrices that are solved together.
 PENALTY, GROWTH, NUM_PENALTIES, STEPS = 0.1, 1.5, 12, 2
-# Conjugate-gradient steps at most; a row stops when its residual fell by this factor. Fewer leave
-# weights that depend on the order of sums: 30 steps differ by 7e-4 between stacked and single rows.
+# Most conjugate-gradient steps; a row stops when its residual fell by this factor. After fewer,
+# weights depend on the order of sums: with 30, stacked and single rows differ by 7e-4.
 CG_STEPS, CG_TOLERANCE = 40, 1e-5
-# Weights of the rows that step together: few enough to stay in cache from one operation to the
-# next, enough for products at full speed.
+# Weights of the rows that step together: few enough to stay in cache between operations, enough for
+# products at full speed.
 CG_CHUNK = 2**18
 
 
 @final
 @dataclass(frozen=True)
 class Alps(Pruner):
-    """ADMM for the support, conjugate gradients for the weights; starts from SparseGPT's."""
+    """ADMM for the support, conjugate gradients for the weights; starts from SparseGPT's result."""
 
     facts: ClassVar[Method] = METHODS["alps"]
     statistic: ClassVar[type[Statistic] | None] = Hessian
@@ -57,7 +57,7 @@ class Alps(Pruner):
         target: Target,
         masks: Sequence[Tensor] | None,
     ) -> Solution:
-        """Solves all matrices of one input together, their rows stacked."""
+        """Solve all matrices of one input together, their rows stacked."""
         assert isinstance(statistic, Hessian)
         hessian = statistic.matrix()
         factor = factorise(hessian, self.config.dampening_frac)
@@ -79,8 +79,8 @@ class Alps(Pruner):
         return Solution(pruned, factor.dampening_frac)
 
     def solve_operations(self, rows: Sequence[int], cols: int) -> float:
-        """SparseGPT's, an inverse for each penalty, a product for each step of either search."""
-        # Beside the steps: the pull, the first dual, the first residual, two errors.
+        """Return SparseGPT's, plus an inverse for each penalty and a product for each step."""
+        # Besides the steps: the pull, the first dual, the first residual, two errors.
         products = NUM_PENALTIES * STEPS + CG_STEPS + 5
         searches = NUM_PENALTIES * cols**3 + products * 2.0 * sum(rows) * cols**2
         return solve_operations(rows, cols) + searches
@@ -88,18 +88,18 @@ class Alps(Pruner):
 
 @dataclass(frozen=True)
 class Layer:
-    """The problem in units in which the damped H has a diagonal of 1 (Jacobi preconditioning)."""
+    """The layer problem, scaled to a damped H with a diagonal of 1 (Jacobi preconditioning)."""
 
     hessian: Tensor
-    """Damped and scaled, [cols, cols]; a dead input is alone with a 1."""
+    """H damped and scaled, [cols, cols]; of a dead input only the diagonal entry 1 is not zero."""
     damping: Tensor
-    """[cols], what of that diagonal is not in the undamped H; all of it for a dead input."""
+    """[cols], the part of that diagonal that damping added; all of it for a dead input."""
     units: Tensor
     """[cols], scaled weights = weights * units."""
     dead: Tensor
     """[cols] bool, inputs that were always zero."""
     any_dead: bool
-    """Whether there is one; the usual case is spared a pass over all scores."""
+    """True if there is one. This saves a pass over all scores in the usual case."""
 
     def prune(
         self,
@@ -108,7 +108,7 @@ class Layer:
         target: Target,
         earlier: Sequence[Tensor] | None,
     ) -> list[Pruned]:
-        """Masks and weights at or below the undamped error of `start`, matrix by matrix."""
+        """Return masks and weights whose undamped error is at most that of `start`, each matrix."""
         searches = [
             Search(self, original, begin, target, earlier[i] if earlier else None)
             for i, (original, begin) in enumerate(zip(dense, start, strict=True))
@@ -125,21 +125,21 @@ class Layer:
         return [search.result(rho) for search in searches]
 
     def moved(self, mask: Tensor) -> Tensor:
-        """Survivors that compensate: of living inputs, in rows that lost a living input."""
+        """Return the survivors of living inputs in rows that lost one: those that compensate."""
         return mask & ~self.dead & (~mask & ~self.dead).any(1, keepdim=True)
 
     def error(self, delta: Tensor) -> float:
-        """`tr(D H DT)`, H undamped, D [rows, cols] scaled."""
+        """Return `tr(D H DT)` for the undamped H and a scaled D [rows, cols]."""
         return float(((delta @ self.hessian - delta * self.damping) * delta).sum())
 
     def refine(self, goal: Tensor, weight: Tensor, mask: Tensor, damped: bool) -> Tensor:
-        """Conjugate gradients on the survivors of each row; rows of one chunk step together.
+        """Refine the survivors of each row by conjugate gradients; rows of a chunk step together.
 
         Args:
             goal: original weights, scaled [rows, cols].
-            weight: where to start.
+            weight: the starting point, scaled [rows, cols].
             mask: the survivors.
-            damped: whether the damping counts as part of H.
+            damped: use the damped H.
         """
         hessian = self.hessian if damped else self.undamped()
         free = self.moved(mask)
@@ -150,17 +150,17 @@ class Layer:
         return start
 
     def undamped(self) -> Tensor:
-        """H as the calibration gave it, scaled; a dead input has neither row nor column."""
+        """Return H without damping, scaled; row and column of a dead input are zero."""
         hessian = self.hessian.clone()
         hessian.diagonal().sub_(self.damping)
         return hessian
 
 
 class Search:
-    """ADMM on one matrix. It alone decides its numbers, whatever is solved beside it.
+    """ADMM on one matrix. Its numbers do not depend on the matrices solved with it.
 
-    One matrix carries both unknowns: where a weight survives, `state` is rho times its sparse copy,
-    elsewhere it is the dual V; the other of the two is zero there.
+    `state` carries both unknowns. Where a weight survives it is rho times the sparse copy and the
+    dual V is zero. Elsewhere it is the dual and the sparse copy is zero.
     """
 
     def __init__(
@@ -176,9 +176,9 @@ class Search:
         )
 
     def step(self, inverse: Tensor, rho: float) -> None:
-        """New weights, then the support of the largest and the dual of the others.
+        """Take one step: new weights, then the support of the largest and the dual of the others.
 
-        Works with products of ones and zeros, several times faster than filling by a mask.
+        Products with ones and zeros are several times faster than filling by a mask.
         """
         kept = self.mask.to(self.state.dtype)
         weight = torch.addcmul(self.pull, self.state, 2 * kept - 1) @ inverse
@@ -189,11 +189,11 @@ class Search:
         self.mask = choose(scores, self.target, self.earlier)
 
     def grow(self) -> None:
-        """Scales the sparse copy's part of `state` to the next penalty."""
+        """Scale the sparse copy in `state` to the next penalty."""
         self.state *= 1 + self.mask.to(self.state.dtype) * (GROWTH - 1)
 
     def result(self, rho: float) -> Pruned:
-        """Least squares on the support found, or on the first one where that is better."""
+        """Return least squares on the found support, or on the first one if that is better."""
         layer, goal, mask = self.layer, self.goal, self.mask
         weight = layer.refine(goal, self.state / rho, mask, damped=True)
         lost = layer.error(goal - weight) > layer.error(goal - self.begin)
@@ -205,7 +205,7 @@ class Search:
 
 
 def descend_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None:
-    """Moves the `free` entries (1, else 0) of rows `kept` to least `tr(D H DT)`, in place.
+    """Move the `free` entries (1, else 0) of rows `kept` to the least `tr(D H DT)`, in place.
 
     Args:
         kept: weights [rows, cols].
@@ -220,9 +220,9 @@ def descend_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None
     product = torch.empty_like(kept)
     for _ in range(CG_STEPS):
         torch.mm(direction, hessian, out=product)
-        # A direction is zero where nothing is free, so its curvature needs no masked product.
+        # A direction is zero where no entry is free, so its curvature needs no masked product.
         curvature = torch.linalg.vecdot(direction, product)[:, None]
-        # A row that is solved, or flat within rounding, stands still.
+        # A row that is solved, or flat within rounding, takes no more steps.
         going = (square > enough) & (curvature > 0)
         if not going.any():
             break
@@ -235,7 +235,7 @@ def descend_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None
 
 
 def scale(hessian: Tensor, factor: Factor) -> Layer:
-    """Brings a layer's damped H to a diagonal of 1, whatever the size of its inputs."""
+    """Return the layer problem scaled to a diagonal of 1, whatever the size of its inputs."""
     dead = factor.dead
     mean = hessian.diagonal().mean().item() or 1.0
     damped = hessian / mean

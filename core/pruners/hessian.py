@@ -1,4 +1,4 @@
-"""Second moments of layer inputs, and the one triangular factor the solvers need.
+"""Second moments of layer inputs, and the one triangular factor that the solvers need.
 
 `H = 2/n sum(x xT)` over n calibration tokens is the Hessian of a layer's squared output error in
 each row of its weights (Hassibi & Stork 1993; SparseGPT, arXiv 2301.00774).
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.pruners.base import PruningError, Statistic
+from core.pruners.pruner import PruningError, Statistic
 
 logger = logging.getLogger(__name__)
 
-# Each failed Cholesky multiplies the damping by this; beyond the limit H says too little to prune.
+# Each failed Cholesky multiplies the damping by this. Above the limit H says too little to prune.
 DAMPENING_STEP, DAMPENING_LIMIT = 10.0, 1.0
-# Columns a product covers while H accumulates; wide enough for full speed, narrow enough that the
-# half above the diagonal is skipped.
+# Columns of one product while H accumulates: wide enough for full speed, narrow enough to skip the
+# half above the diagonal.
 ACCUMULATION_BLOCK = 256
 # Columns factored at once between two products.
 FACTOR_BLOCK = 128
-# Columns that are mirrored at once; a block row and its transposed copy fit in a core's cache.
+# Columns mirrored at once: a block row and its transposed copy fit in a core's cache.
 MIRROR_BLOCK = 64
 
 
@@ -35,28 +35,28 @@ class InputNorms(Statistic):
         self.num_tokens = torch.zeros((), dtype=torch.float64)
 
     def update(self, inputs: Tensor) -> None:
-        """Adds inputs [tokens, in_features]."""
+        """Add inputs [tokens, in_features]."""
         self.squares += inputs.float().square().sum(0)
         self.num_tokens += len(inputs)
 
     def tensors(self) -> list[Tensor]:
-        """Squares and count."""
+        """Return squares and count."""
         return [self.squares, self.num_tokens]
 
     def rms(self) -> Tensor:
-        """Root mean square of each input, [in_features]."""
+        """Return the root mean square of each input, [in_features]."""
         return (self.squares / self.num_tokens.item()).sqrt()
 
 
 class Hessian(Statistic):
-    """Sum of `x xT`, of which only block rows up to the diagonal are computed."""
+    """Sum of `x xT`. Only block rows up to the diagonal are computed."""
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         self.products = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.float64)
 
     def update(self, inputs: Tensor) -> None:
-        """Adds inputs [tokens, in_features]; products and sums in float32."""
+        """Add inputs [tokens, in_features]; products and sums are float32."""
         inputs = inputs.float()
         width = inputs.shape[1]
         for start in range(0, width, ACCUMULATION_BLOCK):
@@ -65,11 +65,11 @@ class Hessian(Statistic):
         self.num_tokens += len(inputs)
 
     def tensors(self) -> list[Tensor]:
-        """Products and count."""
+        """Return products and count."""
         return [self.products, self.num_tokens]
 
     def matrix(self) -> Tensor:
-        """`H = 2/n sum(x xT)`, symmetric [in_features, in_features]."""
+        """Return `H = 2/n sum(x xT)`, symmetric [in_features, in_features]."""
         full = self.products * (2.0 / self.num_tokens.item())
         width = len(full)
         for start in range(0, width, MIRROR_BLOCK):
@@ -82,10 +82,10 @@ class Hessian(Statistic):
 
 @dataclass(frozen=True)
 class Factor:
-    """`H + damping = L LT` with L upper triangular: column j depends on columns before it."""
+    """`H + damping = L LT` with L upper triangular: column j depends on the columns before it."""
 
     lower: Tensor
-    """The transpose of L, [cols, cols], in the order of memory in which the solver reads it."""
+    """The transpose of L, [cols, cols], in the memory order in which the solver reads it."""
     dead: Tensor
     """[cols] bool, inputs that were always zero."""
     dampening_frac: float
@@ -93,15 +93,15 @@ class Factor:
 
     @property
     def upper(self) -> Tensor:
-        """L, [cols, cols]."""
+        """Return L, [cols, cols]."""
         return self.lower.T
 
 
 def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
-    """Factors a damped Hessian, damping more, in recorded steps, while it is not definite.
+    """Factor a damped Hessian. While it is not positive definite, damp it more, step by step.
 
-    It replaces the original's Cholesky of the inverse, `inv(H) = UT U` with `U = inv(L)`, at a
-    quarter of the operations and without inverting H.
+    This replaces the original's Cholesky of the inverse, `inv(H) = UT U` with `U = inv(L)`. It
+    takes a quarter of the operations and does not invert H.
 
     Raises:
         PruningError: not positive definite at the largest damping; names the value to try.
@@ -125,15 +125,15 @@ def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
 
 
 def reversed_cholesky(hessian: Tensor, diagonal: Tensor) -> Tensor | None:
-    """The transpose of L, upper triangular, with `L LT = hessian`; None if it is not definite.
+    """Return the transpose of L, upper triangular with `L LT = hessian`; None if not definite.
 
-    The Cholesky factor of the matrix with both axes flipped, flipped back, but without flips of
-    more than a block: block rows from the last to the first, each one product with the finished
-    ones, which runs at the speed of products where a library's factorisation does not.
+    L is the Cholesky factor of the matrix with both axes flipped, flipped back. To flip no more
+    than a block, this goes over block rows from the last to the first. Each takes one product with
+    the finished rows, so it runs at the speed of products, which a library's factor does not.
 
     Args:
         hessian: symmetric [cols, cols]; read below its diagonal and in its diagonal blocks.
-        diagonal: what stands on the diagonal instead, [cols].
+        diagonal: replaces the diagonal, [cols].
     """
     size = len(hessian)
     lower = torch.zeros_like(hessian)
@@ -156,9 +156,9 @@ def reversed_cholesky(hessian: Tensor, diagonal: Tensor) -> Tensor | None:
 
 
 def inverse_triangle(lower: Tensor) -> Tensor:
-    """Inverses of lower triangles [..., n, n], as exact as their dtype holds them.
+    """Return the inverses of lower triangles [..., n, n], as exact as their dtype allows.
 
-    Products with it replace triangular solves with many right-hand sides, which are slower.
+    Products with an inverse are faster than triangular solves with many right-hand sides.
     """
     eye = torch.eye(lower.shape[-1], dtype=torch.float64, device=lower.device)
     return torch.linalg.solve_triangular(lower.double(), eye, upper=False).to(lower.dtype)

@@ -1,8 +1,8 @@
-"""What pruning did to a layer's output: a figure for each matrix, recorded and never acted upon.
+"""Relative error of a pruned layer's output: one recorded figure a matrix; nothing depends on it.
 
-Place in the flow: `sequential.py` asks for it once a matrix is solved, while the statistic of its
-input is at hand. With `H = 2/n sum(x xT)` and D = original minus new weights, `tr(D H DT)` is the
-squared change of the outputs over the calibration tokens and `tr(W H WT)` their squared size.
+Place in the flow: `sequential.py` asks for it after a matrix is solved, while the statistic of its
+input is still there. With `H = 2/n sum(x xT)` and D = original minus new weights, `tr(D H DT)` is
+the squared change of the outputs over the calibration tokens and `tr(W H WT)` their squared size.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import math
 import torch
 from torch import Tensor
 
-from core.pruners.base import Statistic
 from core.pruners.hessian import Hessian, InputNorms
+from core.pruners.pruner import Statistic
 
-# Columns of a product. Only block rows up to the diagonal are computed, so the narrower the less;
-# narrower ones cost more in calls than they save.
+# Columns of a product. Only block rows up to the diagonal are computed, so narrower blocks compute
+# less. Still narrower ones cost more in calls than they save.
 BLOCK = 256
 FEWEST_ROWS = 32
 SHARE = 0.01
-"""Most of the operations that gathering H and running the layer took that this may add."""
+"""Limit of its operations, as a share of those that gathered H and ran the layer."""
 
 
 def relative_error(statistic: Statistic | None, before: Tensor, after: Tensor) -> float | None:
-    """`tr(D H DT) / tr(W H WT)` of a matrix [rows, cols]; 0 unchanged, 1 as bad as no layer at all.
+    """Return `tr(D H DT) / tr(W H WT)` of a matrix [rows, cols]: 0 unchanged, 1 like no layer.
 
-    Exact, except where calibration was so short that the products would take a noticeable part of
-    the time: then over every few rows (`row_step`). Of a method that knows the norms of its inputs
-    alone (Wanda), H is their diagonal: a value that takes inputs as uncorrelated and compares with
-    its own kind only.
+    It is exact, except after a short calibration, where the products would take a noticeable part
+    of the time. It then looks at every few rows (`row_step`). Wanda knows only the norms of its
+    inputs, so there H is diagonal: such values assume uncorrelated inputs and compare only with
+    each other.
 
     Returns:
         None without a statistic, and for a matrix whose outputs are all zero.
@@ -50,10 +50,11 @@ def relative_error(statistic: Statistic | None, before: Tensor, after: Tensor) -
 
 
 def row_step(rows: int, cols: int, num_tokens: int) -> int:
-    """Every how many rows are looked at: 1 for 128 windows of 2048 tokens and common layers.
+    """Return the step between rows that are looked at: 1 for 128 windows of 2048 tokens.
 
-    H took num_tokens cols^2 / 2 multiplications and two forwards 2 num_tokens rows cols, a row here
-    takes about cols^2. Odd, so that rows do not fall on the same place of every attention head.
+    H took num_tokens cols^2 / 2 multiplications, and two forwards took 2 num_tokens rows cols. A
+    row here takes about cols^2. The step is odd, so that the rows do not fall on the same place of
+    every attention head.
     """
     took = num_tokens * (cols**2 / 2 + 2 * rows * cols)
     allowed = max(FEWEST_ROWS, int(SHARE * took / cols**2))
@@ -62,12 +63,12 @@ def row_step(rows: int, cols: int, num_tokens: int) -> int:
 
 
 def quadratic(products: Tensor, matrix: Tensor) -> Tensor:
-    """`tr(M P MT)` of a symmetric P of which block rows up to the diagonal are read, a scalar."""
+    """Return the scalar `tr(M P MT)`; of the symmetric P block rows up to the diagonal are read."""
     total = torch.zeros((), dtype=torch.float64, device=matrix.device)
     for start in range(0, len(products), BLOCK):
         end = min(start + BLOCK, len(products))
         block = matrix[:, start:end]
-        # Block rows below the diagonal count twice, for their mirror images above it.
+        # Blocks below the diagonal count twice, also for their mirror images above it.
         image = block @ products[start:end, start:end]
         if start:
             image.addmm_(matrix[:, :start], products[start:end, :start].T, alpha=2)

@@ -9,8 +9,8 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from core.methods import METHODS, Method
-from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.masks import choose
+from core.pruners.pruner import Pruned, Pruner, Solution, Statistic
 from core.targets import Target
 
 
@@ -28,7 +28,7 @@ class Magnitude(Pruner):
         target: Target,
         masks: Sequence[Tensor] | None,
     ) -> Solution:
-        """Prunes each matrix by itself; `statistic` is not read."""
+        """Prune each matrix by itself; `statistic` is not read."""
         pruned = []
         for i, weight in enumerate(weights):
             mask = choose(weight.abs().float(), target, masks[i] if masks else None)

@@ -1,7 +1,7 @@
-"""Who survives: exact counts, ties broken by position, earlier masks kept.
+"""Choice of masks from scores: exact counts, ties broken by position, earlier masks kept.
 
-A mask is True where the weight survives. All choices prune the lowest scores; a weight that an
-earlier mask pruned scores minus infinity and goes first.
+A mask is True where the weight survives. All choices prune the lowest scores. A weight that an
+earlier mask pruned scores minus infinity, so it is pruned first.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import Tensor
 from core.checks import BadInputError
 from core.targets import MaskStructure, Target
 
-# Scores sampled to find out where a long row's k-th smallest lies.
+# Scores sampled to find about where the k-th smallest of a long row lies.
 SAMPLE = 2048
 
 
 def num_pruned(sparsity: float, numel: int) -> int:
-    """Weights to prune among `numel`: the nearest whole number."""
+    """Return how many of `numel` weights to prune, the nearest whole number."""
     return round(sparsity * numel)
 
 
 def lowest(scores: Tensor, count: int) -> Tensor:
-    """Marks exactly `count` entries in each row of `scores` (last dimension), lowest first.
+    """Mark exactly `count` entries in each row of `scores` (last dimension), lowest first.
 
-    Among equal scores the earlier position goes first, so the count is exact even where many
-    scores are equal, as in bfloat16.
+    Among equal scores the earlier position goes first. So the count is exact even if many scores
+    are equal, as in bfloat16.
     """
     size = scores.shape[-1]
     assert 0 <= count <= size
@@ -47,13 +47,14 @@ def lowest(scores: Tensor, count: int) -> Tensor:
 
 
 def kth_smallest(scores: Tensor, k: int) -> Tensor:
-    """The k-th smallest entry of each row (last dimension), counted from 1; that dimension stays.
+    """Return the k-th smallest entry of each row (last dimension, kept), counted from 1.
 
-    One long row on a CPU, where torch's selection is slow, is first narrowed to the scores between
-    two quantiles of a sample, some percent of all; a sample that misleads costs time only.
+    torch's selection is slow for one long row on a CPU. There the row is first narrowed to the
+    scores between two quantiles of a sample, some percent of all. A sample that misleads costs
+    only time.
     """
     if scores.dim() == 1 and scores.device.type == "cpu" and len(scores) >= 8 * SAMPLE:
-        # An odd step, so that the sample does not stand in a few rows or columns of a matrix.
+        # The step is odd, so that the sample does not fall on a few rows or columns of a matrix.
         sample = scores[:: len(scores) // SAMPLE | 1].sort().values
         share = k / len(scores)
         # Three standard deviations of a sample quantile's rank.
@@ -68,12 +69,12 @@ def kth_smallest(scores: Tensor, k: int) -> Tensor:
 
 
 def keep_earlier(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Scores in which already pruned weights are minus infinity."""
+    """Return scores in which already pruned weights are minus infinity."""
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
 
 def unstructured_mask(scores: Tensor, sparsity: float, earlier: Tensor | None = None) -> Tensor:
-    """Mask of a whole matrix, exactly `round(sparsity * numel)` pruned (more if earlier were)."""
+    """Return a matrix's mask, exactly `round(sparsity * numel)` pruned (more if earlier were)."""
     count = num_pruned(sparsity, scores.numel())
     if earlier is not None:
         count = max(count, int((~earlier).sum()))
@@ -84,10 +85,10 @@ def unstructured_mask(scores: Tensor, sparsity: float, earlier: Tensor | None = 
 def row_mask(
     scores: Tensor, sparsity: float, earlier: Tensor | None = None, whole: bool = False
 ) -> Tensor:
-    """Mask with exactly `round(sparsity * cols)` pruned in each row, as Wanda compares.
+    """Return a mask with exactly `round(sparsity * cols)` pruned in each row, as Wanda does.
 
-    With `whole` the matrix has exactly `round(sparsity * numel)` pruned: some rows, those whose
-    next score is lowest, prune one more than others.
+    With `whole` exactly `round(sparsity * numel)` of the matrix are pruned: some rows, those with
+    the lowest next score, prune one more than the others.
     """
     rows, cols = scores.shape
     scores = keep_earlier(scores, earlier)
@@ -104,7 +105,7 @@ def row_mask(
 
 
 def group_mask(scores: Tensor, structure: MaskStructure, earlier: Tensor | None = None) -> Tensor:
-    """N:M mask: in every group of M consecutive columns the N highest scores survive."""
+    """Return an N:M mask: of every M consecutive columns the N highest scores survive."""
     rows, cols = scores.shape
     assert cols % structure.group == 0
     count = structure.group - structure.survivors
@@ -115,7 +116,7 @@ def group_mask(scores: Tensor, structure: MaskStructure, earlier: Tensor | None 
 
 
 def assert_room(earlier: Tensor, structure: MaskStructure) -> None:
-    """Asserts that no group lost more weights before than the structure prunes."""
+    """Assert that earlier masks pruned no more of any group than the structure does."""
     pruned = (~earlier).reshape(len(earlier), -1, structure.group).sum(-1)
     room = structure.group - structure.survivors
     assert int(pruned.max()) <= room, "earlier groups exceed the target"
@@ -128,7 +129,7 @@ def choose(
     by_row: bool = False,
     whole: bool = False,
 ) -> Tensor:
-    """The mask of a whole matrix for a target; `by_row` compares within rows, else everywhere."""
+    """Return the mask of a matrix for a target; `by_row` compares scores within each row only."""
     if target.structure is not None:
         require_divisible(scores.shape[1], target.structure)
         return group_mask(scores, target.structure, earlier)
@@ -138,7 +139,7 @@ def choose(
 
 
 def require_divisible(cols: int, structure: MaskStructure) -> None:
-    """Refuses N:M on a width that M does not divide."""
+    """Refuse N:M on a width that M does not divide."""
     if cols % structure.group:
         raise BadInputError(
             f"--mask-structures {structure}: a matrix has {cols} inputs, "
@@ -149,11 +150,11 @@ def require_divisible(cols: int, structure: MaskStructure) -> None:
 def block_quotas(
     rows: int, cols: int, ends: Sequence[int], sparsity: float, earlier: Tensor | None
 ) -> list[int]:
-    """How many weights each block of columns prunes, blocks ending at `ends`.
+    """Return how many weights each block of columns prunes; the blocks end at `ends`.
 
-    A block that ends at column e brings the count to `round(sparsity * rows * e)`, unless earlier
-    masks pruned more there, or pruned so much further right that this block must leave room: the
-    whole matrix always comes out at `round(sparsity * rows * cols)`.
+    A block that ends at column e brings the count to `round(sparsity * rows * e)`. There are two
+    exceptions: earlier masks pruned more in this block, or they pruned so much further right that
+    this block must prune less. The whole matrix always has `round(sparsity * rows * cols)` pruned.
     """
     if earlier is None:
         by_column = torch.zeros(cols, dtype=torch.long)

@@ -1,11 +1,11 @@
 """Rounds weights to a few bits, as the original GPTQ and SparseGPT codes do.
 
-A row, or each group of consecutive inputs of it, has an asymmetric grid of `2^bits` values from its
-lowest to its highest weight (arXiv 2210.17323; SparseGPT's joint mode, arXiv 2301.00774, section
-3.5). Zero is always on the grid, so a pruned weight stays exactly zero. Rounding happens inside the
-solver's pass over the columns: later columns make up for it as they do for pruned weights.
-Difference from the reference: grids are found on the weights before pruning for groups too, where
-GPTQ looks at a group only when the pass reaches it.
+Each row, or each group of consecutive inputs of a row, has an asymmetric grid of `2^bits` values
+from its lowest to its highest weight (arXiv 2210.17323; SparseGPT's joint mode, arXiv 2301.00774,
+section 3.5). Zero is always on the grid, so a pruned weight stays exactly zero. Rounding happens
+inside the solver's pass over the columns, and later columns compensate it as they compensate pruned
+weights. Difference from the reference: the grids of groups are also found on the weights before
+pruning. GPTQ finds the grid of a group only when its pass gets there.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class Grid:
     """[rows, groups] float32, whole numbers."""
     bits: int
     group_size: int
-    """Inputs a group; the last may have fewer."""
+    """Inputs in a group; the last may have fewer."""
 
     def nearest(self, values: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """The grid's values nearest to some."""
+        """Return the nearest values on the grid."""
         whole = (torch.round(values / scale) + zero).clamp(0, 2**self.bits - 1)
         return scale * (whole - zero)
 
     def round_column(self, values: Tensor, column: int) -> Tensor:
-        """One column of a matrix, [rows], rounded."""
+        """Return one column of a matrix, [rows], rounded."""
         group = column // self.group_size
         return self.nearest(values, self.scale[:, group], self.zero[:, group])
 
     def round(self, weight: Tensor) -> Tensor:
-        """A matrix [rows, cols], rounded."""
+        """Return a matrix [rows, cols], rounded."""
         cols = weight.shape[1]
         scale, zero = (
             t.repeat_interleave(self.group_size, dim=1)[:, :cols] for t in (self.scale, self.zero)
@@ -51,16 +51,16 @@ class Grid:
         return self.nearest(weight, scale, zero)
 
     def split(self, rows: list[int]) -> list[Grid]:
-        """The grids of matrices whose rows were stacked."""
+        """Return the grid of each of several matrices whose rows were stacked."""
         parts = zip(self.scale.split(rows), self.zero.split(rows))
         return [Grid(scale, zero, self.bits, self.group_size) for scale, zero in parts]
 
 
 def find_grid(weight: Tensor, bits: int, group_size: int | None) -> Grid:
-    """The grid of a matrix [rows, cols]; `group_size` None gives one to each row."""
+    """Return the grid of a matrix [rows, cols]; with `group_size` None each row is one group."""
     rows, cols = weight.shape
     size = min(group_size or cols, cols)
-    # Zero is in every grid, so zeros may fill up the last group.
+    # Zero is on every grid, so the last group may be filled up with zeros.
     groups = functional.pad(weight.float(), (0, -cols % size)).view(rows, -1, size)
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
     empty = low == high
@@ -70,7 +70,7 @@ def find_grid(weight: Tensor, bits: int, group_size: int | None) -> Grid:
 
 
 def save_grids(path: Path, grids: Mapping[str, Grid]) -> None:
-    """Writes scales and zero points of matrices by name; bits and group sizes go to the header."""
+    """Write scales and zero points of matrices by name; the header holds bits and group sizes."""
     tensors, header = {}, {}
     for name, grid in grids.items():
         tensors |= {f"{name}.scale": grid.scale.cpu(), f"{name}.zero": grid.zero.cpu()}

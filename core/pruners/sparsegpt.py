@@ -8,9 +8,9 @@ product above. Differences from the reference: no inverse (one Cholesky instead 
 exact counts (it prunes one weight too many per block), dead inputs are pruned within the quota,
 quantisation grids are found on the weights before pruning.
 
-Time goes into one Cholesky factor and products with whole blocks of finished columns; within a
-block a column costs two calls on contiguous memory. What was tried instead is in
-`experiments/README.md`.
+Time goes into one Cholesky factor and products with whole blocks of finished columns. Within a
+block a column costs two calls on contiguous memory. `experiments/studies/solvers.md` says what was
+tried instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from core.methods import METHODS, Method
-from core.pruners.base import Pruned, Pruner, PruningError, Solution, Statistic
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise, inverse_triangle
 from core.pruners.masks import (
     assert_room,
@@ -34,23 +33,24 @@ from core.pruners.masks import (
     lowest,
     require_divisible,
 )
+from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic
 from core.pruners.quantise import Grid, find_grid
 from core.targets import MaskStructure, Target
 
-# Columns solved one by one before a matrix product carries their changes on; N:M takes its M.
+# Columns solved one by one before a matrix product applies their changes to later ones; N:M uses M.
 PANEL = 16
 
 # The widest N:M group whose scores are ranked pair by pair.
 SMALL_GROUP = 8
 
-# Given scores [cols, rows] of the columns from `start` on, says which survive.
 ChooseMask = Callable[[Tensor, int], Tensor]
+"""(scores [cols, rows] of some columns, the first of them) -> which weights survive."""
 
 
 @final
 @dataclass(frozen=True)
 class SparseGPT(Pruner):
-    """The masks of `block_size` columns (N:M: of M) are chosen on compensated weights."""
+    """Masks are chosen for `block_size` columns (N:M: for M), on compensated weights."""
 
     facts: ClassVar[Method] = METHODS["sparsegpt"]
     statistic: ClassVar[type[Statistic] | None] = Hessian
@@ -62,7 +62,7 @@ class SparseGPT(Pruner):
         target: Target,
         masks: Sequence[Tensor] | None,
     ) -> Solution:
-        """Solves all matrices of one input in one pass, their rows stacked."""
+        """Solve all matrices of one input in one pass, their rows stacked."""
         assert isinstance(statistic, Hessian)
         factor = factorise(statistic.matrix(), self.config.dampening_frac)
         grid = None
@@ -78,12 +78,12 @@ class SparseGPT(Pruner):
         return Solution(matrices, factor.dampening_frac)
 
     def solve_operations(self, rows: Sequence[int], cols: int) -> float:
-        """One Cholesky factor, and rows cols^2 multiply-adds with finished columns."""
+        """Return those of a Cholesky factor and of rows cols^2 multiply-adds."""
         return solve_operations(rows, cols)
 
 
 def solve_operations(rows: Sequence[int], cols: int) -> float:
-    """Operations of a factor and a pass over all columns of matrices [rows_i, cols]."""
+    """Return the operations of a factor and of a pass over matrices [rows_i, cols]."""
     return cols**3 / 3 + 2.0 * sum(rows) * cols**2
 
 
@@ -95,9 +95,9 @@ def solve(
     masks: Sequence[Tensor] | None = None,
     grid: Grid | None = None,
 ) -> list[Pruned]:
-    """Prunes matrices [rows_i, cols] that share `factor`; each has its own mask thresholds.
+    """Prune matrices [rows_i, cols] that share `factor`; each has its own mask thresholds.
 
-    Survivors are rounded to `grid`, that of the stacked matrices, if there is one.
+    Survivors are rounded to `grid`, the grid of the stacked matrices, if there is one.
     """
     # Columns become rows: each step then reads and writes contiguous memory.
     original = torch.cat([w.to(factor.lower.dtype).T for w in weights], dim=1)
@@ -126,7 +126,7 @@ def solve(
 
 
 def blocks(cols: int, target: Target, block_size: int) -> tuple[list[int], int]:
-    """Where mask blocks end, and the columns of one panel; N:M groups never straddle either."""
+    """Return the ends of mask blocks and the width of a panel; both hold whole N:M groups."""
     panel, structure = PANEL, target.structure
     if structure is not None:
         require_divisible(cols, structure)
@@ -138,7 +138,7 @@ def blocks(cols: int, target: Target, block_size: int) -> tuple[list[int], int]:
 def unstructured_choice(
     rows: list[int], ends: list[int], sparsity: float, masks: Sequence[Tensor] | None
 ) -> ChooseMask:
-    """Chooses a whole block: the lowest scores of each matrix, as many as its quota."""
+    """Return a choice for whole blocks: each matrix prunes its quota of lowest scores."""
     quotas = [
         dict(
             zip([0, *ends], block_quotas(r, ends[-1], ends, sparsity, masks[i] if masks else None))
@@ -157,13 +157,13 @@ def unstructured_choice(
 
 
 def structured_choice(structure: MaskStructure) -> ChooseMask:
-    """Chooses one group of M columns: the N highest scores of each row survive."""
+    """Return a choice for one group of M columns: the N highest scores of each row survive."""
     count = structure.group - structure.survivors
 
     def choose(scores: Tensor, start: int) -> Tensor:
         if len(scores) > SMALL_GROUP:
             return group_mask(scores.T, structure).T
-        # The place of each score in its group by comparing all pairs; the earlier of equals first.
+        # Compare all pairs to find the place of each score in its group; earlier equals are lower.
         place = torch.zeros(scores.shape, dtype=torch.int8, device=scores.device)
         for i in range(1, len(scores)):
             lower = scores[i] < scores[:i]
@@ -175,7 +175,7 @@ def structured_choice(structure: MaskStructure) -> ChooseMask:
 
 
 class Sweep:
-    """One pass over all columns of a stack of matrices, transposed: [cols, rows] throughout."""
+    """One pass over all columns of stacked matrices; all tensors are transposed, [cols, rows]."""
 
     def __init__(
         self,
@@ -187,25 +187,25 @@ class Sweep:
     ) -> None:
         self.original = original
         self.lower = factor.lower
-        # None where there is none, so that the usual case is spared a pass over all scores.
+        # None if there is none: this saves a pass over all scores in the usual case.
         self.dead = factor.dead if bool(factor.dead.any()) else None
         self.choose, self.earlier, self.grid = choose, earlier, grid
         self.mask = torch.empty_like(original, dtype=torch.bool)
-        # Original minus new weights. Where a weight is pruned that is the original itself, so a
-        # column that was not yet visited holds what it would lose if it were pruned.
+        # Original minus new weights. For a pruned weight this is the original itself, so a column
+        # that was not visited yet holds what it loses if it is pruned.
         self.delta = original.clone()
 
     def result(self) -> Tensor:
-        """The new weights, [rows, cols]; plus zero where pruned, as there `delta` is `original`."""
+        """Return the new weights [rows, cols]: plus zero where pruned, as `delta` is `original`."""
         new = torch.sub(self.original, self.delta, out=self.original).T.contiguous()
-        # Rounding is repeated for its last bit, which the difference may have lost.
+        # Round again: the difference may have lost the last bit.
         return new if self.grid is None else self.grid.round(new).masked_fill_(~self.mask.T, 0)
 
     def run(self, ends: list[int], panel: int, by_panel: bool) -> None:
-        """Goes over all columns.
+        """Solve all columns.
 
         Args:
-            ends: where each mask block ends.
+            ends: the end of each mask block.
             panel: columns solved one by one between matrix products.
             by_panel: choose masks panel by panel (N:M) instead of block by block.
         """
@@ -213,7 +213,7 @@ class Sweep:
         pulls = self.original.new_empty(width, self.original.shape[1])
         scorers = self.scorers(range(0, ends[-1], panel) if by_panel else [0, *ends[:-1]])
         for start, end in pairwise([0, *ends]):
-            # L[:start, block]T @ D[:start]: what the finished columns do to this block.
+            # L[:start, block]T @ D[:start]: the effect of the finished columns on this block.
             pull = pulls[: end - start]
             torch.mm(self.lower[start:end, :start], self.delta[:start], out=pull)
             if not by_panel:
@@ -234,9 +234,9 @@ class Sweep:
                 self.solve_panel(inner, rates[span, span], first, last)
 
     def scorers(self, starts: Sequence[int]) -> Iterator[Tensor]:
-        """For each span of columns whose mask is chosen at once: `diag(L) inv(L)T` of its corner.
+        """Yield `diag(L) inv(L)T` of the corner of each span of columns that is chosen at once.
 
-        All spans but the last are equally wide, so one call inverts them together.
+        All spans but the last have the same width, so one call inverts them together.
         """
         ends = [*starts[1:], len(self.lower)]
         corners = [self.lower[start:end, start:end] for start, end in zip(starts, ends)]
@@ -246,13 +246,13 @@ class Sweep:
             yield from (inverse_triangle(triangles) * scale).unbind()
 
     def solve_panel(self, inner: Tensor, rates: Tensor, first: int, last: int) -> None:
-        """Column by column; `inner` holds what all columns before the panel do to `delta`."""
+        """Solve column by column; `inner` is what all columns before the panel do to `delta`."""
         delta, mask = self.delta[first:last], self.mask[first:last]
         if last - first == 1 and self.grid is None:
             torch.where(mask, inner, delta, out=delta)
             return
-        # Rates of later columns are zero, so every product may read the whole panel: views made
-        # once for it cost less than the half of the work that could be left out.
+        # Rates of later columns are zero, so every product may read the whole panel. Half of that
+        # work could be left out, but it costs less than making new views for every column.
         transposed, original = delta.T, self.original[first:last]
         columns = zip(inner.unbind(), rates.unbind(), mask.unbind(), delta.unbind(), strict=True)
         for j, (step, rate, kept, column) in enumerate(columns):
@@ -262,10 +262,10 @@ class Sweep:
             torch.where(kept, step, column, out=column)
 
     def pick(self, pull: Tensor, start: int, scorer: Tensor) -> Tensor:
-        """The mask of columns `start ...`, scored as if every column before them were final.
+        """Return the mask of columns `start ...`, scored as if all columns before were final.
 
-        `pull` is `L[:start, columns]T @ D[:start]`; `inv(L[columns, columns])T` turns it into the
-        change of the weights that leaves all columns of the block free.
+        `pull` is `L[:start, columns]T @ D[:start]`. `inv(L[columns, columns])T` turns it into the
+        change of the weights when no column of the block is pruned yet.
         """
         span = slice(start, start + len(pull))
         scores = self.original[span] * self.lower.diagonal()[span, None]

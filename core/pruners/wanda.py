@@ -9,9 +9,9 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from core.methods import METHODS, Method
-from core.pruners.base import Pruned, Pruner, Solution, Statistic
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import choose
+from core.pruners.pruner import Pruned, Pruner, Solution, Statistic
 from core.targets import Target
 
 
@@ -30,14 +30,14 @@ class Wanda(Pruner):
         target: Target,
         masks: Sequence[Tensor] | None,
     ) -> Solution:
-        """Prunes each matrix row by row; inputs that were always zero go first."""
+        """Prune each matrix row by row; weights of inputs that were always zero go first."""
         assert isinstance(statistic, InputNorms)
         rms = statistic.rms()
-        # Targets that differ from matrix to matrix add up to a whole model's exact count.
+        # Targets that differ between matrices must add up to the exact count of the whole model.
         allocated = self.config.allocation != "uniform"
         pruned = []
         for i, weight in enumerate(weights):
-            # A dead input scores below a weight that merely happens to be zero.
+            # A weight of a dead input scores below a weight that only happens to be zero.
             scores = (weight.abs().float() * rms).masked_fill_(rms == 0, -1.0)
             earlier = masks[i] if masks else None
             mask = choose(scores, target, earlier, by_row=True, whole=allocated)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.models.facts import Linear
-from core.pruners.base import Pruner
 from core.pruners.hessian import Hessian
+from core.pruners.pruner import Pruner
 from core.pruners.refine import Refined
 
 COLUMN_SECONDS = 60e-6

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core.parallel import Ranks
-from core.pruners.base import PruningError
+from core.pruners.pruner import PruningError
 from core.training.optimizer import TrainingError
 from orchestrator.failure import DamagedStageError, is_out_of_memory, out_of_memory
 from orchestrator.plan.cell import Cell

@@ -1,8 +1,8 @@
-"""The contract every pruner keeps: statistics of a layer's inputs in, masks and weights out.
+"""The contract of every pruner: statistics of a layer's inputs in, masks and weights out.
 
-Place in the flow: `sequential.py` runs a block on calibration windows, feeds each layer's inputs to
-a `Statistic` (one for all matrices that read the same input), sums the statistics over ranks and
-hands them with the matrices to `Pruner.prune`.
+Place in the flow: `activations.py` runs a block on calibration windows and feeds the inputs of its
+matrices to `Statistic`s, one for all matrices that read the same input. `sequential.py` sums the
+statistics over ranks and hands them with the matrices to `Pruner.prune`.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from core.targets import Target
 
 
 class PruningError(ArithmeticError):
-    """A solve that cannot go on; the message is one line and names what to try."""
+    """A solve cannot go on. The message is one line and names the remedy."""
 
 
 class Statistic(ABC):
-    """A sum over calibration tokens of one layer input, `in_features` wide.
+    """A sum over calibration tokens of one layer input of width `in_features`.
 
-    Statistics of disjoint token sets add up: ranks sum `tensors()` element by element.
+    Statistics of disjoint sets of tokens add up: ranks sum `tensors()` element by element.
     """
 
     num_tokens: Tensor
-    """Tokens seen, a float64 scalar so that it reduces like the rest."""
+    """Tokens seen; a float64 scalar, so that ranks sum it like the other tensors."""
 
     @abstractmethod
     def __init__(self, in_features: int, device: torch.device) -> None: ...
 
     @abstractmethod
     def update(self, inputs: Tensor) -> None:
-        """Adds inputs of shape [tokens, in_features], any float dtype."""
+        """Add inputs [tokens, in_features] of any float dtype."""
 
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """The tensors that a sum over ranks merges in place, `num_tokens` among them."""
+        """Return the tensors that ranks sum in place, `num_tokens` among them."""
 
     def merge_(self, other: Self) -> None:
-        """Adds another statistic of the same input, gathered on other tokens."""
+        """Add another statistic of the same input, gathered on other tokens."""
         for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
             mine.add_(theirs)
 
     def require_finite(self) -> None:
-        """Raises PruningError when no token was seen or an input was NaN or infinite."""
+        """Raise PruningError if no token was seen or an input was NaN or infinite."""
         if self.num_tokens.item() == 0:
             raise PruningError("no calibration token reached this layer")
         for tensor in self.tensors():
@@ -64,38 +64,37 @@ class Pruned:
     """One matrix after pruning."""
 
     weight: Tensor
-    """[rows, cols] in the dtype it came in, exactly zero where pruned."""
+    """[rows, cols] in its original dtype, exactly zero where pruned."""
     mask: Tensor
     """[rows, cols] bool, True = the weight survives."""
     grid: Grid | None = None
-    """Where the survivors were rounded to, None where they were not."""
+    """Grid to which the survivors were rounded; None if they were not."""
     fell_back: bool = False
-    """Whether ALPS ended above SparseGPT's error here, so that its support is SparseGPT's."""
+    """True if ALPS ended above SparseGPT's error here and took SparseGPT's support instead."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Matrices that read one input, pruned together, and what the solver had to do."""
+    """Matrices that read one input, pruned together."""
 
     matrices: list[Pruned]
     dampening_frac: float | None = None
-    """Damping that the factor needed; None where the method has none."""
+    """Damping that the factor needed; None if the method has none."""
 
 
 @dataclass(frozen=True)
 class Pruner(ABC):
     """A method. Subclasses are final and stateless; numbers depend on the arguments alone.
 
-    Callers call `prune`, which checks what every method needs checked; a method says how it prunes
-    in `prune_checked`.
+    Callers call `prune`, which checks weights and statistic. A method implements `prune_checked`.
     """
 
     config: PruneConfig
 
     facts: ClassVar[Method]
-    """Name, version and the settings read, from `core/methods.py`."""
+    """Name, version and the settings that it reads, from `core/methods.py`."""
     statistic: ClassVar[type[Statistic] | None] = None
-    """Statistic that the method needs of its inputs; `facts` names the same one."""
+    """Statistic of inputs that the method needs; `facts` names the same one."""
 
     @final
     def prune(
@@ -105,14 +104,14 @@ class Pruner(ABC):
         target: Target,
         masks: Sequence[Tensor] | None = None,
     ) -> Solution:
-        """Prunes matrices that share one input.
+        """Prune matrices that share one input.
 
         Args:
             weights: matrices [rows_i, cols], not modified.
             statistic: the merged statistic of their input, None if the method needs none.
             target: sparsity or N:M structure. Counts are exact: `round(s * n)` of a matrix of n
                 weights; Wanda with a uniform allocation prunes `round(s * cols)` of each row.
-            masks: earlier masks of the branch; what they pruned stays pruned.
+            masks: earlier masks of the branch; weights that they pruned stay pruned.
 
         Returns:
             New weights and masks, in the order of `weights`.
@@ -127,11 +126,11 @@ class Pruner(ABC):
         return self.prune_checked(weights, statistic, target, masks)
 
     def solve_operations(self, rows: Sequence[int], cols: int) -> float:
-        """Operations of the products that solve matrices of one input, for estimates.
+        """Return the operations of the products that solve matrices of one input, for estimates.
 
         Args:
-            rows: of each matrix.
-            cols: of all of them, the width of the input; its statistic is not counted.
+            rows: the rows of each matrix.
+            cols: the width of the input; gathering its statistic is not counted.
         """
         return 0.0
 
@@ -143,11 +142,11 @@ class Pruner(ABC):
         target: Target,
         masks: Sequence[Tensor] | None,
     ) -> Solution:
-        """What `prune` does, on finite weights and a finite statistic of the declared type."""
+        """Prune as `prune` does; weights and statistic are finite and of the right type."""
 
 
 def require_finite(weights: Sequence[Tensor]) -> None:
-    """Raises PruningError if a weight is NaN or infinite."""
+    """Raise PruningError if a weight is NaN or infinite."""
     for weight in weights:
         if not torch.isfinite(weight).all():
             raise PruningError("a weight is NaN or infinite, so no mask can be chosen")
