@@ -69,7 +69,7 @@ def sweep_command():
 
 @pytest.fixture(scope="module")
 def seen(place, tmp_path_factory):
-    """What the page showed, twice a second, while the sweep ran: rows in its table, its note."""
+    """Rows and note of the page, read twice a second while the sweep ran."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("needs Debian's chromium and chromium-driver")
     sweep = start(place, *sweep_command())

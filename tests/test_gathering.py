@@ -23,7 +23,7 @@ class Rows:
 
 
 def ask(protocol, *keys, text="wikitext2"):
-    """What a sweep under a protocol, asking for these (cell, evaluation), calls its rows."""
+    """Labels of a sweep under a protocol that asks for these (cell, evaluation)."""
     cells = [{"rows": {row_key(*key): text}} for key in keys]
     return labels_of({"config": {"grid": {"protocol": protocol}}, "cells": cells})
 
@@ -110,7 +110,7 @@ def dense_beside(*rows):
 
 
 def both_ways(*rows):
-    """As `dense_beside`; asserts that the order of the rows does not matter."""
+    """Like `dense_beside`; asserts that the order of the rows does not matter."""
     (found,) = {tuple(dense_beside(*order)) for order in (rows, rows[::-1])}
     return found
 

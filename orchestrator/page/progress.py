@@ -1,4 +1,4 @@
-"""How a sweep is doing, from its record, its rows and its pulse."""
+"""State of a sweep: its cells, the time left, and whether it is alive."""
 
 from __future__ import annotations
 

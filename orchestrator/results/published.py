@@ -58,7 +58,7 @@ class Published:
     num_seeds: int = 1
 
     def __post_init__(self) -> None:
-        assert self.target
+        assert self.target  # A sparsity that is no fraction is refused here, not when it is drawn.
 
     def read_as(self, eval_text: str, protocol: str) -> bool:
         """Return True if an evaluation reads the same text the same way."""
