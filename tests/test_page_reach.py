@@ -94,7 +94,8 @@ def stages_of(rows: list[dict], matrices: int) -> dict[str, dict]:
         under = f"{row['stage_id']}p" if trained else row["stage_id"]
         manifests[under] = {"kind": "prune", "parent": "root", "metrics": prune}
         if trained:
-            loss = {"num_tokens": 1024, "losses": [3.1415 - i * 1e-3 for i in range(200)]}
+            loss = {"num_tokens": 1024, "num_steps": 200, "steps_resumed": 0}
+            loss["losses"] = [3.1415 - i * 1e-3 for i in range(200)]
             manifests[row["stage_id"]] = {"kind": "finetune", "parent": under, "metrics": loss}
     return manifests
 
