@@ -3,7 +3,7 @@ import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -26,14 +26,14 @@ def small():
 
 
 def test_ten_thousand_cells_for_a_thousand_slots_are_planned_in_seconds():
-    start = perf_counter()
+    start = process_time()
     plan = simulation.build_plan(12)
     cells = list(plan.cells.values())
     needed = needed_stages(plan, cells, set(), set())
     trials = pack_trials(plan, cells, needed, simulation.stage_costs(plan), 1000)
-    seconds = perf_counter() - start
+    seconds = process_time() - start
     assert len(cells) >= 10_000
-    # 5 s on an idle machine; three times that, since tests share theirs.
+    # Processor time, which other work on the machine changes little: 5 s were measured.
     assert seconds < 15
     assert {stage.id for trial in trials for stage in trial.stages} == needed
 

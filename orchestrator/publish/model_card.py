@@ -59,6 +59,7 @@ def facts(row: Row, source: Mapping[str, Any] | None) -> str:
     identity = source["identity"] if source else "not recorded"
     path = " → ".join(f"{s:g}" for s in row.get("path") or ())
     pruned, total = row.get("num_pruned"), row.get("num_prunable")
+    text = row.get("calibration_text")
     known = {
         "Base model": f"{row['model']} ({identity})",
         "Method": " ".join([row["method"], *(f"{k}={v}" for k, v in settings.items())]),
@@ -66,7 +67,7 @@ def facts(row: Row, source: Mapping[str, Any] | None) -> str:
         "Sparsity": f"{row['measured_sparsity']:.6g} of the pruned matrices"
         + (f", {pruned:,} of {total:,} weights" if pruned and total else ""),
         "Mask": (row["mask_structure"] or "unstructured") + ", in masks.safetensors",
-        "Calibration": described(row, "calibration_text", "calibration_tokens"),
+        "Calibration": f"{text}, {row['calibration_tokens']:,} tokens" if text else None,
         "Training": f"{row.get('num_finetune_tokens') or 0:,} tokens under the mask",
         "Seed": row.get("seed"),
         "Cell": row["cell_id"],
@@ -75,11 +76,6 @@ def facts(row: Row, source: Mapping[str, Any] | None) -> str:
     }
     told = [f"- {name}: {markdown_text(str(v))}" for name, v in known.items() if v is not None]
     return "\n".join(told)
-
-
-def described(row: Row, text: str, tokens: str) -> str | None:
-    """Return a text with its size; None if no text was read."""
-    return f"{row[text]}, {row[tokens]:,} tokens" if row.get(text) else None
 
 
 def perplexities(rows: Sequence[Row]) -> str:

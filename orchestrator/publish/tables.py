@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from core.targets import Target
 from orchestrator.results.curves import Curve, curves_from_rows
@@ -71,10 +72,8 @@ def tables_from_rows(rows: Iterable[Row]) -> list[Table]:
     """Return the tables of the current grid."""
     rows = list(rows)
     by_key = {key_of(row): row for row in rows}
-    facets: dict[tuple[str, str], list[Curve]] = defaultdict(list)
-    for curve in curves_from_rows(rows):
-        facets[curve.model, str(curve.evaluation)].append(curve)
-    return [make_table(curves, by_key) for curves in facets.values()]
+    facets = groupby(curves_from_rows(rows), lambda curve: (curve.model, str(curve.evaluation)))
+    return [make_table(list(curves), by_key) for _, curves in facets]
 
 
 def make_table(curves: Sequence[Curve], rows: Mapping[str, Row]) -> Table:
