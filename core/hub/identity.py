@@ -69,7 +69,7 @@ def remember_commit(repo: str, revision: str | None, commit: str, kind: RepoType
 
 
 class MovedError(ConnectionError):
-    """The hub's answer that a repository or revision is not there, or not for this user."""
+    """Answer of the hub that a repository or revision is not there, or not for this user."""
 
 
 def hub_commit(repo: str, file: str, revision: str | None, kind: RepoType) -> str | None:

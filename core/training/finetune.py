@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.config import FinetuneConfig
+from core.config import Training
 from core.measures.sparsity import pruned_are_zero
 from core.models.blocks import prunable_matrices
 from core.models.masks import Masks
@@ -36,7 +36,7 @@ def finetune_(
     model: PreTrainedModel,
     masks: Masks,
     batches: tuple[Tensor, ...],
-    config: FinetuneConfig,
+    config: Training,
     loop: Loop,
     teacher: PreTrainedModel | None = None,
 ) -> FinetuneReport:

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from core.config import FinetuneConfig
+from core.config import Training
 from core.parallel import Ranks, compute_device, local, whole
 from core.training.trainable import Trained
 
@@ -21,7 +21,7 @@ class TrainingError(ArithmeticError):
     """Training that cannot go on; the message is one line and names what to try."""
 
 
-def learning_rate(step: int, num_steps: int, config: FinetuneConfig) -> float:
+def learning_rate(step: int, num_steps: int, config: Training) -> float:
     """Return the rate of a step: linear warm-up over `warmup_frac`, then linear decay to zero."""
     (peak,) = config.lrs
     warmup = max(1, round(config.warmup_frac * num_steps))
@@ -33,7 +33,7 @@ def learning_rate(step: int, num_steps: int, config: FinetuneConfig) -> float:
 class MaskedAdamW:
     """AdamW on sharded and whole parameters that train; every rank takes the same step."""
 
-    def __init__(self, trained: Trained, config: FinetuneConfig, ranks: Ranks) -> None:
+    def __init__(self, trained: Trained, config: Training, ranks: Ranks) -> None:
         self.trained, self.config, self.ranks = trained, config, ranks
         # One group each, because torch's fused loops do not mix sharded and whole tensors.
         groups = [{"params": params} for params in (trained.sharded, trained.whole) if params]

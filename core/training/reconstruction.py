@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from core.config import FinetuneConfig
+from core.config import Training
 from core.models.blocks import block_inputs, decoder_blocks, run_block
 from core.models.masks import Masks
 from core.parallel import Ranks, gathered
@@ -83,7 +83,7 @@ def reconstruct_(
     teacher: PreTrainedModel,
     masks: Masks,
     batches: tuple[Tensor, ...],
-    config: FinetuneConfig,
+    config: Training,
     loop: Loop,
 ) -> Progress:
     """Reconstruct all blocks in place; return what was done.
@@ -101,10 +101,7 @@ def reconstruct_(
         if (index + 1) * steps > progress.first:
             halves = plain.halves(block, index), dense_plain.halves(dense_block, index)
             for half, wanted in zip(*halves):
-                chosen, among = half.matrices, half.parameters()
-                lesson = Lesson(half, wanted, ours, dense, batches)
-                with trained(block, chosen, masks, config, loop.compute_dtype, among) as params:
-                    train_half_(lesson, MaskedAdamW(params, config, loop.ranks), progress)
+                train_half_(Lesson(half, wanted, ours, dense, batches), masks, config, progress)
             plain.put_(index, block)
         ours.advance(block)
         dense.advance(dense_block)
@@ -123,13 +120,16 @@ class Lesson:
     batches: tuple[Tensor, ...]
 
 
-def train_half_(lesson: Lesson, optimizer: MaskedAdamW, progress: Progress) -> None:
+def train_half_(lesson: Lesson, masks: Masks, config: Training, progress: Progress) -> None:
     """Take one optimizer step for each batch."""
-    num_steps = len(lesson.batches)
-    for step in range(num_steps):
-        loss = accumulate_gradients(lesson, step, optimizer.ranks)
-        optimizer.step(step, num_steps, loss)
-        progress.add(loss)
+    half, loop, num_steps = lesson.half, progress.loop, len(lesson.batches)
+    dtype, among = loop.compute_dtype, half.parameters()
+    with trained(half.block, half.matrices, masks, config, dtype, among) as params:
+        optimizer = MaskedAdamW(params, config, loop.ranks)
+        for step in range(num_steps):
+            loss = accumulate_gradients(lesson, step, loop.ranks)
+            optimizer.step(step, num_steps, loss)
+            progress.add(loss)
 
 
 def accumulate_gradients(lesson: Lesson, step: int, ranks: Ranks) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from core.config import FinetuneConfig
+from core.config import Training
 from core.models.matrices import Matrix
 from core.training import lora
 
@@ -36,7 +36,7 @@ def trained(
     module: nn.Module,
     matrices: Mapping[str, Matrix],
     masks: Mapping[str, Tensor],
-    config: FinetuneConfig,
+    config: Training,
     dtype: torch.dtype,
     among: Iterable[nn.Parameter] | None = None,
 ) -> Iterator[Trained]:
