@@ -26,7 +26,7 @@ from core.targets import Target
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What pruning a model did; the same on every rank."""
+    """Result of pruning a model; the same on every rank."""
 
     masks: Masks
     """Masks of all prunable matrices, on the CPU."""

@@ -1,4 +1,4 @@
-"""Which parameters train: all, biases and norms, or these and masked low-rank updates (PERP).
+"""Choice of what trains: all, biases and norms, or these and masked low-rank updates (PERP).
 
 Within `trained` the other parameters of a module are frozen. At its end everything is as before,
 and low-rank updates are merged into their weights.
