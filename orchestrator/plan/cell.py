@@ -46,6 +46,8 @@ class Cell:
     """Evaluate stages of the last weights, in the order of the model's texts."""
     before: tuple[str, ...] = ()
     """Evaluate stages before this round's training; empty where nothing was trained."""
+    looks: tuple[str, ...] = ()
+    """Further stages that only look at the last weights."""
     round: int = 0
     num_rounds: int = 0
     path: tuple[float, ...] = ()
@@ -83,7 +85,7 @@ class Cell:
 
     def all_stages(self) -> tuple[str, ...]:
         """Return every stage that this cell's rows are made of, the dense model first."""
-        return (*self.stages, *self.before, *self.evaluations)
+        return (*self.stages, *self.before, *self.evaluations, *self.looks)
 
     def row_keys(self) -> tuple[str, ...]:
         """Return the keys of the cell's rows, in the order of `evaluations`."""

@@ -72,14 +72,15 @@ def needed_stages(
                 needed.add(stage_id)
             stage_id = stage.parent
 
-    for cell in cells:
-        for stage_id in (*cell.evaluations, *cell.before):
-            if stage_id not in stored:
-                needed.add(stage_id)
-                need_weights(plan.stages[stage_id].parent)
-        for stage_id in cell.stages:
-            if stage_id not in stored:
-                need_weights(stage_id)
+    for stage_id in dict.fromkeys(stage for cell in cells for stage in cell.all_stages()):
+        stage = plan.stages[stage_id]
+        if stage_id in stored or stage.parent is None:
+            continue
+        if stage.work.stores_weights:
+            need_weights(stage_id)
+        else:
+            needed.add(stage_id)
+            need_weights(stage.parent)
     return needed
 
 
