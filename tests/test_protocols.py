@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from dataclasses import replace
 from typing import get_args
 
 import datasets
@@ -18,6 +19,7 @@ from core.texts.sources import resolve_text
 from core.texts.windows import calibration_windows
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.inputs.tokens import COUNTS, missing_tokens
+from orchestrator.plan.kinds import Evaluate
 from orchestrator.preparation import Sweep, prepare
 
 WINDOW = 128
@@ -71,7 +73,7 @@ def document_windows(rows, tokenizer, count: int, seed: int) -> list[list[int]]:
 
 def evaluated_tokens(sweep: Sweep) -> list[list[int]]:
     """The token streams that the evaluate stages read."""
-    stages = {i: s for i, s in sweep.plan.stages.items() if s.kind == "evaluate"}
+    stages = [s for s in sweep.plan.stages.values() if isinstance(s.work, Evaluate)]
     found = missing_tokens(sweep.models, stages, sweep.store)
     return [tokens.tolist() for name, tokens in found.items() if not name.endswith(COUNTS)]
 
@@ -152,12 +154,13 @@ def test_a_local_copy_is_evaluated_as_the_hubs_text_is(
         sweep = prepared(tiny_opt_dir, protocol, evaluation=evaluation)
         (one,) = sweep.models[0].inputs.evaluations
         inputs.append(one)
-        texts.append(sweep.models[0].texts[one.fields["text"]])
-        assert {s.text for s in sweep.plan.stages.values() if s.kind == "evaluate"} == {name}
+        texts.append(sweep.models[0].texts[one.text])
+        works = [stage.work for stage in sweep.plan.stages.values()]
+        assert {work.text.name for work in works if isinstance(work, Evaluate)} == {name}
     assert inputs[0].name == inputs[1].name == name, "rows compare as that text"
     assert joined(texts[0]) == joined(texts[1])
-    ids = [one.fields.pop("text") for one in inputs]
-    assert inputs[0].fields == inputs[1].fields
+    ids = [one.text for one in inputs]
+    assert replace(inputs[0], text="") == replace(inputs[1], text="")
     assert ids[0].split(" ", 1)[1] == ids[1].split(" ", 1)[1] and ids[0] != ids[1]
 
 
@@ -186,10 +189,10 @@ def test_local_and_embedded_texts_are_the_same_under_every_protocol(tiny_text_fi
 def test_c4_is_evaluated_on_its_first_256_windows(hub_texts, prepared, tiny_opt_dir, protocol):
     sweep = prepared(tiny_opt_dir, protocol, evaluation=EvalConfig(texts=("c4", "wikitext2")))
     c4, wikitext = sweep.models[0].inputs.evaluations
-    assert (c4.fields["max_windows"], wikitext.fields["max_windows"]) == (256, None)
+    assert (c4.max_windows, wikitext.max_windows) == (256, None)
     evaluation = EvalConfig(texts=("c4",), max_windows=3)
     (c4,) = prepared(tiny_opt_dir, protocol, evaluation=evaluation).models[0].inputs.evaluations
-    assert c4.fields["max_windows"] == 3
+    assert c4.max_windows == 3
 
 
 def test_alps_evaluates_c4_on_random_windows_of_its_documents(
@@ -247,7 +250,7 @@ def test_windows_and_training_text(
     sweep = prepared(make_model_dir(config), protocol, regimes=("finetune",))
     inputs = sweep.models[0].inputs
     assert inputs.calibration is not None and inputs.finetune is not None
-    assert inputs.calibration.fields["seq_len"] == calibration
+    assert inputs.calibration.seq_len == calibration
     (test,) = inputs.evaluations
-    assert (test.fields["seq_len"], test.fields["stride"]) == (evaluation, stride)
-    assert (inputs.finetune.name, inputs.finetune.fields["seq_len"]) == (text, 2048)
+    assert (test.seq_len, test.stride) == (evaluation, stride)
+    assert (inputs.finetune.name, inputs.finetune.seq_len) == (text, 2048)

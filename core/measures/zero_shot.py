@@ -19,8 +19,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from core.checks import require, require_known
 from core.hub.identity import file_hash, first_line
 
-TASKS_VERSION = 1
-"""Increase it when the numbers of tasks would change."""
 MODULES = ("lm_eval", "accelerate")
 DEFINITIONS = (".yaml", ".yml")
 
