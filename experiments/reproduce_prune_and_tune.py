@@ -1,4 +1,4 @@
-"""Which claims of Prune and Tune hold? One-shot, fine-tuned and iterative, OPT at 10 to 90 %.
+"""Claims of Prune and Tune, checked: one-shot, fine-tuned and iterative, OPT at 10 to 90 %.
 
     python experiments/reproduce_prune_and_tune.py                # weights and texts from the hub
     python experiments/reproduce_prune_and_tune.py --models path/to/opt-125m --methods sparsegpt

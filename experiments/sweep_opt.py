@@ -1,4 +1,4 @@
-"""How far can OPT be pruned, with which method, and what does fine-tuning win back?
+"""Find how far OPT can be pruned, with which method, and what fine-tuning wins back.
 
     python experiments/sweep_opt.py                # small OPT, this machine
     python experiments/sweep_opt.py --dry-run      # cells, memory, time

@@ -1,4 +1,4 @@
-"""What do masks cost in a training step, and how fast is our loop beside a Hugging Face Trainer?
+"""Bench of masked training: the cost of masks in a step, and our loop beside a HF Trainer.
 
     pip install 'accelerate>=1.1,<2'              # the Trainer needs it
     python experiments/benches/bench_finetune.py  # a random OPT-125M, float32 weights, no dropout

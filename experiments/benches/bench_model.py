@@ -1,4 +1,4 @@
-"""How long does pruning a whole model take, with one rank and two, and how much memory?
+"""Bench of pruning a whole model: seconds with one rank and with two, and memory.
 
     python experiments/benches/bench_model.py ranks|memory [--model DIR --text FILE]
 

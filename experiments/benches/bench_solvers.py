@@ -1,4 +1,4 @@
-"""How fast are the solvers beside the original SparseGPT class?
+"""Bench of the solvers beside the original SparseGPT class.
 
     python experiments/benches/bench_solvers.py --reference ~/sparsegpt
         [--llmcompressor venv/bin/python] [--model DIR --text FILE --held-out FILE]

@@ -1,4 +1,4 @@
-"""Which of two methods leaves the smaller layer error?
+"""Comparison of two methods by the layer error that they leave.
 
     python experiments/benches/compare_errors.py MODEL_DIR TEXT [--methods alps sparsegpt]
         [--targets 0.5 0.6 0.7 0.8 0.9 2:4] [--num-samples 32] [--seq-len 512]

@@ -1,4 +1,4 @@
-"""What does a sweep cost beside its stages, and what does sharing of stages save?
+"""Cost of a sweep beside its stages, and the work that sharing of stages saves.
 
     python experiments/benches/measure_orchestration.py  # the default sweep, 8 minutes
     python experiments/benches/measure_orchestration.py --methods magnitude --sparsities 0.5

@@ -1,4 +1,4 @@
-"""How much memory does training need? The peak of each kind, and what a dry run expects.
+"""Memory of training: the peak of each kind, beside the peak that a dry run expects.
 
     python experiments/benches/measure_recovery.py DIRECTORY_OF_A_MODEL [--seq-len 512] ...
 

@@ -1,4 +1,4 @@
-"""How well do trials fill the slots? Plans 10,000 cells for 1,000 slots and simulates the run.
+"""Simulation of scheduling: plans 10,000 cells for 1,000 slots and shows how full these are.
 
     python experiments/benches/simulate_scheduling.py [--slots 1000] [--models 12] [--spot-hours 6]
 

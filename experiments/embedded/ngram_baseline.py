@@ -1,4 +1,4 @@
-"""How good is the embedded model beside n-grams, which only count?
+"""Baseline of n-grams, which only count, beside the embedded model.
 
     python experiments/embedded/ngram_baseline.py [--model DIR] [--tokenizer DIR] [--order 5]
 

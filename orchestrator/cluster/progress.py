@@ -21,7 +21,7 @@ WIDTH = 80
 MAX_LINES = 60
 """About as many cells get a line; in a larger sweep every nth cell does."""
 MAX_ERRORS = 10
-"""As many failed cells get a line with their error; the last table and the page list all."""
+"""Most failed cells that get a line with their error; the last table and the page list all."""
 
 
 class Progress(Callback):
