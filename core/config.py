@@ -157,7 +157,27 @@ class Training:
         """The learning rates to choose from, one or more."""
         return self.lr if isinstance(self.lr, tuple) else (self.lr,)
 
-    def recovery(self) -> dict[str, Any]:
+    @property
+    def needs_teacher(self) -> bool:
+        """True if training learns from the dense model."""
+        return self.distill or self.objective == "reconstruct"
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of distillation."""
+        return self.distill_temperature or 2.0
+
+    @property
+    def mix(self) -> float:
+        """Share of the dense model's predictions in the loss of distillation."""
+        return self.distill_mix or 0.5
+
+    @property
+    def rank(self) -> int:
+        """Rank of low-rank updates."""
+        return self.lora_rank or 16
+
+    def options(self) -> dict[str, Any]:
         """Return the settings that differ from plain next-token training of all parameters.
 
         They enter identities: stages trained before an option existed are found again.
@@ -166,12 +186,11 @@ class Training:
         if self.objective != "next_token":
             found["objective"] = self.objective
         if self.distill:
-            temperature, mix = self.distill_temperature or 2.0, self.distill_mix or 0.5
-            found["distill"] = {"temperature": temperature, "mix": mix}
+            found["distill"] = {"temperature": self.temperature, "mix": self.mix}
         if self.trainable != "all":
             found["trainable"] = self.trainable
         if self.trainable == "masklora":
-            found["lora_rank"] = self.lora_rank or 16
+            found["lora_rank"] = self.rank
         return found
 
     def fields(self) -> dict[str, Any]:
@@ -181,7 +200,7 @@ class Training:
             "warmup_frac": self.warmup_frac,
             "weight_decay": self.weight_decay,
             "clip_norm": self.clip_norm,
-            **self.recovery(),
+            **self.options(),
         }
 
 

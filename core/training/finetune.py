@@ -65,10 +65,8 @@ def finetune_(
         token_loss = token_losses
         if config.distill:
             assert teacher is not None
-            settings = config.recovery()["distill"]
-            token_loss = Distillation(
-                teacher, **settings, ranks=loop.ranks, dtype=loop.compute_dtype
-            )
+            softness = (config.temperature, config.mix)
+            token_loss = Distillation(teacher, *softness, loop.ranks, loop.compute_dtype)
         around = recomputed(model) if loop.recompute else nullcontext()
         with around, trained(model, matrices, masks, config, loop.compute_dtype) as chosen:
             optimizer = MaskedAdamW(chosen, config, loop.ranks)

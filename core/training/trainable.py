@@ -61,8 +61,7 @@ def trained(
         for param in everything:
             param.requires_grad_(id(param) in places)
         if config.trainable == "masklora":
-            rank = config.recovery()["lora_rank"]
-            updates.extend(lora.attach_(one, rank, dtype) for one in matrices.values())
+            updates.extend(lora.attach_(one, config.rank, dtype) for one in matrices.values())
         factors = [factor for update in updates for factor in (update.a, update.b)]
         # A module that no rank shares with another has no sharded parameters at all.
         is_sharded = any(isinstance(param, DTensor) for param in everything)

@@ -63,7 +63,7 @@ def main() -> None:
                 for pruner in pruners:
                     start = time.perf_counter()
                     solved = pruner.prune(weights, group.statistic, target, None)
-                    seconds[pruner.name] += time.perf_counter() - start
+                    seconds[pruner.facts.name] += time.perf_counter() - start
                     errors.append(
                         [
                             quadratic(group.statistic.products, weight.float() - new.weight)

@@ -76,7 +76,7 @@ def peak_of(flags: argparse.Namespace) -> float:
     config = FinetuneConfig(**KINDS[flags.kind])
     model = load_model(flags.model, torch.float32).to(device)
     teacher = None
-    if config.distill or config.objective == "reconstruct":
+    if config.needs_teacher:
         dense = inference_dtype(flags.dtype, facts.dtype, device)
         teacher = load_model(flags.model, DTYPES[dense]).to(device).requires_grad_(False)
     masks = prune_(model, PRUNERS["magnitude"](PruneConfig()), Target(0.5), ranks).masks

@@ -52,7 +52,7 @@ def training_parts(
         if config.trainable == "masklora":
             # Whole on every worker, weights included.
             factors = sum(one.rows + one.cols for one in facts.linears if one.block < blocks)
-            trained += 4 / 3 * config.recovery()["lora_rank"] * factors
+            trained += 4 / 3 * config.rank * factors
         parts |= {"gradients": 4 * trained, "adam": 8 * trained}
     if config.distill:
         parts["weights"] += teacher

@@ -138,7 +138,7 @@ class Finetune(Work):
 
     def fields(self) -> dict[str, Any]:
         """Return text, tokens, settings, and the versions of the options that are on."""
-        options = self.training.recovery()
+        options = self.training.options()
         versions = {f"{key}_version": v for key, v in TRAINING_VERSIONS.items() if key in options}
         choice = {} if self.validation is None else {"validation": self.validation.fields()}
         return {

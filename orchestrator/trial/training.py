@@ -53,8 +53,7 @@ def recover(
         TrainingError: of the last learning rate, where every one of them ends in it.
     """
     training = work_of(stage).training
-    needs_teacher = training.distill or training.objective == "reconstruct"
-    teacher = space.weights.teacher() if needs_teacher else None
+    teacher = space.weights.teacher() if training.needs_teacher else None
     rounds = [
         Round(space, stage, rate, name)
         for rate, name in zip(training.lrs, checkpoint_names(stage), strict=True)
