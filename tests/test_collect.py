@@ -52,7 +52,7 @@ def collected(tiny_opt_dir, write_texts, tmp_path_factory, one_thread):
 
 
 def test_every_row_names_the_evaluation_of_the_dense_model(collected):
-    stored = list(collected[2].rows().values())
+    stored = list(collected[2].rows.read().values())
     (dense,) = [row for row in stored if row["regime"] == "dense"]
     assert {row["_dense_evaluation"] for row in stored} == {dense["_evaluation"]}
     assert {row["dense_perplexity"] for row in collected[0].values()} == {dense["perplexity"]}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.targets import Target
-from orchestrator.plan.cell import Cell
+from orchestrator.plan.cell import Cell, Point, Settings
 from orchestrator.results.names import CellName
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
@@ -32,8 +32,8 @@ def test_the_full_name_has_the_model_and_a_seed_if_there_is_one():
 
 
 def test_a_planned_cell_and_its_row_have_one_name():
+    point = Point("alps", "finetune", Target(0.5, "2:4"), 3)
+    cell = Cell("m", point, Settings("sparsegpt"), ("s",), (), round=1, num_rounds=1)
     known = {"model": "m", "method": "alps", "regime": "finetune", "seed": 3, "round": 1}
-    stages = {name: () for name in ("stages", "evaluations", "before", "path")}
-    cell = Cell(id="c", target=Target(0.5, "2:4"), num_rounds=1, **known, **stages)
     row = make_row(mask_structure="2:4", **known)
     assert CellName.of_cell(cell) == CellName.of_row(row)

@@ -9,7 +9,6 @@ from core.config import CalibrationConfig, EvalConfig
 from orchestrator.cluster import connection as cluster
 from orchestrator.cluster import slots
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.plan.identity import row_key
 from orchestrator.preparation import prepare, require_writable, write_record
 from orchestrator.results.record import read_record
 from orchestrator.store.store import Store
@@ -115,8 +114,8 @@ def test_a_run_sets_aside_what_is_damaged(config):
 
 @pytest.mark.usefixtures("small_cluster")
 def test_what_does_not_fit_a_cluster_changes_no_row(config):
-    store, (cell, evaluation) = Store(config.output.out_dir), min(prepare(config).plan.row_keys())
-    rows = {row_key(cell, evaluation): {"status": "failed", "_interrupted": True}}
+    store, key = Store(config.output.out_dir), min(prepare(config).plan.row_keys())
+    rows = {key: {"status": "failed", "_interrupted": True}}
     require_writable(store)
     for key, row in rows.items():
         store.rows.put(key, row)
