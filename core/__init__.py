@@ -9,7 +9,7 @@ The flow, with the file of each step:
     inputs -> H -> mask and weights    pruners/hessian.py, pruners/masks.py, a file for each method
     masked training                    training/finetune.py, training/reconstruction.py
     perplexity, sparsity, tasks        measures/
-    model and masks -> files           models/saving.py, models/masks.py
+    model and masks -> files           models/saving.py, models/mask_files.py
 
 Settings are in config.py, targets in targets.py, facts about methods in methods.py. Several ranks
 work on one model through parallel.py. Core knows no Ray, Parquet or plots; rows and curves belong

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from core.activations import Activations, Calibration, Group, gather_statistics
 from core.models.blocks import prunable_blocks
-from core.models.masks import Masks
+from core.models.mask_files import Masks
 from core.parallel import Ranks, assign_owners, gathered
 from core.pruners.layer_error import relative_error
 from core.pruners.pruner import Pruned, Pruner, PruningError

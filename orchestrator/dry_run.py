@@ -6,10 +6,10 @@ from typing import Any
 
 from orchestrator.estimate import forecast
 from orchestrator.estimate.devices import GPUS
-from orchestrator.estimate.keep import kept_bytes
+from orchestrator.estimate.keep_policy import kept_bytes
 from orchestrator.inputs.models import ResolvedModel
 from orchestrator.plan.cell import Cell
-from orchestrator.plan.changes import changes
+from orchestrator.plan.changed_settings import changes
 from orchestrator.plan.trials import Trial
 from orchestrator.preparation import Sweep, Texts
 from orchestrator.results.names import CellName

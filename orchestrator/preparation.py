@@ -20,11 +20,11 @@ from torch import Tensor
 from core.checks import BadInputError, require
 from orchestrator.config import SweepConfig
 from orchestrator.estimate.forecast import count_text_tokens
-from orchestrator.estimate.keep import stages_to_drop
+from orchestrator.estimate.keep_policy import stages_to_drop
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.seconds import stage_seconds
 from orchestrator.inputs.models import ResolvedModel, resolve_inputs
-from orchestrator.inputs.tasks import resolve_tasks
+from orchestrator.inputs.task_names import resolve_tasks
 from orchestrator.inputs.tokens import missing_tokens
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import identity

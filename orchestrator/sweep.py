@@ -6,9 +6,9 @@ import logging
 import os
 
 from orchestrator.cluster import connection, slots, tune
+from orchestrator.cluster.lone_stages import run_alone
 from orchestrator.cluster.progress import Progress
 from orchestrator.cluster.pulse import Pulse
-from orchestrator.cluster.tasks import run_alone
 from orchestrator.cluster.trackers import callbacks_of, require_usable
 from orchestrator.config import SweepConfig
 from orchestrator.dry_run import describe_plan

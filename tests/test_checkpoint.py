@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from core.models.loading import load_model
-from core.models.masks import MASKS_FILE, load_masks, save_masks
+from core.models.mask_files import MASKS_FILE, load_masks, save_masks
 from core.models.saving import WEIGHTS_FILE, save_model
 from core.parallel import Ranks
 from core.training.checkpoints import MOMENTS, copy_rows_, load_training_, save_training

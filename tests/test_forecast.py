@@ -17,7 +17,7 @@ from orchestrator.estimate import forecast
 from orchestrator.estimate.devices import GPUS
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.rates import measured_rates
-from orchestrator.plan.changes import changes
+from orchestrator.plan.changed_settings import changes
 from orchestrator.plan.inputs import CalibrationText, EvaluationText, ModelInputs, TrainingText
 from orchestrator.plan.planner import Planner
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from core.models.masks import load_masks
+from core.models.mask_files import load_masks
 from core.texts.named_texts import NAMED
 from orchestrator.results.parquet import read_rows
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core.models.masks import save_masks
+from core.models.mask_files import save_masks
 from orchestrator.browse import main
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig

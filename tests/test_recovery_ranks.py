@@ -20,7 +20,7 @@ from core.config import FinetuneConfig, PruneConfig
 from core.measures.sparsity import measure
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
-from core.models.masks import load_masks
+from core.models.mask_files import load_masks
 from core.models.matrices import Matrix
 from core.models.saving import save_model
 from core.models.sharding import shard_

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConfig
 from core.methods import METHODS
-from core.models.masks import load_masks
+from core.models.mask_files import load_masks
 from core.parallel import Ranks
 from core.training import finetune
 from core.training.optimizer import TrainingError

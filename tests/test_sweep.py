@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from core.models.masks import load_masks
+from core.models.mask_files import load_masks
 from orchestrator.results.parquet import read_rows
 from orchestrator.results.schema import SCHEMA
 

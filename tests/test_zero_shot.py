@@ -15,9 +15,9 @@ from core.config import EvalConfig, FinetuneConfig, PruneConfig
 from core.measures import zero_shot
 from core.measures.zero_shot import metrics_of, require_tasks, run_task, task_identity, task_label
 from orchestrator import cli
-from orchestrator.cluster.tasks import run_alone
+from orchestrator.cluster.lone_stages import run_alone
 from orchestrator.config import GridConfig, ResourceConfig, SweepConfig
-from orchestrator.inputs.tasks import resolve_tasks
+from orchestrator.inputs.task_names import resolve_tasks
 from orchestrator.plan.inputs import EvaluationText, ModelInputs
 from orchestrator.plan.planner import Planner
 from orchestrator.results.gathering import task_columns

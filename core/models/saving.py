@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.models.masks import MASKS_FILE, Masks, save_masks
+from core.models.mask_files import MASKS_FILE, Masks, save_masks
 from core.parallel import Ranks, whole
 
 WEIGHTS_FILE = "model.safetensors"

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from core.config import Training
 from core.measures.sparsity import pruned_are_zero
 from core.models.blocks import prunable_matrices
-from core.models.masks import Masks
+from core.models.mask_files import Masks
 from core.precision import autocast
 from core.training.loop import FinetuneReport, Loop, Progress
 from core.training.losses import Distillation, TokenLosses, token_losses

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from core.config import Training
 from core.models.blocks import block_inputs, decoder_blocks, run_block
-from core.models.masks import Masks
+from core.models.mask_files import Masks
 from core.parallel import Ranks, gathered
 from core.precision import autocast
 from core.training.halves import Half, PlainBlocks

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.cluster.diagnosis import describe
-from orchestrator.cluster.giving_up import give_up_on_next, progress, without_failed
+from orchestrator.cluster.failed_cells import give_up_on_next, progress, without_failed
 from orchestrator.cluster.placement import PlaceRelease, StartLimit
 from orchestrator.cluster.worker import train_worker
 from orchestrator.failure import is_no_space

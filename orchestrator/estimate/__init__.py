@@ -8,5 +8,5 @@ training.py     the parts of memory that objectives and offloading change
 solving.py      cost of the solvers
 rates.py        rates of this machine, timed
 forecast.py     all of it as lines of the dry run
-keep.py         the weights that `--keep` keeps, and their disk
+keep_policy.py  the weights that `--keep` keeps, and their disk
 """

@@ -3,6 +3,6 @@
 models.py       models with their texts
 text_names.py   the name of each role's text: the flag's, else the default
 texts.py        each role's text with its windows
-tasks.py        zero-shot tasks
+task_names.py   zero-shot tasks
 tokens.py       token files in the store, which workers read instead of texts
 """

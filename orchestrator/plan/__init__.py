@@ -1,16 +1,16 @@
 """Planning: grid -> cells -> stages -> trials. It is pure: nothing here reads a file or knows Ray.
 
-inputs.py     models and texts of a grid as plain values
-work.py       the base of all stage kinds
-kinds.py      the stage kinds, one class each, and their table
-stages.py     a stage: its work, its parent, its name
-cell.py       a cell: its point of the grid, its settings, its stages
-planner.py    grid -> cells and stages
-plan.py       the plan: all cells and the trees of stages
-missing.py    cells that lack a row or a stage
-branches.py   branches of stages, cut as fine as the slots ask for
-trials.py     missing work -> trials
-job.py        a trial with all that its workers need
-changes.py    the setting whose change makes a stage be missing
-identity.py   hashes that name stages, cells, rows and token files
+inputs.py            models and texts of a grid as plain values
+work.py              the base of all stage kinds
+kinds.py             the stage kinds, one class each, and their table
+stages.py            a stage: its work, its parent, its name
+cell.py              a cell: its point of the grid, its settings, its stages
+planner.py           grid -> cells and stages
+plan.py              the plan: all cells and the trees of stages
+missing.py           cells that lack a row or a stage
+branches.py          branches of stages, cut into enough parts to keep all slots busy
+trials.py            missing work -> trials
+job.py               a trial with all that its workers need
+changed_settings.py  the settings whose change makes a stage be missing
+identity.py          hashes that name stages, cells, rows and token files
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.checks import BadInputError
-from core.models.masks import MASKS_FILE, load_masks
+from core.models.mask_files import MASKS_FILE, load_masks
 from core.models.sources import EMBEDDED
 from orchestrator.page.watched import Watched
 from orchestrator.publish import sparse_files

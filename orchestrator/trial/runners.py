@@ -16,7 +16,7 @@ from core.allocation import allocate, outlier_ratios
 from core.measures.counts import scored_units
 from core.measures.perplexity import evaluate
 from core.models.blocks import prunable_matrices
-from core.models.masks import Masks
+from core.models.mask_files import Masks
 from core.precision import DTYPES
 from core.pruners import make_pruner
 from core.sequential import PruneReport, prune_

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.measures.perplexity import evaluate
-from core.models.masks import Masks
+from core.models.mask_files import Masks
 from core.parallel import local
 from core.precision import DTYPES
 from core.texts.windows import evaluation_windows

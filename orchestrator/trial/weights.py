@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from core.models.loading import load_model, load_tokenizer
-from core.models.masks import MASKS_FILE, Masks, load_masks
+from core.models.mask_files import MASKS_FILE, Masks, load_masks
 from core.models.saving import save_model
 from core.models.sharding import shard_
 from core.parallel import Ranks

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from orchestrator.estimate.keep import KEEP_ALL_BELOW_BYTES, kept_bytes, stages_to_drop
+from orchestrator.estimate.keep_policy import KEEP_ALL_BELOW_BYTES, kept_bytes, stages_to_drop
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.stages import Stage
 
