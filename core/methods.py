@@ -33,6 +33,8 @@ class Method:
     """Statistic of layer inputs that the method needs by itself; refinement needs the Hessian."""
     keeps_values: bool = False
     """True if survivors keep their original value."""
+    by_row: bool = False
+    """True if each row of a matrix prunes the same count (with a uniform allocation)."""
 
 
 METHODS = {
@@ -45,6 +47,7 @@ METHODS = {
             "weight times input norm, row by row (arXiv 2306.11695)",
             statistic="InputNorms",
             keeps_values=True,
+            by_row=True,
         ),
         Method(
             "sparsegpt",

@@ -25,8 +25,8 @@ class Family:
     shared_inputs: tuple[tuple[str, ...], ...]
     """Groups of matrices of a block that read the same input, by the last part of their names."""
     kept_widths: int
-    """Float32 values that training keeps for each token and block beside the inputs and outputs of
-    the matrices, in hidden sizes."""
+    """Extra activation values that training stores for each token and block, in float32 and counted
+    in hidden sizes. The inputs and outputs of the matrices come on top."""
 
 
 QKV = ("q_proj", "k_proj", "v_proj")

@@ -40,6 +40,6 @@ class Wanda(Pruner):
             # A weight of a dead input scores below a weight that only happens to be zero.
             scores = (weight.abs().float() * rms).masked_fill_(rms == 0, -1.0)
             earlier = masks[i] if masks else None
-            mask = choose(scores, target, earlier, by_row=True, whole=allocated)
+            mask = choose(scores, target, earlier, by_row=self.facts.by_row, whole=allocated)
             pruned.append(Pruned(weight.masked_fill(~mask, 0), mask))
         return Solution(pruned)
