@@ -11,7 +11,8 @@ The flow, with the file of each step:
     perplexity, sparsity, tasks        measures/
     model and masks -> files           models/saving.py, models/mask_files.py
 
-Settings are in config.py, targets in targets.py, facts about methods in methods.py. Several ranks
-work on one model through parallel.py. Core knows no Ray, Parquet or plots; rows and curves belong
-to the orchestrator.
+Settings are in config.py, targets in targets.py, facts about methods in methods.py. hub/ tells the
+identity of hub content and how to download it. Several ranks work on one model through parallel.py.
+Dtypes are chosen in precision.py, and checks.py refuses bad input. Core knows no Ray, Parquet or
+plots; rows and curves belong to the orchestrator.
 """

@@ -46,7 +46,7 @@ class Group:
 
 
 class EverySeen(Exception):  # noqa: N818
-    """Ends a block's forward at its last matrix, whose output nobody needs."""
+    """Raised once every matrix has seen its input; the rest of the block need not run."""
 
 
 class Activations:
@@ -101,7 +101,7 @@ def gather_statistics(
         block: whole on this rank.
         activations: inputs of the block, this rank's windows.
         ranks: this process among the others.
-        advance: make the outputs the next inputs. Only right where the block is not pruned after.
+        advance: also make the outputs the next inputs, for a block that is not pruned afterwards.
     """
     matrices = block.matrices
     if kind is None or activations is None:

@@ -71,10 +71,11 @@ def allocate(
 ) -> dict[str, Target]:
     """Return targets of all matrices whose counts add up to `round(sparsity * total)`.
 
-    The sparsity of block b is `clip(level - bonus_b, 0, 1)`. Its bonus rises from 0 to 0.16 with
-    its outlier ratio, and the level makes the total right. Weight by weight: the k-th weight of a
-    matrix of n goes at level `bonus + (k - 1/2) / n`, and the first `round(sparsity * total)` in
-    this order are pruned. So a higher sparsity never lowers a count.
+    The sparsity of block b is `clip(level - bonus_b, 0, 1)`. The bonus rises from 0 to 0.16 with
+    the block's outlier ratio. The level is one number for the whole model, chosen so that the total
+    is right. Exactly: the k-th weight of a matrix of n weights has the level
+    `bonus + (k - 1/2) / n`, and the `round(sparsity * total)` weights with the lowest levels are
+    pruned. So a higher sparsity never lowers a count.
 
     Raises:
         ValueError: for an N:M structure, in which no matrix can keep more than another.

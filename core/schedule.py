@@ -1,9 +1,9 @@
-"""The sparsities on the path of an iterative branch.
+"""The sparsities of the rounds of an iterative branch, one after another.
 
-- `grid`: the sweep's own sparsities, so one branch serves all cells.
-- `linear` and `cubic`: a number of rounds from dense to one target, so each target has its own
-  branch. Cubic is Zhu & Gupta 2017 (arXiv 1710.01878): `s_i = s (1 - (1 - i/n)^3)`, with larger
-  steps at first.
+- `grid`: the branch goes through the sweep's own sparsities, so one branch serves all cells.
+- `linear` and `cubic`: the branch goes from dense to one target in a fixed number of rounds, so
+  each target has its own branch. Linear takes equal steps. Cubic takes larger steps at first: in
+  round i of n it prunes to `s_i = s (1 - (1 - i/n)^3)` (Zhu & Gupta 2017, arXiv 1710.01878).
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ def unstructured_path(target: float, sparsities: Sequence[float]) -> list[Target
 
 
 def scheduled_path(target: float, num_rounds: int, schedule: Schedule) -> list[Target]:
-    """Return `num_rounds` sparsities that rise to `target`; all others have 6 decimals."""
+    """Return at most `num_rounds` sparsities that rise to `target`.
+
+    The target itself is exact. The others are rounded to 6 decimals, and equal ones are left out.
+    """
     shares = [i / num_rounds for i in range(1, num_rounds + 1)]
     if schedule == "cubic":
         shares = [1 - (1 - share) ** 3 for share in shares]
@@ -39,7 +42,11 @@ def structured_path(structure: MaskStructure) -> list[Target]:
 
 
 def round_tokens(tokens: int, num_rounds: int, budget: str) -> list[int]:
-    """Return the training tokens of each round: `tokens`, or a share; the last takes the rest."""
+    """Return the training tokens of each round.
+
+    With the budget `round` each round has `tokens`. Otherwise the rounds share them equally, and
+    the last round also gets the remainder.
+    """
     if budget == "round":
         return [tokens] * num_rounds
     share = tokens // num_rounds

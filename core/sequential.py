@@ -145,7 +145,10 @@ def prune_block(
 
 
 def layer_errors(groups: Sequence[Group], pruned: Mapping[str, Pruned]) -> dict[str, float | None]:
-    """Return what the solves of these groups do to the outputs, while the old weights stand."""
+    """Return the error that the solves of these groups make in the outputs of each matrix.
+
+    It must be called before the new weights are written.
+    """
     return {
         one.name: relative_error(group.statistic, one.read(), pruned[one.name].weight)
         for group in groups

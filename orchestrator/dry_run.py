@@ -15,6 +15,9 @@ from orchestrator.preparation import Sweep, Texts
 from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
 
+TIMES_NOTE = "  (rough times by nominal rates; hours under `here` are timed on this machine)"
+"""The times of trials are nominal. On a busy machine timed hours differ from them by factors."""
+
 
 def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial]) -> str:
     """Return cells, what is done and why the rest is not, trials, memory and time."""
@@ -34,8 +37,9 @@ def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial]) -> str:
         seconds = sum(texts.seconds[stage.id] for stage in trial.stages)
         lines.append(
             f"  {trial.model}: {len(trial.cells)} cells, "
-            f"{len(trial.stages)} stages, about {clock(seconds)}"
+            f"{len(trial.stages)} stages, roughly {clock(seconds)}"
         )
+    lines += [TIMES_NOTE] if trials else []
     for model in sweep.models:
         lines += ["", *describe_model(sweep, texts, model)]
     return "\n".join(lines)

@@ -132,6 +132,8 @@ def test_a_dry_run_writes_nothing_and_names_every_cell(run, capsys, monkeypatch,
     text = capsys.readouterr().out
     assert text.startswith("51 cells, 0 already done")
     assert "sparsegpt iterative 0.9" in text and "GiB" in text
+    assert "stages, roughly " in text and "rough times by nominal rates" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert not out.exists() and not ray.is_initialized()
 
 

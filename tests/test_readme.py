@@ -131,7 +131,7 @@ def test_the_flow_of_core_is_told_in_the_same_words():
     assert steps == flow.findall(read("core/__init__.py")) and len(steps) >= 6
 
 
-@pytest.mark.parametrize("package", ["orchestrator"])
+@pytest.mark.parametrize("package", ["core", "orchestrator"])
 def test_the_docstring_of_a_package_names_its_parts(package):
     told = read(f"{package}/__init__.py")
     parts = [path.parent.name for path in (ROOT / package).glob("*/__init__.py")]

@@ -49,9 +49,9 @@ def lowest(scores: Tensor, count: int) -> Tensor:
 def kth_smallest(scores: Tensor, k: int) -> Tensor:
     """Return the k-th smallest entry of each row (last dimension, kept), counted from 1.
 
-    torch's selection is slow for one long row on a CPU. There the row is first narrowed to the
-    scores between two quantiles of a sample, some percent of all. A sample that misleads costs
-    only time.
+    torch's selection is slow for one long row on a CPU. Such a row is first cut down to the few
+    percent of its scores that lie between two quantiles of a sample. If the sample misleads and
+    the entry is not among them, the whole row is searched: that costs time, the result is exact.
     """
     if scores.dim() == 1 and scores.device.type == "cpu" and len(scores) >= 8 * SAMPLE:
         # The step is odd, so that the sample does not fall on a few rows or columns of a matrix.
@@ -87,8 +87,8 @@ def row_mask(
 ) -> Tensor:
     """Return a mask with exactly `round(sparsity * cols)` pruned in each row, as Wanda does.
 
-    With `whole` exactly `round(sparsity * numel)` of the matrix are pruned: some rows, those with
-    the lowest next score, prune one more than the others.
+    With `whole`, exactly `round(sparsity * numel)` weights of the matrix are pruned. If that is no
+    multiple of the rows, some rows prune one more: those whose next weight has the lowest score.
     """
     rows, cols = scores.shape
     scores = keep_earlier(scores, earlier)
@@ -152,9 +152,10 @@ def block_quotas(
 ) -> list[int]:
     """Return how many weights each block of columns prunes; the blocks end at `ends`.
 
-    A block that ends at column e brings the count to `round(sparsity * rows * e)`. There are two
-    exceptions: earlier masks pruned more in this block, or they pruned so much further right that
-    this block must prune less. The whole matrix always has `round(sparsity * rows * cols)` pruned.
+    After the block that ends at column e, `round(sparsity * rows * e)` weights are pruned. There
+    are two exceptions. A block prunes more if earlier masks already pruned more in it. It prunes
+    less if earlier masks pruned so many weights to its right that the total would be too high. In
+    the whole matrix `round(sparsity * rows * cols)` are pruned, or more if earlier masks have more.
     """
     if earlier is None:
         by_column = torch.zeros(cols, dtype=torch.long)

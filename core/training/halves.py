@@ -1,6 +1,6 @@
-"""A decoder block by itself, whole on every rank, and its two halves: attention and MLP.
+"""A copy of one decoder block, whole on every rank, and its two halves: attention and MLP.
 
-The hidden states between the halves are the input of the module of the MLP half that runs first.
+The first module of the MLP half that runs gets the hidden states between the halves as its input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from core.parallel import whole, write_
 
 
 class Reached(Exception):  # noqa: N818
-    """Carries the input of the MLP half out of a block's forward."""
+    """Raised when the MLP half begins; carries its input out of the block's forward."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Half:
 
     @contextmanager
     def stopping_before_mlp(self) -> Iterator[None]:
-        """Raise `Reached` within, as soon as a module of the MLP half runs."""
+        """Make a forward of the block raise `Reached` as soon as a module of the MLP half runs."""
 
         def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             raise Reached(inputs[0])

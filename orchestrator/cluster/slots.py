@@ -54,9 +54,9 @@ def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
 def slots_of_cluster(config: ResourceConfig) -> int:
     """Return how many trials fit at a time into the cluster that this process has joined.
 
-    The size that the autoscaler may reach counts, not the machines that are up now. If machines
-    will come by themselves, wait for the first. A cluster without workers that does not say how far
-    it may grow is asked for as many trials as the user wants.
+    The size that the autoscaler may reach counts, not the machines that are up now. If no worker is
+    up yet but the autoscaler always keeps some, wait for the first. If no worker is up and nothing
+    says how far the cluster may grow, return `--max-concurrent-trials`, or 1 if it is not set.
 
     Raises:
         BadInputError: not even one trial fits; names the flag.
@@ -84,7 +84,11 @@ def has_node_for(cpus: int, gpus: float) -> bool:
 
 
 def planned_slots(config: ResourceConfig) -> int:
-    """Return the slots that a dry run plans for: those of this machine, else as the user asked."""
+    """Return the slots that a dry run plans for.
+
+    They are those of this machine. If not even one trial fits here, they are
+    `--max-concurrent-trials`, or 1 if it is not set.
+    """
     try:
         return num_slots(config, local_resources())
     except BadInputError:
@@ -107,15 +111,15 @@ def reachable_resources(scaling: Mapping[str, Any], up: Mapping[str, float]) -> 
 
 
 def node_types(scaling: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the types of nodes in an autoscaler's config; the head's own allows no workers."""
+    """Return the types of nodes in an autoscaler's config."""
     return list((scaling.get("available_node_types") or {}).values())
 
 
 def autoscaling(gcs_address: str) -> dict[str, Any]:
     """Return the config of the autoscaler on this machine, the head; empty if there is none.
 
-    Ray has no call that says how far a cluster may grow: only the autoscaler's process knows the
-    file of its config.
+    Ray has no call that says how far a cluster may grow. The command line of the autoscaler's
+    process names the file of its config.
     """
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []

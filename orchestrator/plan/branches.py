@@ -1,9 +1,11 @@
-"""The branches that trials are made of, cut as fine as the slots to fill ask for.
+"""The branches that trials are made of, cut into enough parts to keep all slots busy.
 
-A branch is a path from the dense model to some stage, and everything below it. A branch that takes
-longer than a slot's share of all work is cut at its first fork. The parts repeat the path above the
-fork, since trials cannot wait for each other. Only a stage that no seed enters has a fork of chains
-below it, and such a stage is cheap beside a chain that trains round after round.
+A branch is a path from the dense model to some stage, and all stages below that stage. A branch
+that takes longer than its share of all work is cut at its first fork. Trials cannot wait for each
+other, so each part repeats the path above the fork. Forks happen only below a prune stage from
+which several chains of training start: those of several seeds, if the stage does not depend on the
+seed, or those with different shares of `--finetune.budget total`. Such a stage is cheap beside
+chains that train.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from orchestrator.plan.stages import Stage
 
 @dataclass(frozen=True)
 class Branch:
-    """Needed stages on a path, those that evaluate them, and all below its last stage."""
+    """Needed stages: those on a path, their evaluations, and all stages below the path's end."""
 
     plan: Plan
     needed: Set[str]
@@ -67,13 +69,13 @@ class Branch:
 def cut_branches(
     plan: Plan, needed: Set[str], costs: Mapping[str, float], count: int
 ) -> dict[str, list[Branch]]:
-    """Return the branches of each model, none of them longer than it must be.
+    """Return the branches of each model; long ones are cut where that shortens the sweep.
 
     Args:
         plan: the whole plan.
         needed: stages to run.
         costs: seconds by stage; what has none costs nothing.
-        count: trials that share the work; a branch longer than one's share is cut.
+        count: trials that share the work; a branch longer than the share of one trial is cut.
     """
     found = [
         branch
@@ -89,7 +91,11 @@ def cut_branches(
 
 
 def cut(found: list[Branch], costs: Mapping[str, float], count: int) -> list[Branch]:
-    """Cut the longest branches at their forks, as long as that makes a trial's share shorter."""
+    """Cut long branches at their forks.
+
+    A branch longer than one trial's share is cut if its longest part is shorter than the branch by
+    at least the seconds that the parts repeat.
+    """
     seconds = [branch.seconds(costs) for branch in found]
     total = sum(seconds)
     heap = [(-cost, i, branch) for i, (cost, branch) in enumerate(zip(seconds, found))]

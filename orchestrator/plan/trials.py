@@ -131,7 +131,11 @@ def shared_stages(trials: Iterable[Trial]) -> set[str]:
 def share_cells(
     cells: list[Cell], bundles: list[list[Stage]], needed: Set[str]
 ) -> list[list[Cell]]:
-    """Give each cell to the first bundle that runs all it lacks; one without lacks comes last."""
+    """Return the cells of each bundle.
+
+    A cell goes to the first bundle that runs all of its missing stages. One more list at the end
+    has the cells that miss no stage.
+    """
     runs: dict[str, set[int]] = {}
     for i, bundle in enumerate(bundles):
         for stage in bundle:
@@ -146,7 +150,10 @@ def share_cells(
 def share_trials(
     groups: Mapping[str, list[Branch]], costs: Mapping[str, float], count: int
 ) -> dict[str, int]:
-    """Return the trials of each model, at least one; further ones go to where most work waits."""
+    """Return the number of trials of each model.
+
+    Each model has one. Each further trial goes to the model with the most work for one trial.
+    """
     work = {key: sum(branch.seconds(costs) for branch in own) for key, own in groups.items()}
     shares = dict.fromkeys(groups, 1)
     heap = [(-work[key], i, key) for i, key in enumerate(groups) if len(groups[key]) > 1]

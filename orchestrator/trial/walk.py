@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 CELL_ERRORS = (PruningError, TrainingError)
 """Errors that fail a cell, on all ranks alike, and let the walk go on."""
 REPAIRS = 3
-"""Times that a stage's parent is computed again before the walk gives up on its disk."""
+"""Times that a damaged parent of a stage is computed again. The next damage ends the walk."""
 
 
 class Walk:
@@ -44,7 +44,7 @@ class Walk:
         self.space = Workspace(job, store, ranks)
         self.failed: dict[str, str] = {}
         self.stopped: dict[str, tuple[str, float]] = {}
-        """For each stage that was given up on: the reason, and the perplexity that was too high."""
+        """For each stopped stage: the reason, and the perplexity that was too high."""
         self.written: set[str] = set()
         self.restored: list[str] = []
 
@@ -64,14 +64,14 @@ class Walk:
             self.let_go(stage_id)
 
     def run_or_fail(self, stage: Stage) -> None:
-        """Run a stage unless it is stored already, an ancestor failed, or it is given up on."""
+        """Run a stage unless it is stored already, an ancestor failed, or its branch is stopped."""
         if stage.parent in self.failed:
             self.failed[stage.id] = self.failed[stage.parent]
             return
         if stage.parent in self.stopped:
             self.stopped[stage.id] = self.stopped[stage.parent]
             return
-        # Another sweep may publish into this store at any time, so one rank decides for all.
+        # Another sweep may publish into this store at any time, so rank 0 decides for all.
         stored, passed = self.ranks.gather((self.is_stored(stage), self.passed_limit(stage)))[0]
         if stored:
             return
@@ -100,7 +100,7 @@ class Walk:
         return not stage.work.stores_weights or not manifest.get("dropped")
 
     def run_stage(self, stage: Stage) -> None:
-        """Run a stage; compute its parent again where the store lost or damaged that."""
+        """Run a stage; if the store lost or damaged its parent, compute the parent again first."""
         restart_peak(self.ranks.device)
         run = RUNNERS[type(stage.work)]
         for _ in range(REPAIRS):
@@ -113,7 +113,7 @@ class Walk:
         run(self.space, stage)
 
     def restore(self, stage: Stage) -> None:
-        """Make sure that a stage's weights are there, those of its ancestors first."""
+        """Compute a stage's weights again if they are not stored, those of its ancestors first."""
         if self.space.weights.are_stored(stage.id):
             return
         assert stage.parent is not None
@@ -122,9 +122,9 @@ class Walk:
         self.restored.append(stage.id)
 
     def passed_limit(self, stage: Stage) -> tuple[str, float] | None:
-        """Return why a stage is not worth running: its parent's perplexity is above the limit.
+        """Return why a stage is not run: its parent's perplexity is above the limit. Else None.
 
-        The dense model is never given up on, and its weights are always worth evaluating.
+        Stages below the dense model and stages that only look at weights always run.
         """
         limit = self.job.limits.stop_perplexity
         if limit is None or not stage.work.stores_weights or stage.parent == self.job.root.id:
@@ -148,9 +148,9 @@ class Walk:
     # Rows ---------------------------------------------------------------------------------------
 
     def settle_cells(self) -> None:
-        """Write and report the rows of cells that are complete, failed or given up on."""
+        """Write and report the rows of cells that are complete, failed or stopped."""
         settled = [cell.id for cell in self.job.cells if self.is_settled(cell)]
-        # Reports are collective too, so one rank decides again.
+        # All ranks must report the same cells, so rank 0's list is used.
         settled = self.ranks.gather(settled)[0]
         for cell in self.job.cells:
             if cell.id in settled:
@@ -199,7 +199,7 @@ class Walk:
         return Outcome("done")
 
     def failure_status(self, cell: Cell) -> str:
-        """Return `failed` for the first cell that a failed stage stops, else `not_run`."""
+        """Return `failed` for the shortest affected cells, `not_run` for longer ones."""
         broken = {s for s in cell.all_stages() if s in self.failed}
         shortest = min(
             len(other.stages) for other in self.job.cells if broken & {*other.all_stages()}
