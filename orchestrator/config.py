@@ -219,9 +219,6 @@ class SweepConfig:
         price = self.resources.price_per_gpu_hour
         planned = price is None or self.output.dry_run
         require(planned, "price-per-gpu-hour", price, "only --dry-run prints it; add that flag")
-        if self.eval.tasks:
-            remedy = "tasks start from kept weights; use --keep final"
-            require(self.output.keep != "none", "keep", self.output.keep, remedy)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they are recorded beside results."""

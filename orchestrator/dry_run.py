@@ -31,7 +31,7 @@ def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial]) -> str:
         state = why(sweep, cell) if cell.id in to_run else found(sweep, cell)
         lines.append(f"  {CellName.of_cell(cell).full:<52} {state}")
     lines.append(f"{len(trials)} trials")
-    if sweep.config.eval.tasks:
+    if plan.task_stages():
         lines.append(f"{len(sweep.missing_tasks())} task evaluations")
     for trial in trials:
         seconds = sum(texts.seconds[stage.id] for stage in trial.stages)

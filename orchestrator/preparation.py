@@ -131,6 +131,9 @@ def prepare(config: SweepConfig) -> Sweep:
     models = tuple(resolve_inputs(config))
     planner = Planner(config.grid, config.prune, config.finetune, tasks, config.eval.task_limit)
     plan = planner.build([m.inputs for m in models], {"device": device_of(config)})
+    remedy = "tasks start from kept weights; use --keep final"
+    keep = config.output.keep
+    require(keep != "none" or not plan.task_stages(), "keep", keep, remedy)
     found = Found(*store.stages.inspect(), store.rows.read())
     cells, lost = missing_cells(config, plan, found)
     needed = needed_stages(plan, cells, set(found.manifests) - lost, found.kept)

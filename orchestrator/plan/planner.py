@@ -16,7 +16,7 @@ from core.targets import Target
 from orchestrator.config import GridConfig
 from orchestrator.plan.cell import DENSE, Cell, Point, Settings
 from orchestrator.plan.inputs import Draw, ModelInputs, TaskInput
-from orchestrator.plan.kinds import Dense, Finetune, Prune, Tasks
+from orchestrator.plan.kinds import Dense, Evaluate, Finetune, Prune, Tasks
 from orchestrator.plan.plan import Plan
 
 
@@ -47,6 +47,7 @@ class Planner:
             for task in self.tasks:
                 work = Tasks(task, self.task_limit, plan.models[cell.model].dtype)
                 plan.add_stage(work, cell.model, cell.method, cell.stages[-1])
+        require_walked(plan)
         return plan
 
 
@@ -143,3 +144,14 @@ class ModelPlanner:
             validation=model.validation,
         )
         return self.plan.add_stage(work, model.name, method, parent)
+
+
+def require_walked(plan: Plan) -> None:
+    """Assert that each stage of a trial belongs to a cell: trials run the stages of cells.
+
+    Evaluations between rounds whose sparsity is no cell's are planned, but not run.
+    """
+    walked = {stage for cell in plan.cells.values() for stage in cell.all_stages()}
+    for stage in plan.stages.values():
+        runs = stage.work.runs_in == "trial" and not isinstance(stage.work, Evaluate)
+        assert stage.id in walked or not runs, f"no cell has {stage}"
