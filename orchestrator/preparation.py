@@ -220,7 +220,8 @@ def require_writable(store: Store) -> None:
 def write_record(sweep: Sweep) -> None:
     """Write settings, versions and command beside the results."""
     script, *flags = sys.argv  # A preset, or the console command prune-sweep.
-    started = ["python", script] if script.endswith(".py") else [Path(script).name]
+    name = Path(script).name
+    started = [name] if name == "prune-sweep" else ["python", script]
     record = {
         "sweep_id": sweep.id,
         "command": shlex.join([*started, *flags]),
