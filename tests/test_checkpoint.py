@@ -1,5 +1,6 @@
 """Files of models, masks and half-done training, read back as they were written."""
 
+import copy
 import json
 
 import pytest
@@ -153,3 +154,17 @@ def test_rows_that_no_piece_holds_are_refused():
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path, model):
     with pytest.raises(AssertionError, match="no checkpoint"):
         load_training_(tmp_path, model, torch.optim.AdamW(model.parameters()))
+
+
+def test_a_resumed_optimizer_counts_its_steps_on_its_parameters_device(tmp_path, model):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    model(torch.arange(40)[None]).logits.sum().backward()
+    optimizer.step()
+    save_training(tmp_path, model, optimizer, 1, RANKS)
+    # A stand-in for a GPU: a device that is not the CPU.
+    elsewhere = copy.deepcopy(model).to("meta")
+    elsewhere.tie_weights()
+    resumed = torch.optim.AdamW(elsewhere.parameters(), lr=1e-4)
+    assert load_training_(tmp_path, elsewhere, resumed) == 1
+    devices = {tensor.device.type for state in resumed.state.values() for tensor in state.values()}
+    assert devices == {"meta"}

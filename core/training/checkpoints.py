@@ -76,7 +76,8 @@ def load_training_(
             if optimizer is not None:
                 tensors |= {moment: torch.zeros_like(param) for moment in MOMENTS}
                 optimizer.state[param] = {
-                    "step": torch.tensor(float(step)),
+                    # Fused AdamW wants its counter where the parameter is.
+                    "step": torch.tensor(float(step), device=local(param).device),
                     **{moment: tensors[moment] for moment in MOMENTS},
                 }
             for kind, tensor in tensors.items():
