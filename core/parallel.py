@@ -67,7 +67,8 @@ class Ranks:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
-            self.sum_(torch.zeros(1, device=self.device))
+            # nccl only enqueues the sum: the host waits when it reads the value.
+            self.sum_(torch.zeros(1, device=self.device)).item()
 
     def agree(self, error: str | None) -> str | None:
         """Return the first error in order of ranks, on all ranks; None if no rank has one."""

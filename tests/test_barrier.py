@@ -1,0 +1,62 @@
+"""The barrier of ranks under a collective that only enqueues, as nccl's do."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LATE_SECONDS = 1.5
+"""Rank 1 comes to the barrier this much later than rank 0."""
+
+
+def test_the_host_waits_although_the_collective_only_enqueues(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(tmp_path)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        waited = [float(process.communicate(timeout=120)[0]) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert waited[0] > LATE_SECONDS * 0.8
+
+
+def wait(rank: int, folder: Path) -> float:
+    """Return the seconds that a rank is at the barrier."""
+    import torch
+    import torch.distributed as dist
+
+    from core.parallel import Ranks
+
+    address = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    ranks, reduce, read, pending = Ranks.current(), dist.all_reduce, torch.Tensor.item, []
+    ranks.gather(0)
+
+    def read_when_done(tensor):
+        while pending:
+            pending.pop().wait()
+        return read(tensor)
+
+    dist.all_reduce = lambda tensor: pending.append(reduce(tensor, async_op=True))
+    torch.Tensor.item = read_when_done
+    if rank == 1:
+        time.sleep(LATE_SECONDS)
+    start = time.monotonic()
+    ranks.barrier()
+    seconds = time.monotonic() - start
+    while pending:
+        pending.pop().wait()
+    dist.destroy_process_group()
+    return seconds
+
+
+if __name__ == "__main__":
+    print(wait(int(sys.argv[1]), Path(sys.argv[2])))
