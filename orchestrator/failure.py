@@ -11,8 +11,8 @@ import os
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Disk full, quota used up, file too large."""
-CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
-"""Texts of the RuntimeError that torch raises on a CPU instead of MemoryError."""
+ALLOCATORS = ("can't allocate memory", "not enough memory", "CUDA error: out of memory")
+"""Texts of a RuntimeError of torch that means the same as MemoryError."""
 
 
 class DamagedStageError(Exception):
@@ -40,7 +40,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_ALLOCATOR)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATORS)
 
 
 def out_of_memory(memory_bytes: float) -> str:
