@@ -96,7 +96,7 @@ def tiny_opt_config(**changes) -> OPTConfig:
 
 
 def tiny_llama_config(**changes) -> LlamaConfig:
-    """As `tiny_opt_config`, with grouped queries and a gated MLP."""
+    """A config like `tiny_opt_config`, with grouped queries and a gated MLP."""
     settings = {
         "vocab_size": VOCAB,
         "hidden_size": 32,

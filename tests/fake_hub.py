@@ -88,7 +88,7 @@ class FakeHub:
 
 
 def listing(path: str, commit: str, folder: Path) -> object:
-    """What the hub says of a revision: its commit and files, or its tree."""
+    """Return the hub's answer about a revision: its commit and files, or its tree."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     names = [str(file.relative_to(folder)) for file in files]
     if "/tree/" in path:

@@ -40,7 +40,7 @@ def copy_into(snapshot: Path, source: Path, *patterns: str) -> None:
 
 
 def save_like_opt(snapshot: Path, source: Path) -> None:
-    """What the main branch of facebook/opt-125m holds: no safetensors and no tokenizer.json."""
+    """The main branch of facebook/opt-125m: no safetensors and no tokenizer.json."""
     copy_into(snapshot, source, "config.json", "generation_config.json")
     bpe = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     merges = "\n".join(" ".join(pair) for pair in bpe["merges"])

@@ -1,4 +1,4 @@
-"""What a dry run says: which setting changed, memory by part, hours, workers, price."""
+"""The words of a dry run: the setting that changed, memory by part, hours, workers, price."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""What a preset says to fetch, fetched with the hub's own client, is what it then finds offline."""
+"""A preset finds offline what it said to fetch, once the hub's own client has fetched it."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def home(tmp_path_factory, tiny_opt_dir) -> Path:
 
 
 def run(home: Path, code: str) -> list:
-    """What the code prints as JSON lines, in a process without a network."""
+    """Return the JSON lines that the code prints in a process without a network."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     settings = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}

@@ -1,4 +1,4 @@
-"""Which weights a plan keeps, and the disk that they take."""
+"""The weights that a plan keeps, and the disk that they take."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What a sweep knows of itself before anything runs, and what it writes until then."""
+"""A sweep before anything runs: what it knows of itself, and what it writes until then."""
 
 import dataclasses
 from pathlib import Path

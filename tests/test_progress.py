@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs, with made-up cells and a clock that is set by hand."""
+"""The lines that a person sees while a sweep runs, with made-up cells and a clock set by hand."""
 
 import io
 import itertools

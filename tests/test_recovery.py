@@ -71,7 +71,7 @@ def weights_of(model) -> dict[str, Tensor]:
 
 
 def names_that_train(model, objective: str, trainable: str) -> set[str]:
-    """What a combination may change, from names and shapes alone."""
+    """Return the parameters that a combination may change, from names and shapes alone."""
     names = dict(model.named_parameters())
     pruned = {f"{name}.weight" for name in prunable_matrices(model)}
     if objective == "reconstruct":

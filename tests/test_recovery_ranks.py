@@ -63,7 +63,7 @@ OFFLOADED = [
     ("opt-350m", "distill", "masklora"),
     ("llama", "reconstruct", "all"),
 ]
-"""What is trained again with shards in host memory: here the same memory, other code."""
+"""Cases trained again with shards in host memory: here the same memory, other code."""
 
 
 def tokens(*shape: int, seed: int = 0) -> Tensor:

@@ -32,7 +32,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def statistic(cols: int = 40, seed: int = 1) -> Hessian:
-    """Of inputs of unequal size in which a third of the directions carries most variance."""
+    """A Hessian of inputs of unequal size; a third of the directions carries most variance."""
     mixed = random(400, cols // 3, seed=seed) @ random(cols // 3, cols, seed=seed + 1)
     found = Hessian(cols, torch.device("cpu"))
     found.update((mixed + 0.3 * random(400, cols, seed=seed + 2)) * torch.linspace(0.2, 2, cols))

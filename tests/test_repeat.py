@@ -1,4 +1,4 @@
-"""What counts as the same cell come out again, and what is said of it."""
+"""Repetition of a cell: what counts as the same result, and what is said of it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "sweep_opt.py"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_opt_dir, write_texts):
-    """Where the module's sweeps happen: a model, three texts, a home of their own."""
+    """A place for the module's sweeps: a model, three texts, a home of their own."""
     directory = tmp_path_factory.mktemp("sweep")
     write_texts(directory)
     (directory / "model").symlink_to(tiny_opt_dir)

@@ -1,4 +1,4 @@
-"""Which text a name stands for, and its rows."""
+"""The text that a name stands for, and its rows."""
 
 from __future__ import annotations
 

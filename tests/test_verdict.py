@@ -1,4 +1,4 @@
-"""What presets print after a sweep and exit with, from rows that lie in the out-dir."""
+"""The output and exit code of presets after a sweep, from rows that lie in the out-dir."""
 
 from __future__ import annotations
 

@@ -58,6 +58,6 @@ def compare(
 
 
 def found(folder: Path, world: int) -> list[dict[Any, Any]]:
-    """What each rank of a run found."""
+    """Return what each rank of a run found."""
     files = [folder / f"ranks-{world}" / f"rank-{rank}.pt" for rank in range(world)]
     return [torch.load(file, weights_only=False) for file in files]
