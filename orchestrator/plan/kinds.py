@@ -95,6 +95,10 @@ class Prune(Work):
         """Return the name of the calibration text."""
         return None if self.draw is None else self.draw.text.name
 
+    def draws(self) -> bool:
+        """Return True if there are calibration windows."""
+        return self.draw is not None
+
     def sparsity_after(self) -> float | None:
         """Return the sparsity of the target."""
         return self.target.sparsity
@@ -153,6 +157,10 @@ class Finetune(Work):
             **versions,
             **choice,
         }
+
+    def draws(self) -> bool:
+        """Return True: a seed orders the windows."""
+        return True
 
     def text_name(self) -> str | None:
         """Return the name of the training text."""

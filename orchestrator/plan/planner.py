@@ -57,6 +57,7 @@ class ModelPlanner:
     def __init__(self, planner: Planner, plan: Plan, model: ModelInputs) -> None:
         self.grid, self.config = planner.grid, planner
         self.plan, self.model = plan, model
+        self.training = planner.finetune.training()
         dense = Dense(model.identity, model.dtype)
         self.root = plan.add_stage(dense, model.name, DENSE, None)
 
@@ -105,7 +106,7 @@ class ModelPlanner:
             if point.regime != "oneshot":
                 before = self.plan.add_evaluations(self.model, point.method, stages[-1])
                 stages.append(self.add_finetune(point.method, stages[-1], tokens, seed, i))
-        seeded = any("seed" in self.plan.stages[stage].fields for stage in stages)
+        seeded = any(self.plan.stages[stage].work.draws() for stage in stages)
         rounds = len(path)
         self.add_cell(
             Point(point.method, point.regime, point.target, seed if seeded else None),
@@ -137,7 +138,7 @@ class ModelPlanner:
             text=model.finetune,
             tokens=tokens,
             batch_tokens=model.batch_tokens,
-            training=self.config.finetune.training(),
+            training=self.training,
             dtype=model.training_dtype,
             seed=seed,
             round=index,

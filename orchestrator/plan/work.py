@@ -53,6 +53,10 @@ class Work:
         """Return the name of the text or task that rows show; None where there is none."""
         return None
 
+    def draws(self) -> bool:
+        """Return True if the numbers depend on a seed."""
+        return False
+
     def sparsity_after(self) -> float | None:
         """Return the sparsity that the weights are pruned to; None keeps the parent's."""
         return None
