@@ -15,8 +15,9 @@ from orchestrator import interruption
 interruption.GRACE_SECONDS = 0.5
 with interruption.handled():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    print(child.pid, flush=True)
     try:
+        # The signal may come as soon as this line is read.
+        print(child.pid, flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         {after}
@@ -33,7 +34,7 @@ def test_a_stopped_command_ends_all_processes_below_it(after, number):
     with subprocess.Popen(command, **pipes) as process:
         child = psutil.Process(int(process.stdout.readline()))
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert said == "stopped; run the same command again to go on\n"
     assert has_ended(child)
