@@ -33,7 +33,7 @@ class PruneReport:
     dampening_frac: float | None
     """The largest damping that a layer needed; None if the method has none."""
     grids: dict[str, Grid]
-    """The grid to which the survivors of each matrix were rounded; empty if none were."""
+    """The grid, on the CPU, to which survivors of each matrix were rounded; empty if none were."""
     errors: dict[str, float | None]
     """`layer_error.relative_error` of every matrix, in model order."""
     fell_back: list[str]
@@ -137,8 +137,10 @@ def prune_block(
             found = results.get(matrix.name)
             results[matrix.name] = send(found, matrix.read(), owner, ranks)
     if pruner.config.weight_bits is not None:
-        # Grids are small beside weights, and only the owner knows their shape.
-        for grids in ranks.gather({n: m.grid for n, m in results.items() if m.grid is not None}):
+        # Grids are small beside weights, and only the owner knows their shape. They travel as CPU
+        # tensors, because the device of one rank may not exist for another.
+        mine = {name: m.grid.cpu() for name, m in results.items() if m.grid is not None}
+        for grids in ranks.gather(mine):
             results |= {name: replace(results[name], grid=grid) for name, grid in grids.items()}
     # Each rank knows the damping of its own solves only.
     return results, max(ranks.gather(frac)) or None

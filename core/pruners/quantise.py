@@ -11,7 +11,7 @@ pruning. GPTQ finds the grid of a group only when its pass gets there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,6 +49,10 @@ class Grid:
             t.repeat_interleave(self.group_size, dim=1)[:, :cols] for t in (self.scale, self.zero)
         )
         return self.nearest(weight, scale, zero)
+
+    def cpu(self) -> Grid:
+        """Return the grid in host memory."""
+        return replace(self, scale=self.scale.cpu(), zero=self.zero.cpu())
 
     def split(self, rows: list[int]) -> list[Grid]:
         """Return the grid of each of several matrices whose rows were stacked."""
