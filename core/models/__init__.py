@@ -2,13 +2,15 @@
 
 This is the only package that knows model families and where a prunable weight is stored.
 
-    families.py    facts of each family
-    sources.py     names -> directories or hub commits
-    loading.py     configs, weights and tokenizers from a source
-    facts.py       shapes and counts from the config alone, for plans
-    blocks.py      decoder blocks, their matrices, and one block run by itself
-    matrices.py    one prunable matrix: read, write, observe its input
-    sharding.py    a model sharded over ranks by FSDP2
-    mask_files.py  masks and their bit-packed file
-    saving.py      a pruned model written as a Hugging Face directory
+    families.py      facts of each family
+    sources.py       names -> directories or hub commits
+    loading.py       configs, weights and tokenizers from a source
+    weight_files.py  a model directory read by slices, one weight at a time
+    conversion.py    names and shapes in files against those in memory
+    facts.py         shapes and counts from the config alone, for plans
+    blocks.py        decoder blocks, their matrices, and one block run by itself
+    matrices.py      one prunable matrix: read, write, observe its input
+    sharding.py      a model sharded over ranks by FSDP2
+    mask_files.py    masks and their bit-packed file
+    saving.py        a pruned model written as a Hugging Face directory
 """

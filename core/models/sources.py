@@ -81,7 +81,7 @@ def local_source(name: str, path: Path) -> ModelSource:
         name,
         "has no config.json; give the directory that save_pretrained wrote",
     )
-    weights = _weights(path)
+    weights = weight_paths(path)
     require(
         bool(weights),
         "models",
@@ -94,7 +94,7 @@ def local_source(name: str, path: Path) -> ModelSource:
     return ModelSource(name, str(path.absolute()), None, f"sha256:{files_hash(files)}")
 
 
-def _weights(directory: Path) -> list[Path]:
+def weight_paths(directory: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint and their index; empty unless all are there."""
     index = directory / WEIGHTS_INDEX
     if (directory / WEIGHTS).is_file():
@@ -141,7 +141,7 @@ def _cached_weights(repo: str, revision: str | None) -> Path | None:
     """Return the cached snapshot of a revision if all its safetensors are there."""
     for file in (WEIGHTS, WEIGHTS_INDEX):
         snapshot = cached_snapshot(repo, file, revision, "model")
-        if snapshot is not None and _weights(snapshot):
+        if snapshot is not None and weight_paths(snapshot):
             return snapshot
     return None
 

@@ -1,0 +1,121 @@
+"""Names and shapes of weights in files against those in memory, by transformers' own rules.
+
+Most weights have one tensor in a file, often under another name. Some are made of several tensors
+(the experts of a mixture), or several of one tensor (a fused q, k and v). This is the only file
+that uses transformers' private modules for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
+
+
+@dataclass(eq=False)
+class Origin:
+    """The tensors in files that make one weight, or a few weights together."""
+
+    first: str
+    """Name in memory of the weight, or of the first of them."""
+    keys: list[tuple[str, str]] = field(default_factory=list)
+    """Names in the files, each after the pattern that matched it."""
+    converter: Any = None
+    """transformers' converter; None if the weight is one tensor as it is."""
+
+    def convert(self, model: PreTrainedModel, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """Return the weights by their names in memory, made of the tensors that `read` returns."""
+        if self.converter is None:
+            return {self.first: read(self.keys[0][1])}
+        converter = deepcopy(self.converter)
+        for pattern, key in self.keys:
+            converter.add_tensor(self.first, key, pattern, read(key))
+        made = converter.convert(self.first, model=model, config=model.config)
+        return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
+
+
+def origins_(model: PreTrainedModel, keys: Iterable[str]) -> list[Origin]:
+    """Return the origins of a model's weights among the tensors of its files.
+
+    The model notes which rules were used, as `from_pretrained` does, so that they can be reverted.
+    """
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+    known, prefix = model.state_dict(), model.base_model_prefix
+    found: dict[str, Origin] = {}
+    # Some rules depend on the order, which is that of `from_pretrained`.
+    for key in sorted(keys, key=dot_natural_key):
+        name, pattern = rename_source_key(key, renamings, converters, prefix, known)
+        if name not in known and key in known:
+            name, pattern = rename_source_key(key, [], [], prefix, known)
+        if name in known:
+            origin = found.setdefault(name, Origin(name, converter=by_pattern.get(pattern or "")))
+            origin.keys.append((pattern or key, key))
+    model._weight_conversions = [rule for rule in rules if rule.was_used()]  # pyright: ignore
+    return list(found.values())
+
+
+def tied_names(model: PreTrainedModel) -> dict[str, list[str]]:
+    """Return the names that share the weight of each source, by the model's config."""
+    shared: dict[str, list[str]] = {}
+    for name, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
+        shared.setdefault(source, []).append(name)
+    return shared
+
+
+def asked_dtype(model: PreTrainedModel) -> torch.dtype:
+    """Return the dtype that a model was made in; a few of its weights may have another."""
+    asked = model.config.dtype
+    return asked if isinstance(asked, torch.dtype) else model.dtype
+
+
+def kept_dtypes(model: PreTrainedModel) -> dict[str, torch.dtype]:
+    """Return the dtype in which `from_pretrained` loads each weight or buffer.
+
+    It is that of the model in memory, but a few modules of some families stay in float32.
+    """
+    plan: Mapping[str, torch.dtype] = model._get_dtype_plan(asked_dtype(model))
+    patterns = {re.compile(glob.replace("*", ".*")): dtype for glob, dtype in plan.items()}
+    return {
+        name: next((d for p, d in patterns.items() if p.search(name)), tensor.dtype)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def computed_buffers(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the buffers that are in no file (such as rotary frequencies), computed on the CPU.
+
+    The model computes them as it does after `from_pretrained`. It stays as it is otherwise, with
+    its weights on the meta device.
+    """
+    names = [name for name, _ in model.named_non_persistent_buffers(remove_duplicate=False)]
+    places = [(model.get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2]) for n in names]
+    before = [owner._buffers[leaf] for owner, leaf in places]
+    for (owner, leaf), buffer in zip(places, before, strict=True):
+        assert buffer is not None
+        owner._buffers[leaf] = torch.empty_like(buffer, device="cpu")
+    # transformers initialises what has no such mark.
+    for tensor in model.state_dict(keep_vars=True).values():
+        tensor._is_hf_initialized = True
+    for module in model.modules():
+        module._is_hf_initialized = False  # pyright: ignore[reportArgumentType]
+    model.initialize_weights()
+    made = {n: owner._buffers[leaf] for n, (owner, leaf) in zip(names, places, strict=True)}
+    for (owner, leaf), buffer in zip(places, before, strict=True):
+        owner._buffers[leaf] = buffer
+    return {name: buffer for name, buffer in made.items() if buffer is not None}

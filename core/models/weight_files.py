@@ -1,0 +1,251 @@
+"""A model directory read by slices: any weight, or any rows of it, without loading the model.
+
+    model = meta_model(config, torch.bfloat16)              # no memory for weights
+    files = WeightFiles(directory, model)                   # reads headers only
+    files.fill_(block, "model.layers.3", torch.device("cuda"))
+    rows = files.read("lm_head.weight", slice(0, 1000))
+
+Weights equal those of `from_pretrained` bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from core.models.conversion import (
+    Origin,
+    asked_dtype,
+    computed_buffers,
+    kept_dtypes,
+    origins_,
+    tied_names,
+)
+from core.models.sources import weight_paths
+
+logger = logging.getLogger(__name__)
+
+COMPARED_ROWS = 4096
+"""Rows of two stored copies of one weight that are compared at a time."""
+
+
+def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a model without memory for its weights, for evaluation."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def load_whole(
+    directory: Path, config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return the model as `from_pretrained` loads it, and what its files lack."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        directory,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    return model.eval(), absent
+
+
+class WeightFiles:
+    """Reads weights of a model on the meta device from the safetensors of its directory.
+
+    Names are those in memory, as in `model.state_dict()`. Dtypes are the model's. What no rule of
+    transformers maps to a weight makes it load the whole model, and it says so in the log.
+    """
+
+    def __init__(self, directory: Path, model: PreTrainedModel) -> None:
+        self.directory, self.model = directory, model
+        self.bytes_read = 0
+        """Bytes of tensors read from files so far."""
+        self._opened: dict[Path, Any] | None = None
+        self._made: tuple[Origin | None, dict[str, Tensor]] = None, {}
+        files = [path for path in weight_paths(directory) if path.suffix == ".safetensors"]
+        self._file_of: dict[str, Path] = {}
+        for file in files:
+            with safe_open(file, framework="pt") as opened:
+                self._file_of |= dict.fromkeys(opened.keys(), file)
+        self._origins: dict[str, tuple[Origin, str]] = {}
+        """The origin of each weight, and the name that the origin knows it by."""
+        self._shapes: dict[str, torch.Size] = {}
+        for origin in origins_(model, self._file_of):
+            for name, shape in self._shapes_of(origin).items():
+                self._origins[name], self._shapes[name] = (origin, name), shape
+        self._dtypes = kept_dtypes(model)
+        self.unmapped: list[str] = []
+        """Weights and buffers that the files do not have, or in another shape."""
+        self._tie()
+        self.unmapped = sorted(
+            name
+            for name, tensor in model.state_dict().items()
+            if name not in self._origins or self._shapes[name] != tensor.shape
+        )
+        if self.unmapped:
+            told = f"{len(self.unmapped)} weights ({self.unmapped[0]}, ...)"
+            logger.warning("%s: loaded whole, since no slice of a file is %s", directory, told)
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """Return a weight or persistent buffer, or the given rows of its first dimension.
+
+        The tensor has memory of its own. Only these rows are read where one tensor in a file is
+        the weight; else all that it is made of.
+        """
+        if self.unmapped:
+            tensor = self._whole[name]
+            return (tensor if rows is None else tensor[rows]).clone()
+        origin, known_as = self._origins[name]
+        dtype = self._dtypes[origin.first]
+        with self.opened():
+            if origin.converter is None:
+                return self._slice(origin.keys[0][1], rows).to(dtype, copy=True)
+            if self._made[0] is not origin:
+                made = origin.convert(self.model, lambda key: self._slice(key).to(dtype))
+                self._made = origin, made
+            made = self._made[1][known_as]
+            return (made if rows is None else made[rows]).clone()
+
+    @torch.no_grad()
+    def fill_(self, module: nn.Module, prefix: str, device: torch.device) -> None:
+        """Give a module of the model real weights and buffers on a device.
+
+        Weights that the module has twice stay tied. A weight that FSDP2 shards must have memory
+        already (`to_empty`): only this rank's rows are read into it.
+
+        Args:
+            module: the model, or a module of it (a block, the embeddings, the head).
+            prefix: its path in the model, such as `model.layers.3`; "" for the model.
+            device: where weights and buffers go.
+        """
+        filled: dict[int, nn.Parameter] = {}
+        with self.opened():
+            for path, part in module.named_modules(prefix=prefix):
+                dot = f"{path}." if path else ""
+                for leaf, old in part._parameters.items():
+                    if isinstance(old, DTensor):
+                        shard = old.to_local()
+                        shard.copy_(self.read(dot + leaf, shard_rows(old)))
+                    elif old is not None:
+                        if id(old) not in filled:
+                            new = self.read(dot + leaf).to(device)
+                            filled[id(old)] = nn.Parameter(new, new.is_floating_point())
+                        part._parameters[leaf] = filled[id(old)]
+                for leaf in part._buffers:
+                    if part._buffers[leaf] is not None:
+                        part._buffers[leaf] = self.buffer(dot + leaf).to(device)
+
+    def buffer(self, name: str) -> Tensor:
+        """Return a buffer on the CPU: from the files, or computed where it is in none."""
+        computed = self._computed.get(name)
+        return self.read(name) if computed is None else computed.clone()
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keep files open from one read to the next. At the end all are closed."""
+        if self._opened is not None:
+            yield
+            return
+        self._opened = {}
+        try:
+            yield
+        finally:
+            self._opened, self._made = None, (None, {})
+
+    def _slice(self, key: str, rows: slice | None = None) -> Tensor:
+        """Return rows of a tensor in a file, mapped into memory."""
+        assert self._opened is not None
+        file = self._file_of[key]
+        if file not in self._opened:
+            self._opened[file] = safe_open(file, framework="pt")
+        if rows is None:
+            part = self._opened[file].get_tensor(key)
+        else:
+            stored = self._opened[file].get_slice(key)
+            start, stop, _ = rows.indices(stored.get_shape()[0])
+            # safetensors refuses an empty slice.
+            part = stored[start : max(stop, start + 1)][: stop - start]
+        self.bytes_read += part.nbytes
+        return part
+
+    def _shapes_of(self, origin: Origin) -> dict[str, torch.Size]:
+        """Return the shapes of the weights that an origin makes, from the headers alone."""
+        with self.opened():
+            made = origin.convert(self.model, lambda key: self._meta(key))
+        return {name: tensor.shape for name, tensor in made.items()}
+
+    def _meta(self, key: str) -> Tensor:
+        assert self._opened is not None
+        file = self._file_of[key]
+        if file not in self._opened:
+            self._opened[file] = safe_open(file, framework="pt")
+        return torch.empty(self._opened[file].get_slice(key).get_shape(), device="meta")
+
+    def _tie(self) -> None:
+        """Let tied names read the copy that is stored.
+
+        As `from_pretrained` does: where the files have two copies that differ, they are not tied.
+        """
+        for source, others in tied_names(self.model).items():
+            names = [source, *others]
+            stored = next((name for name in names if name in self._origins), None)
+            if stored is None:
+                continue
+            for name in names:
+                if name in self._origins and not self._are_equal(stored, name):
+                    owner, _, leaf = name.rpartition(".")
+                    old = self.model.get_parameter(name)
+                    new = nn.Parameter(torch.empty_like(old), old.requires_grad)
+                    setattr(self.model.get_submodule(owner), leaf, new)
+                    self.model.all_tied_weights_keys.pop(name, None)
+                else:
+                    self._origins[name] = self._origins[stored]
+                    self._shapes[name] = self._shapes[stored]
+
+    def _are_equal(self, one: str, other: str) -> bool:
+        """Return True if two names have equal weights in the files."""
+        if self._origins[one] == self._origins[other]:
+            return True
+        if self._shapes[one] != self._shapes[other]:
+            return False
+        with self.opened():
+            for start in range(0, self._shapes[one][0], COMPARED_ROWS):
+                rows = slice(start, start + COMPARED_ROWS)
+                if not torch.equal(self.read(one, rows), self.read(other, rows)):
+                    return False
+        return True
+
+    @cached_property
+    def _computed(self) -> dict[str, Tensor]:
+        if self.unmapped:
+            names = {name for name, _ in self.model.named_non_persistent_buffers()}
+            return {n: b for n, b in self._whole.items() if n in names}
+        return computed_buffers(self.model)
+
+    @cached_property
+    def _whole(self) -> dict[str, Tensor]:
+        """All weights and buffers, loaded by `from_pretrained`."""
+        model, _ = load_whole(self.directory, self.model.config, asked_dtype(self.model))
+        buffers = model.named_buffers(remove_duplicate=False)
+        return {**model.state_dict(), **dict(buffers)}
+
+
+def shard_rows(parameter: DTensor) -> slice:
+    """Return the rows of a weight that this rank holds, as FSDP2 cuts it."""
+    rank, size = parameter.device_mesh.get_local_rank(), parameter.device_mesh.size()
+    rows = parameter.shape[0]
+    each = -(-rows // size)
+    return slice(min(rank * each, rows), min((rank + 1) * each, rows))
