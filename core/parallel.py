@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,16 @@ def compute_device(tensor: Tensor) -> torch.device:
 def local(tensor: Tensor) -> Tensor:
     """Return this rank's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def rows_of(tensor: Tensor) -> slice:
+    """Return the rows of the full tensor that this rank holds (FSDP2 shards dimension 0)."""
+    if not isinstance(tensor, DTensor):
+        return slice(0, len(tensor))
+    shape, offset = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    return slice(offset[0], offset[0] + shape[0])
 
 
 def shard_like(full: Tensor, parameter: Tensor) -> Tensor:

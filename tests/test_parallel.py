@@ -27,14 +27,13 @@ from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.models.saving import save_model
 from core.models.sharding import shard_
-from core.parallel import Ranks, assign_owners, gathered, local, shard_like, whole, write_
+from core.parallel import Ranks, assign_owners, gathered, local, rows_of, shard_like, whole, write_
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian, InputNorms
 from core.pruners.pruner import PruningError
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import evaluation_windows
-from core.training.checkpoints import first_row
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 
@@ -178,7 +177,7 @@ def pieces(models: Path, ranks: Ranks) -> dict[str, Any]:
         for other, weight in full_weights(model).items()
         if other != f"{name}.weight"
     )
-    start = first_row(linear.weight)
+    start = rows_of(linear.weight).start
     shard = shard_like(full, linear.weight)
     found["shard"] = (start, shard.clone())
     found["shard is local"] = torch.equal(shard, local(linear.weight))

@@ -13,22 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import PreTrainedModel
 
-from core.parallel import Ranks, local
+from core.parallel import Ranks, local, rows_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def first_row(tensor: Tensor) -> int:
-    """Return the first row of this rank in the full tensor (FSDP2 shards dimension 0)."""
-    if not isinstance(tensor, DTensor):
-        return 0
-    _, offset = compute_local_shape_and_global_offset(
-        tensor.shape, tensor.device_mesh, tensor.placements
-    )
-    return offset[0]
 
 
 def save_training(
@@ -49,7 +38,7 @@ def save_training(
     for name, param in model.named_parameters():
         if not param.requires_grad or (shared and not isinstance(param, DTensor)):
             continue
-        rows[name] = first_row(param)
+        rows[name] = rows_of(param).start
         tensors[f"weight/{name}"] = local(param.detach()).cpu().contiguous()
         for moment in MOMENTS if optimizer is not None else ():
             value = optimizer.state[param][moment]  # pyright: ignore[reportOptionalMemberAccess]
@@ -86,7 +75,7 @@ def load_training_(
                     for start, file in zip(starts, files)
                     if name in start
                 ]
-                copy_rows_(local(tensor), first_row(param), pieces)
+                copy_rows_(local(tensor), rows_of(param).start, pieces)
     return step
 
 
