@@ -84,17 +84,19 @@ def asked_dtype(model: PreTrainedModel) -> torch.dtype:
     return asked if isinstance(asked, torch.dtype) else model.dtype
 
 
-def kept_dtypes(model: PreTrainedModel) -> dict[str, torch.dtype]:
-    """Return the dtype in which `from_pretrained` loads each weight or buffer.
+def keep_dtypes_(model: PreTrainedModel) -> dict[str, torch.dtype]:
+    """Return the dtype in which `from_pretrained` loads each weight and buffer, by name.
 
-    It is that of the model in memory, but a few modules of some families stay in float32.
+    It is that of the model on meta, but a few modules of some families stay in float32. They get
+    that dtype here.
     """
     plan: Mapping[str, torch.dtype] = model._get_dtype_plan(asked_dtype(model))
     patterns = {re.compile(glob.replace("*", ".*")): dtype for glob, dtype in plan.items()}
-    return {
-        name: next((d for p, d in patterns.items() if p.search(name)), tensor.dtype)
-        for name, tensor in model.state_dict().items()
-    }
+    dtypes = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        dtypes[name] = next((d for p, d in patterns.items() if p.search(name)), tensor.dtype)
+        tensor.data = tensor.data.to(dtypes[name])
+    return dtypes
 
 
 def computed_buffers(model: PreTrainedModel) -> dict[str, Tensor]:

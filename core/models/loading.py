@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +23,7 @@ from core.checks import BadInputError, require
 from core.hub.identity import first_line
 from core.models.families import FAMILIES
 from core.models.sources import ModelSource, config_dir, tokenizer_dir, weights_dir
+from core.models.weight_files import WeightFiles, meta_model
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """Config keys that hold the number of experts of a mixture."""
@@ -54,31 +54,45 @@ def load_model(source: ModelSource | str | Path, dtype: torch.dtype) -> PreTrain
     Raises:
         ValueError: if the checkpoint lacks weights, which would otherwise start out random.
     """
+    files = open_model(source, dtype)
+    files.fill_(files.model, "", torch.device("cpu"))
+    return files.model
+
+
+def open_model(source: ModelSource | str | Path, dtype: torch.dtype) -> WeightFiles:
+    """Return a model without memory for its weights (`.model`), and the way to read them.
+
+    Raises:
+        ValueError: as `load_model` does.
+    """
     source = _source(source)
     config = read_config(source)
     config.use_cache = False
     try:
         with quiet():
             directory = weights_dir(source)
-            # A conversion to safetensors on the hub may hold the weights alone.
-            alone = not (directory / "config.json").is_file()
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                directory,
-                config=config,
-                generation_config=GenerationConfig.from_model_config(config) if alone else None,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
+            model = meta_model(config, dtype)
+            model.generation_config = generation_config(directory, config)
+            files = WeightFiles(directory, model)
+            absent = files.absent
     except (OSError, SafetensorError) as error:
         remedy = f"its weights cannot be loaded: {first_line(error)}"
         raise BadInputError(f"--models {source.name}: {remedy}") from error
-    model, info = loaded
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     remedy = f"{len(absent)} weights are missing or misshapen, first {absent[:1]}; save it anew"
     require(not absent, "models", source.name, remedy)
-    return model.eval()
+    return files
+
+
+def generation_config(directory: Path, config: PreTrainedConfig) -> GenerationConfig:
+    """Return the settings for generating text that are stored with the weights."""
+    for file in ("generation_config.json", "config.json"):
+        if (directory / file).is_file():
+            old = file == "config.json"
+            return GenerationConfig.from_pretrained(
+                directory, config_file_name=file, _from_model_config=old
+            )
+    # A conversion to safetensors on the hub may hold the weights alone.
+    return GenerationConfig.from_model_config(config)
 
 
 def sample_model(source: ModelSource, num_blocks: int, dtype: torch.dtype) -> PreTrainedModel:

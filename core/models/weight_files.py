@@ -21,13 +21,18 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from core.models.conversion import (
     Origin,
     asked_dtype,
     computed_buffers,
-    kept_dtypes,
+    keep_dtypes_,
     origins_,
     tied_names,
 )
@@ -52,9 +57,11 @@ def load_whole(
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         directory,
         config=config,
+        generation_config=GenerationConfig(),  # The files may hold the weights alone.
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # It then names them instead of raising.
         output_loading_info=True,
     )
     model, info = loaded
@@ -86,7 +93,7 @@ class WeightFiles:
         for origin in origins_(model, self._file_of):
             for name, shape in self._shapes_of(origin).items():
                 self._origins[name], self._shapes[name] = (origin, name), shape
-        self._dtypes = kept_dtypes(model)
+        self._dtypes = keep_dtypes_(model)
         self.unmapped: list[str] = []
         """Weights and buffers that the files do not have, or in another shape."""
         self._tie()
@@ -235,12 +242,20 @@ class WeightFiles:
             return {n: b for n, b in self._whole.items() if n in names}
         return computed_buffers(self.model)
 
+    @property
+    def absent(self) -> list[str]:
+        """Names that `from_pretrained` misses in the files too, or finds misshapen."""
+        return self._loaded[1] if self.unmapped else []
+
     @cached_property
     def _whole(self) -> dict[str, Tensor]:
-        """All weights and buffers, loaded by `from_pretrained`."""
-        model, _ = load_whole(self.directory, self.model.config, asked_dtype(self.model))
-        buffers = model.named_buffers(remove_duplicate=False)
-        return {**model.state_dict(), **dict(buffers)}
+        """All weights and buffers of the model loaded whole."""
+        model = self._loaded[0]
+        return {**model.state_dict(), **dict(model.named_buffers(remove_duplicate=False))}
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, list[str]]:
+        return load_whole(self.directory, self.model.config, asked_dtype(self.model))
 
 
 def shard_rows(parameter: DTensor) -> slice:
