@@ -4,7 +4,7 @@ The flow, with the file of each step:
 
     name -> model -> blocks            models/sources.py, models/loading.py, models/blocks.py
     name -> text -> token windows      texts/sources.py, texts/content.py, texts/windows.py
-    walk over blocks, their inputs     sequential.py, activations.py
+    walk over blocks, their inputs     sequential.py, activations.py; resumed by finished_blocks.py
     sparsity of each matrix            allocation.py; the path of rounds in schedule.py
     inputs -> H -> mask and weights    pruners/hessian.py, pruners/masks.py, a file for each method
     masked training                    training/finetune.py, training/reconstruction.py

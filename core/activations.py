@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from core.finished_blocks import Resumption
 from core.models.blocks import Block, block_inputs, hidden_backbone, run_block
 from core.models.matrices import Matrix
 from core.parallel import Ranks, gathered
@@ -33,8 +34,8 @@ class Calibration:
     """Windows of one forward pass."""
     compute_dtype: torch.dtype | None = None
     """Dtype of forward passes; by default that of the weights."""
-    report: Callable[[int, int], None] | None = None
-    """Called with (blocks done, blocks) after each block."""
+    resumption: Resumption = Resumption()
+    """Blocks that need not be pruned again, and a keeper of those that are."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.activations import Activations, Calibration, Group, gather_statistics
-from core.models.blocks import prunable_blocks
+from core.finished_blocks import FinishedBlock
+from core.models.blocks import Block, prunable_blocks
 from core.models.mask_files import Masks
 from core.parallel import Ranks, assign_owners, gathered
 from core.pruners.layer_error import relative_error
@@ -68,36 +69,72 @@ def prune_(
     activations = None
     if pruner.statistic is not None:
         activations = Activations(model, calibration, ranks)
-    kept, fracs, grids = dict(masks or {}), [], {}
-    errors: dict[str, float | None] = {}
-    fell_back: set[str] = set()
+    done: list[FinishedBlock] = []
     for block in blocks:
-        with gathered(block.module):
-            groups = gather_statistics(pruner.statistic, block, activations, ranks)
-            owners = assign_owners(map(solve_cost, groups), ranks.size)
-            pruned, frac = prune_block(pruner, targets, groups, owners, masks or {}, ranks)
-            # Each rank has the merged statistics of its own solves only.
-            mine = [group for group, owner in zip(groups, owners) if owner == ranks.rank]
-            errors |= layer_errors(mine, pruned)
-        for name, result in pruned.items():
-            block.matrices[name].write_(result.weight)
-            kept[name] = result.mask.cpu()
-            if result.grid is not None:
-                grids[name] = result.grid
-            if result.fell_back:
-                fell_back.add(name)
-        fracs.extend([] if frac is None else [frac])
+        finished = calibration.resumption.earlier(block.index)
+        if finished is not None:
+            for name, weight in finished.weights.items():
+                block.matrices[name].write_(weight)
+        else:
+            finished = finish_block_(block, pruner, targets, activations, masks or {}, ranks)
+            calibration.resumption.keep(finished)
+        done.append(replace(finished, weights={}))
         if activations is not None and block is not blocks[-1]:
             with gathered(block.module):
                 activations.advance(block)
-        if calibration.report is not None:
-            calibration.report(block.index + 1, len(blocks))
+    return report_of(done, names, masks or {})
+
+
+def report_of(done: Sequence[FinishedBlock], names: Sequence[str], masks: Masks) -> PruneReport:
+    """Return the report of all blocks; `names` gives the order of the matrices."""
+    kept, grids = dict(masks), {}
+    errors: dict[str, float | None] = {}
+    for block in done:
+        kept |= block.masks
+        grids |= block.grids
+        errors |= block.errors
+    fracs = [block.dampening_frac for block in done if block.dampening_frac is not None]
+    lost = {name for block in done for name in block.fell_back}
+    return PruneReport(
+        masks=kept,
+        dampening_frac=max(fracs, default=None),
+        grids=grids,
+        errors={name: errors[name] for name in names},
+        fell_back=[name for name in names if name in lost],
+    )
+
+
+def finish_block_(
+    block: Block,
+    pruner: Pruner,
+    targets: Mapping[str, Target],
+    activations: Activations | None,
+    masks: Masks,
+    ranks: Ranks,
+) -> FinishedBlock:
+    """Observe the inputs of one block and prune it in place (collective)."""
+    with gathered(block.module):
+        groups = gather_statistics(pruner.statistic, block, activations, ranks)
+        owners = assign_owners(map(solve_cost, groups), ranks.size)
+        pruned, frac = prune_block(pruner, targets, groups, owners, masks, ranks)
+        # Each rank has the merged statistics of its own solves only.
+        mine = [group for group, owner in zip(groups, owners) if owner == ranks.rank]
+        errors = layer_errors(mine, pruned)
+    fell_back = {name for name, result in pruned.items() if result.fell_back}
     for part, lost in ranks.gather((errors, fell_back)):
         errors |= part
         fell_back |= lost
-    told = [name for name in names if name in fell_back]
-    in_order = {name: errors[name] for name in names}
-    return PruneReport(kept, max(fracs, default=None), grids, in_order, told)
+    for name, result in pruned.items():
+        block.matrices[name].write_(result.weight)
+    return FinishedBlock(
+        index=block.index,
+        weights={name: matrix.read() for name, matrix in block.matrices.items()},
+        masks={name: result.mask.cpu() for name, result in pruned.items()},
+        grids={name: one.grid for name, one in pruned.items() if one.grid is not None},
+        errors=errors,
+        fell_back=sorted(fell_back),
+        dampening_frac=frac,
+    )
 
 
 def prune_block(

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, OPTConfig
 
 from core.activations import Calibration, Group
 from core.config import PruneConfig
+from core.finished_blocks import Resumption
 from core.measures.sparsity import assert_growing, measure
 from core.models.blocks import prunable_blocks, prunable_matrices
 from core.models.loading import load_model
@@ -203,10 +204,10 @@ def test_the_statistics_pass_ends_before_the_last_linear(model):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_progress_is_reported_for_each_block(model, method):
+def test_each_block_is_handed_over_once_it_is_pruned(model, method):
     seen = []
-    prune(model, method, report=lambda *progress: seen.append(progress))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    prune(model, method, resumption=Resumption(keep=lambda block: seen.append(block.index)))
+    assert seen == [0, 1, 2]
 
 
 def test_magnitude_needs_no_windows(model):

@@ -225,9 +225,9 @@ def test_newest_whole_checkpoint_wins(store):
         with store.scratch.directory() as directory:
             (directory / "rank-0.safetensors").write_bytes(b"x" * step)
             store.checkpoints.at("s", step).publish(directory, {"step": step})
-    assert store.checkpoints.latest("s") == store.checkpoints.at("s", 10)
+    assert store.checkpoints.latest("s").parts == [store.checkpoints.at("s", 10)]
     Path(store.files.join("checkpoints/s/10/rank-0.safetensors")).write_bytes(b"y" * 10)
-    assert store.checkpoints.latest("s") == store.checkpoints.at("s", 5)
+    assert store.checkpoints.latest("s").parts == [store.checkpoints.at("s", 5)]
     store.checkpoints.delete("s")
     assert store.checkpoints.latest("s") is None
 
@@ -243,8 +243,8 @@ def test_a_checkpoint_that_is_being_read_outlives_its_removal(store):
     with store.scratch.directory() as directory:
         (directory / "rank-0.safetensors").write_bytes(b"moments")
         store.checkpoints.at("s", 5).publish(directory, {"step": 5})
-    linked = store.checkpoints.linked("s")
+    linked, record = store.checkpoints.linked("s")
     store.checkpoints.delete("s")
     assert store.checkpoints.steps("s") == set()
-    assert (linked / "rank-0.safetensors").read_bytes() == b"moments"
+    assert (linked / "rank-0.safetensors").read_bytes() == b"moments" and record["step"] == 5
     assert store.checkpoints.linked("s") is None

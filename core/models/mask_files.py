@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,27 @@ MASKS_FILE = "masks.safetensors"
 
 def save_masks(path: Path, masks: Masks) -> None:
     """Write masks bit-packed; the header holds their shapes."""
-    packed = {n: torch.from_numpy(np.packbits(m.numpy().reshape(-1))) for n, m in masks.items()}
     shapes = json.dumps({name: list(mask.shape) for name, mask in masks.items()})
-    save_file(packed, path, metadata={"shapes": shapes})
+    bits = {name: packed(mask) for name, mask in masks.items()}
+    save_file(bits, path, metadata={"shapes": shapes})
 
 
 def load_masks(path: Path) -> Masks:
     """Read masks that `save_masks` wrote."""
     with safe_open(path, framework="pt") as file:
         shapes = json.loads(file.metadata()["shapes"])
-    masks = {}
-    for name, packed in load_file(path).items():
-        shape = shapes[name]
-        bits = np.unpackbits(packed.numpy(), count=int(np.prod(shape)))
-        masks[name] = torch.from_numpy(bits.astype(bool)).view(shape)
-    return masks
+    return {name: unpacked(bits, shapes[name]) for name, bits in load_file(path).items()}
+
+
+def packed(mask: Tensor) -> Tensor:
+    """Return the bits of a mask on the CPU, eight to a byte, row after row."""
+    return torch.from_numpy(np.packbits(mask.numpy().reshape(-1)))
+
+
+def unpacked(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the mask of a shape whose bits `packed` returned."""
+    found = np.unpackbits(bits.numpy(), count=int(np.prod(shape)))
+    return torch.from_numpy(found.astype(bool)).view(*shape)
 
 
 Masks = dict[str, Tensor]

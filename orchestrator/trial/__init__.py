@@ -7,7 +7,8 @@ tasks.py         a zero-shot task
 workspace.py     all that the stages share: tokens, and the way results are published
 weights.py       weights of stages, in memory or from the store
 manifests.py     manifests, remembered once they are found
-checkpoints.py   checkpoints of half-done training
+blocks.py        finished blocks of a half-pruned stage
+checkpoints.py   checkpoints of half-done stages
 nodes.py         reads that happen once on each node
 clock.py         seconds and peak memory of a stage
 """

@@ -1,49 +1,68 @@
-"""Checkpoints of half-done training: all ranks write them, any number of ranks resumes."""
+"""Checkpoints of half-done stages: all ranks write them, any number of ranks resumes."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.parallel import Ranks
+from orchestrator.store.checkpoints import Chain
+from orchestrator.store.published import Published
 from orchestrator.store.store import Store
 from orchestrator.trial.nodes import opened_once
 
 logger = logging.getLogger(__name__)
 
+Write = Callable[[Path], None]
+"""Writes this rank's files into a directory."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that can be read."""
+
+    directory: Path
+    """Its files, on this machine."""
+    record: dict[str, Any]
+    """Its manifest."""
+
 
 @contextmanager
-def opened_checkpoint(store: Store, ranks: Ranks, stage_id: str) -> Iterator[Path | None]:
-    """The newest whole checkpoint of a stage as a local directory; None if it has none.
+def opened_checkpoint(store: Store, ranks: Ranks, stage_id: str) -> Iterator[Opened | None]:
+    """The newest whole checkpoint of a stage; None if it has none.
 
     Collective.
     """
     lead = ranks.rank == 0
     if not store.files.is_local:
         newest = store.checkpoints.latest(stage_id) if lead else None
-        step = ranks.agree(newest and newest.name)
-        if step is None:
+        told = newest and ([part.name for part in newest.parts], newest.record)
+        told = ranks.gather(told)[0]
+        if told is None:
             yield None
             return
-        with opened_once(store.checkpoints.at(stage_id, step), ranks) as directory:
-            yield directory
+        names, record = told
+        chain = Chain([store.checkpoints.at(stage_id, name) for name in names], record)
+        with opened_once(chain, ranks) as directory:
+            yield Opened(directory, record)
         return
     linked = store.checkpoints.linked(stage_id) if lead else None
-    shared = ranks.agree(linked and str(linked))
+    shared = ranks.gather(linked)[0]
     try:
-        yield None if shared is None else Path(shared)
+        yield None if shared is None else Opened(*shared)
     finally:
-        # No barrier: all ranks end their training together, long after they have read the files.
+        # No barrier: all ranks end their stage together, long after they have read the files.
         if linked is not None:
-            shutil.rmtree(linked, ignore_errors=True)
+            shutil.rmtree(linked[0], ignore_errors=True)
 
 
-def save_checkpoint(
-    store: Store, ranks: Ranks, stage_id: str, step: int, write: Callable[[Path], None]
-) -> None:
+def save_checkpoint(store: Store, ranks: Ranks, stage_id: str, step: int, write: Write) -> None:
     """Publish what all ranks write as the checkpoint of a step; remove older ones (collective).
 
     Args:
@@ -54,6 +73,43 @@ def save_checkpoint(
         write: writes this rank's files into a directory.
     """
     checkpoint, record = store.checkpoints.at(stage_id, step), {"id": stage_id, "step": step}
+    publish(store, ranks, checkpoint, record, write)
+    if ranks.rank == 0:
+        store.checkpoints.delete(stage_id, but=checkpoint.name)
+    ranks.barrier()
+
+
+def add_checkpoint(
+    store: Store, ranks: Ranks, stage_id: str, record: dict[str, Any], write: Write
+) -> dict[str, Any] | None:
+    """Publish what all ranks write as an addition to an earlier checkpoint (collective).
+
+    Args:
+        store: the store of the stage.
+        ranks: all ranks of the trial.
+        stage_id: the pruning stage.
+        record: the manifest to be; `step` counts the blocks that are done, and `after` is the
+            result of an earlier call, or None.
+        write: writes this rank's files into a directory.
+
+    Returns:
+        The `after` of the next addition; None if another sweep has its own at this step.
+    """
+    step, part = record["step"], ranks.gather(uuid.uuid4().hex)[0]
+    checkpoint = store.checkpoints.at(stage_id, step)
+    named = {"id": stage_id, "part": part, **record}
+    # Below a URI two sweeps may write at a time, so the files of each have a folder of their own.
+    named |= {} if store.files.is_local else {"upload": part}
+    publish(store, ranks, checkpoint, named, write)
+    found = checkpoint.manifest() if ranks.rank == 0 else None
+    mine = ranks.gather(found is not None and found.get("part") == part)[0]
+    return {"step": step, "part": part} if mine else None
+
+
+def publish(
+    store: Store, ranks: Ranks, checkpoint: Published, record: dict[str, Any], write: Write
+) -> None:
+    """Publish what all ranks write, unless the same is there already (collective)."""
     lead = ranks.rank == 0
     if store.files.is_local:
         # All ranks write into one directory of the disk that they share.
@@ -66,14 +122,14 @@ def save_checkpoint(
                 checkpoint.publish(Path(aside), record)
             except FileNotFoundError:
                 # Another sweep on this store has finished the stage and removed its checkpoints.
-                logger.info("checkpoint %s of stage %s was taken away", step, stage_id)
-    else:
-        with store.scratch.directory() as directory:
-            write(directory)
-            part = checkpoint.upload(directory)
-        parts = ranks.gather(part)
-        if lead:
-            checkpoint.publish_parts(parts, record)
-    if lead:
-        store.checkpoints.delete(stage_id, but=checkpoint.name)
-    ranks.barrier()
+                logger.info("%s of stage %s was taken away", checkpoint.name, record["id"])
+        return
+    below = [record["upload"]] if "upload" in record else []
+    with store.scratch.directory() as directory:
+        write(directory)
+        part = checkpoint.upload(directory, *below)
+    parts = ranks.gather(part)
+    if lead and below and checkpoint.manifest() is not None:
+        store.files.delete_folder(checkpoint.folder, checkpoint.name, *below)
+    elif lead:
+        checkpoint.publish_parts(parts, record)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.parallel import Ranks
+from orchestrator.store.checkpoints import Chain
 from orchestrator.store.published import Published
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -42,7 +43,7 @@ def leader_first(ranks: Ranks) -> Iterator[None]:
 
 
 @contextmanager
-def opened_once(published: Published, ranks: Ranks) -> Iterator[Path]:
+def opened_once(published: Published | Chain, ranks: Ranks) -> Iterator[Path]:
     """A stage or checkpoint as a local directory, fetched once a node if the store is remote.
 
     Collective. All ranks leave together, so that no rank reads what is already removed.

@@ -25,6 +25,7 @@ from core.training.finetune import num_windows
 from orchestrator.plan.kinds import Evaluate, Finetune, Prune, Tasks
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.work import Work
+from orchestrator.trial.blocks import Blocks, opened_blocks
 from orchestrator.trial.clock import timed
 from orchestrator.trial.tasks import run_tasks
 from orchestrator.trial.training import checkpoint_names, recover
@@ -39,33 +40,40 @@ def run_prune(space: Workspace, stage: Stage) -> None:
     windows = None if work.draw is None else space.tokens(work.draw)
     metrics: dict[str, Any] = {"calibration_tokens": 0 if windows is None else windows.numel()}
     with timed(space.ranks) as clock:
-        done = prune(space, stage, model, masks, windows, metrics)
+        with opened_blocks(space, stage) as blocks:
+            done = prune(space, blocks, model, masks, windows)
     space.weights.hold(stage.id, model, done.masks)
     statistic = make_pruner(work.method, work.settings).statistic
+    metrics |= blocks.facts
     metrics["dampening_frac"] = done.dampening_frac
     metrics["matrices"] = matrix_record(done, None if statistic is None else statistic.__name__)
+    if blocks.resumed:
+        metrics["blocks_resumed"] = blocks.resumed
     space.publish(stage, metrics | clock, done.grids)
+    if space.ranks.rank == 0:
+        space.store.checkpoints.delete(stage.id)
 
 
 def prune(
     space: Workspace,
-    stage: Stage,
+    blocks: Blocks,
     model: PreTrainedModel,
     masks: Masks,
     windows: torch.Tensor | None,
-    metrics: dict[str, Any],
 ) -> PruneReport:
     """Prune a model in place to the stage's target, shared out to its matrices if asked for."""
+    stage = blocks.stage
     work = stage.work
     assert isinstance(work, Prune)
     targets = work.target
     if work.settings.allocation != "uniform":
         assert windows is not None
-        metrics["outlier_ratios"] = dense_outlier_ratios(space, stage, model, windows)
-        ratios = metrics["outlier_ratios"]
+        if "outlier_ratios" not in blocks.facts:
+            blocks.facts["outlier_ratios"] = dense_outlier_ratios(space, stage, model, windows)
+        ratios = blocks.facts["outlier_ratios"]
         targets = allocate(prunable_matrices(model), ratios, work.target)
     micro_batch = space.micro_batch(1 if work.calibration is None else work.calibration.seq_len)
-    calibration = Calibration(windows, micro_batch, DTYPES[work.dtype])
+    calibration = Calibration(windows, micro_batch, DTYPES[work.dtype], blocks.resumption())
     pruner = make_pruner(work.method, work.settings)
     return prune_(model, pruner, targets, space.ranks, calibration, masks or None)
 

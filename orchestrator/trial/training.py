@@ -108,13 +108,13 @@ class Round:
     ) -> FinetuneReport:
         """Train in place, from the last checkpoint where there is one."""
         space, work, seq_len = self.space, self.work, self.work.text.seq_len
-        with opened_checkpoint(space.store, space.ranks, self.name) as resume_from:
+        with opened_checkpoint(space.store, space.ranks, self.name) as resumed:
             loop = Loop(
                 space.ranks,
                 micro_batch=space.micro_batch(seq_len),
                 compute_dtype=DTYPES[work.dtype],
                 recompute=space.job.workers.activation_checkpointing,
-                resume_from=resume_from,
+                resume_from=resumed and resumed.directory,
                 save_checkpoint=lambda step, write: save_checkpoint(
                     space.store, space.ranks, self.name, step, write
                 ),

@@ -1,0 +1,69 @@
+"""Finished blocks of a half-pruned stage: saved now and then, taken up by a later process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from core.finished_blocks import FinishedBlock, Resumption, block_file, load_block, save_blocks
+from orchestrator.plan.stages import Stage
+from orchestrator.trial.checkpoints import Opened, add_checkpoint, opened_checkpoint
+from orchestrator.trial.workspace import Workspace
+
+
+class Blocks:
+    """The blocks that an earlier process saved, and a keeper of those that are pruned now."""
+
+    def __init__(self, space: Workspace, stage: Stage, opened: Opened | None) -> None:
+        self.space, self.stage = space, stage
+        record: dict[str, Any] = {} if opened is None else opened.record
+        self.directory = Path() if opened is None else opened.directory
+        self.resumed: int = record.get("step", 0)
+        """Blocks that need not be pruned again."""
+        self.facts: dict[str, Any] = record.get("facts", {})
+        """More that the stage has to take up: the outlier ratios of an allocation."""
+        self.after = record and {"step": self.resumed, "part": record["part"]} or None
+        self.unsaved: list[FinishedBlock] = []
+        self.saved_at = time.monotonic()
+
+    def resumption(self) -> Resumption:
+        """Return both ends for `prune_`."""
+        return Resumption(self.earlier, self.keep)
+
+    def earlier(self, index: int) -> FinishedBlock | None:
+        """Return a block that was saved; None if it is yet to prune."""
+        return load_block(block_file(self.directory, index)) if index < self.resumed else None
+
+    def keep(self, block: FinishedBlock) -> None:
+        """Save the blocks since the last save if that is long ago (collective)."""
+        self.unsaved.append(block)
+        if not self.is_due():
+            return
+        space, blocks = self.space, self.unsaved
+        record = {"step": block.index + 1, "after": self.after, "facts": self.facts}
+        added = add_checkpoint(
+            space.store,
+            space.ranks,
+            self.stage.id,
+            record,
+            lambda directory: save_blocks(directory, blocks, space.ranks),
+        )
+        self.saved_at = time.monotonic()
+        # Else another sweep on this store saved the same step: these blocks go into the next save.
+        if added is not None:
+            self.after, self.unsaved = added, []
+
+    def is_due(self) -> bool:
+        """Return True on all ranks if rank 0's clock says that it is time to save."""
+        age = time.monotonic() - self.saved_at
+        return self.space.ranks.gather(age >= self.space.job.limits.checkpoint_seconds)[0]
+
+
+@contextmanager
+def opened_blocks(space: Workspace, stage: Stage) -> Iterator[Blocks]:
+    """The finished blocks of a pruning stage (collective)."""
+    with opened_checkpoint(space.store, space.ranks, stage.id) as opened:
+        yield Blocks(space, stage, opened)
