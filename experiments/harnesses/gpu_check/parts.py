@@ -1,0 +1,33 @@
+"""The parts of the check by name: their modules and time limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part: a module of cases that run in one process."""
+
+    name: str
+    module: str
+    """Module with the dict `CASES`: functions from a `Place` to a `Finding`, by name."""
+    title: str
+    limit: float
+    """Seconds that one case may take on a GPU, the start of a process included."""
+    alone: bool = False
+    """True if other work on the machine would change the figures."""
+
+    def limit_on(self, device: str) -> float:
+        """Return the seconds that one case may take; a rehearsal has three times as many."""
+        return self.limit if device == "cuda" else 3 * self.limit
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("environment", "gpu_check.environment", "Device and libraries", 40),
+        Part("prune", "gpu_check.pruning", "Pruning: the device beside the CPU", 50),
+    )
+}
+"""All parts, in the order of their rows: those about correctness before those about speed."""
