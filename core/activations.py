@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from core.finished_blocks import Resumption
 from core.models.blocks import Block, block_inputs, hidden_backbone, run_block
 from core.models.matrices import Matrix
-from core.parallel import Ranks, gathered
+from core.models.residence import residence_of
+from core.parallel import Ranks
 from core.precision import autocast
 from core.pruners.pruner import Statistic
 
@@ -37,6 +38,11 @@ class Calibration:
     resumption: Resumption = Resumption()
     """Blocks that need not be pruned again, and a keeper of those that are."""
 
+    def batches(self, ranks: Ranks) -> tuple[Tensor, ...]:
+        """Return this rank's share of the windows, by micro-batch."""
+        assert self.windows is not None and len(self.windows) >= ranks.size
+        return ranks.share(self.windows).split(self.micro_batch)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -53,35 +59,48 @@ class EverySeen(Exception):  # noqa: N818
 class Activations:
     """This rank's hidden states between two blocks, and the arguments of each block."""
 
-    def __init__(self, model: PreTrainedModel, calibration: Calibration, ranks: Ranks) -> None:
-        windows = calibration.windows
-        assert windows is not None and len(windows) >= ranks.size
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        batches: Iterable[Tensor],
+        ranks: Ranks,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Compute the inputs of the first block.
+
+        Args:
+            model: the causal LM; its weights are in memory or streamed.
+            batches: this rank's tokens, [micro_batch, seq_len] each.
+            ranks: this process among the others.
+            compute_dtype: dtype of forward passes; by default that of the weights.
+        """
+        place = residence_of(model)
         stored = next(hidden_backbone(model).parameters()).dtype
-        dtype = calibration.compute_dtype or stored
+        dtype = compute_dtype or stored
         # Entered anew for each forward. Autocast keeps copies of the weights until it ends, but
         # pruning changes the weights. It would also round the products of the solvers.
         self.autocast = functools.partial(autocast, ranks.device, stored, dtype)
-        self.hidden: list[Tensor] = []
-        # Windows are never padded, so arguments depend on the batch size alone.
-        self.kwargs: dict[int, list[dict[str, Any]]] = {}
-        with gathered(model), self.autocast():
-            for batch in ranks.share(windows).split(calibration.micro_batch):
+        self.hidden = place.hidden_states()
+        # Windows are never padded, so arguments depend on the shape alone.
+        self.kwargs: dict[torch.Size, list[dict[str, Any]]] = {}
+        with place.opened(model), self.autocast():
+            for batch in batches:
                 hidden, kwargs = block_inputs(model, batch.to(ranks.device))
                 self.hidden.append(hidden)
-                self.kwargs.setdefault(len(batch), kwargs)
+                self.kwargs.setdefault(hidden.shape, kwargs)
 
     def advance(self, block: Block, after: Callable[[], None] = lambda: None) -> None:
         """Make the block's outputs the next inputs; call `after` after each micro-batch."""
         for i, hidden in enumerate(self.hidden):
             with self.autocast():
-                kwargs = self.kwargs[len(hidden)][block.index]
+                kwargs = self.kwargs[hidden.shape][block.index]
                 self.hidden[i] = run_block(block.module, hidden, kwargs)
             after()
 
     def look(self, block: Block, after: Callable[[], None]) -> None:
         """Run the block until `EverySeen` and drop its outputs; call `after` as `advance` does."""
         for hidden in self.hidden:
-            kwargs = self.kwargs[len(hidden)][block.index]
+            kwargs = self.kwargs[hidden.shape][block.index]
             # Without FSDP's hooks: they count forwards that begin and end, and this one never ends.
             with self.autocast(), contextlib.suppress(EverySeen):
                 run_block(block.module.forward, hidden, kwargs)

@@ -23,7 +23,8 @@ from core.activations import Activations, Calibration, gather_statistics
 from core.checks import require
 from core.models.blocks import prunable_blocks
 from core.models.matrices import Matrix
-from core.parallel import Ranks, gathered
+from core.models.residence import residence_of
+from core.parallel import Ranks
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import num_pruned
 from core.targets import Target
@@ -43,9 +44,10 @@ def outlier_ratios(model: PreTrainedModel, calibration: Calibration, ranks: Rank
         calibration: the windows on which inputs are observed, and how they run.
         ranks: this process among the others.
     """
-    ratios, activations = [], Activations(model, calibration, ranks)
+    batches, dtype = calibration.batches(ranks), calibration.compute_dtype
+    ratios, activations = [], Activations(model, batches, ranks, dtype)
     for block in prunable_blocks(model):
-        with gathered(block.module):
+        with residence_of(model).opened(block.module):
             scores = []
             for group in gather_statistics(InputNorms, block, activations, ranks, advance=True):
                 assert isinstance(group.statistic, InputNorms)

@@ -18,6 +18,7 @@ from core.activations import Activations, Calibration, Group, gather_statistics
 from core.finished_blocks import FinishedBlock
 from core.models.blocks import Block, prunable_blocks
 from core.models.mask_files import Masks
+from core.models.residence import residence_of
 from core.parallel import Ranks, assign_owners, gathered
 from core.pruners.layer_error import relative_error
 from core.pruners.pruner import Pruned, Pruner, PruningError
@@ -29,8 +30,8 @@ from core.targets import Target
 class PruneReport:
     """Result of pruning a model; the same on every rank."""
 
-    masks: Masks
-    """Masks of all prunable matrices, on the CPU."""
+    masks: Mapping[str, Tensor]
+    """Masks of all prunable matrices, on the CPU; on disk where the model is streamed."""
     dampening_frac: float | None
     """The largest damping that a layer needed; None if the method has none."""
     grids: dict[str, Grid]
@@ -68,35 +69,41 @@ def prune_(
     targets = dict.fromkeys(names, target) if isinstance(target, Target) else target
     activations = None
     if pruner.statistic is not None:
-        activations = Activations(model, calibration, ranks)
+        batches = calibration.batches(ranks)
+        activations = Activations(model, batches, ranks, calibration.compute_dtype)
+    place = residence_of(model)
     done: list[FinishedBlock] = []
     for block in blocks:
-        finished = calibration.resumption.earlier(block.index)
-        if finished is not None:
-            for name, weight in finished.weights.items():
-                block.matrices[name].write_(weight)
-        else:
-            finished = finish_block_(block, pruner, targets, activations, masks or {}, ranks)
-            calibration.resumption.keep(finished)
-        done.append(replace(finished, weights={}))
-        if activations is not None and block is not blocks[-1]:
-            with gathered(block.module):
-                activations.advance(block)
-    return report_of(done, names, masks or {})
+        with place.changing(block.module):
+            finished = calibration.resumption.earlier(block.index)
+            if finished is not None:
+                for name, weight in finished.weights.items():
+                    block.matrices[name].write_(weight)
+            else:
+                finished = finish_block_(block, pruner, targets, activations, masks or {}, ranks)
+                calibration.resumption.keep(finished)
+            place.keep(block.module, finished.masks)
+            done.append(replace(finished, weights={}, masks={}))
+            if activations is not None and block is not blocks[-1]:
+                with gathered(block.module):
+                    activations.advance(block)
+    kept = {**masks, **place.masks} if masks else place.masks
+    return report_of(done, names, kept)
 
 
-def report_of(done: Sequence[FinishedBlock], names: Sequence[str], masks: Masks) -> PruneReport:
+def report_of(
+    done: Sequence[FinishedBlock], names: Sequence[str], masks: Mapping[str, Tensor]
+) -> PruneReport:
     """Return the report of all blocks; `names` gives the order of the matrices."""
-    kept, grids = dict(masks), {}
+    grids: dict[str, Grid] = {}
     errors: dict[str, float | None] = {}
     for block in done:
-        kept |= block.masks
         grids |= block.grids
         errors |= block.errors
     fracs = [block.dampening_frac for block in done if block.dampening_frac is not None]
     lost = {name for block in done for name in block.fell_back}
     return PruneReport(
-        masks=kept,
+        masks=masks,
         dampening_frac=max(fracs, default=None),
         grids=grids,
         errors={name: errors[name] for name in names},

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from core.activations import Activations, Calibration, gather_statistics
+from core.activations import Activations, gather_statistics
 from core.models.blocks import (
     block_inputs,
     decoder_blocks,
@@ -107,7 +107,7 @@ def test_every_other_linear_is_a_head_or_a_projection(model):
 
 @torch.no_grad()
 def test_matrices_share_the_inputs_that_the_family_states(model, input_ids):
-    activations = Activations(model, Calibration(input_ids), RANKS)
+    activations = Activations(model, [input_ids], RANKS)
     block = prunable_blocks(model)[0]
     groups = gather_statistics(InputNorms, block, activations, RANKS)
     found = [{one.name.rsplit(".", 1)[-1] for one in group.matrices} for group in groups]

@@ -7,6 +7,8 @@ tokens not scored before count (the Hugging Face guide to fixed-length models).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from core.activations import Activations
 from core.measures.likelihood import exponential
+from core.models.blocks import logits_after, prunable_blocks
+from core.models.residence import residence_of
 from core.parallel import Ranks
 from core.precision import autocast
 from core.texts.windows import Window
@@ -49,22 +54,44 @@ def evaluate(
     """
     model.eval()
     batches = batched(windows, micro_batch)
-    dtype = next(model.parameters()).dtype
     total = torch.zeros(2, dtype=torch.float64)
     # Forward passes of sharded models are collective: every rank runs the same number of them.
-    for turn in range(0, len(batches), ranks.size):
-        mine = turn + ranks.rank
-        counts = mine < len(batches)
-        batch = batches[mine if counts else turn]
-        ids = torch.stack([stream[w.begin : w.end] for w in batch]).to(ranks.device)
-        with autocast(ranks.device, dtype, compute_dtype or dtype):
-            logits = model(ids).logits
-        if counts:
+    turns = range(0, len(batches), ranks.size)
+    mine = [batches[min(turn + ranks.rank, len(batches) - 1)] for turn in turns]
+    tokens = [torch.stack([stream[w.begin : w.end] for w in batch]) for batch in mine]
+    outputs = forward(model, tokens, ranks, compute_dtype)
+    for turn, batch, (ids, logits) in zip(turns, mine, outputs):
+        if turn + ranks.rank < len(batches):
             for window, row, target in zip(batch, logits, ids):
                 total += weighted_nll(window, row, target)
     nll_sum, num_tokens = ranks.sum_(total).tolist()
     nll = nll_sum / num_tokens
     return Perplexity(exponential(nll), nll, int(num_tokens), len(windows))
+
+
+def forward(
+    model: PreTrainedModel, batches: list[Tensor], ranks: Ranks, compute_dtype: torch.dtype | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the tokens and logits of each batch: block after block where weights are streamed."""
+    place, dtype = residence_of(model), next(model.parameters()).dtype
+    run = functools.partial(autocast, ranks.device, dtype, compute_dtype or dtype)
+    if not place.streamed:
+        for batch in batches:
+            ids = batch.to(ranks.device)
+            with run():
+                logits = model(ids).logits
+            yield ids, logits
+        return
+    activations = Activations(model, batches, ranks, compute_dtype)
+    for block in prunable_blocks(model):
+        with place.opened(block.module):
+            activations.advance(block)
+    with place.opened(model):
+        for batch, hidden in zip(batches, activations.hidden):
+            ids = batch.to(ranks.device)
+            with run():
+                logits = logits_after(model, ids, hidden)
+            yield ids, logits
 
 
 def batched(windows: list[Window], micro_batch: int) -> list[list[Window]]:

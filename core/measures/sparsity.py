@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.models.blocks import prunable_matrices
+from core.models.blocks import prunable_blocks
+from core.models.residence import residence_of
 from core.parallel import local, whole
 
 
@@ -47,14 +48,20 @@ class SparsityReport:
 def measure(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> SparsityReport:
     """Count masked entries, and assert that each of them is exactly zero (collective)."""
     pruned, total = {}, {}
-    for name, matrix in prunable_matrices(model).items():
-        weight = whole(matrix.read())
-        total[name] = weight.numel()
-        mask = masks.get(name)
-        pruned[name] = 0 if mask is None else int((~mask).sum())
-        if mask is not None:
-            assert not weight[~mask.to(weight.device)].any(), f"{name}: a pruned weight is not zero"
+    place = residence_of(model)
+    for block in prunable_blocks(model):
+        with place.changing(block.module):
+            for name, matrix in block.matrices.items():
+                weight, mask = whole(matrix.read()), masks.get(name)
+                total[name] = weight.numel()
+                pruned[name] = 0 if mask is None else num_zeros(name, weight, mask)
     return SparsityReport(pruned, total)
+
+
+def num_zeros(name: str, weight: Tensor, mask: Tensor) -> int:
+    """Return the number of masked entries of a full weight; assert that each of them is zero."""
+    assert not weight[~mask.to(weight.device)].any(), f"{name}: a pruned weight is not zero"
+    return int((~mask).sum())
 
 
 def assert_growing(earlier: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,21 +88,22 @@ def place(parameter: Tensor) -> int:
 
 
 class StandIn(nn.Module):
-    """Stands in for a block: notes how it is called and returns the hidden states unchanged.
+    """Stands in for a block: notes how it is called and returns hidden states without running it.
 
     The block stays a submodule, because FSDP2 looks for the parts of a model at the first forward.
     """
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: nn.Module, output: Tensor | None = None):
         super().__init__()
         self.block = block
+        self.output = output
         self.hidden: Tensor | None = None
         self.kwargs: dict[str, Any] = {}
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        """Note the arguments and return the hidden states."""
+        """Note the arguments; return the output given, or the hidden states."""
         self.hidden, self.kwargs = hidden_states, kwargs
-        return hidden_states
+        return hidden_states if self.output is None else self.output
 
     def __getattr__(self, name: str) -> Any:
         # Some backbones read attributes of their blocks, such as the kind of attention.
@@ -123,21 +125,41 @@ def block_inputs(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, lis
         The input of the first block [batch, seq_len, hidden_size], and the keyword arguments of
         each block (mask, position embeddings: they depend on the block's kind of attention).
     """
-    blocks = decoder_blocks(model)
-    originals = list(blocks)
-    stand_ins = [StandIn(block) for block in originals]
-    try:
-        for index, stand_in in enumerate(stand_ins):
-            blocks[index] = stand_in
+    with stood_in(model) as stand_ins:
         hidden_backbone(model)(input_ids=input_ids, use_cache=False)
-    finally:
-        for index, block in enumerate(originals):
-            blocks[index] = block
     hidden = stand_ins[0].hidden
     assert hidden is not None
     drop = ("past_key_values", "use_cache")
     kwargs = [{k: v for k, v in s.kwargs.items() if k not in drop} for s in stand_ins]
     return hidden, kwargs
+
+
+@torch.no_grad()
+def logits_after(model: PreTrainedModel, input_ids: Tensor, hidden: Tensor) -> Tensor:
+    """Return the logits of the whole model, given the output of its last block.
+
+    Args:
+        model: the causal LM; all that lies outside of the blocks must be whole.
+        input_ids: windows of equal length, [batch, seq_len].
+        hidden: output of the last block, [batch, seq_len, hidden_size].
+    """
+    with stood_in(model, hidden):
+        return model(input_ids=input_ids, use_cache=False).logits
+
+
+@contextmanager
+def stood_in(model: PreTrainedModel, output: Tensor | None = None) -> Iterator[list[StandIn]]:
+    """Put a stand-in in the place of each block for this long; `output` is what they return."""
+    blocks = decoder_blocks(model)
+    originals = list(blocks)
+    stand_ins = [StandIn(block, output) for block in originals]
+    try:
+        for index, stand_in in enumerate(stand_ins):
+            blocks[index] = stand_in
+        yield stand_ins
+    finally:
+        for index, block in enumerate(originals):
+            blocks[index] = block
 
 
 def run_block(block: Callable[..., Any], hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:

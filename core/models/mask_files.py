@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,46 @@ def unpacked(bits: Tensor, shape: Sequence[int]) -> Tensor:
     """Return the mask of a shape whose bits `packed` returned."""
     found = np.unpackbits(bits.numpy(), count=int(np.prod(shape)))
     return torch.from_numpy(found.astype(bool)).view(*shape)
+
+
+class MaskFile(Mapping[str, Tensor]):
+    """Masks that lie in a file as `save_masks` writes it, and are read one at a time."""
+
+    def __init__(self, path: Path, shapes: Mapping[str, list[int]]) -> None:
+        """Make a file with room for the mask of every matrix."""
+        self.path, self.shapes, self.written = path, dict(shapes), set[str]()
+        header: dict[str, object] = {"__metadata__": {"shapes": json.dumps(self.shapes)}}
+        self.begins, end = dict[str, int](), 0
+        for name, shape in self.shapes.items():
+            size = -(-math.prod(shape) // 8)
+            entry = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
+            header[name], self.begins[name] = entry, end
+            end += size
+        # The format: length of the header, 8 bytes; the header, padded; the data.
+        data = json.dumps(header, separators=(",", ":")).encode()
+        data += b" " * (-len(data) % 8)
+        self.data_begin = 8 + len(data)
+        with open(path, "wb") as file:
+            file.write(len(data).to_bytes(8, "little") + data)
+            file.truncate(self.data_begin + end)
+
+    def __setitem__(self, name: str, mask: Tensor) -> None:
+        with open(self.path, "r+b") as file:
+            file.seek(self.data_begin + self.begins[name])
+            file.write(packed(mask).numpy().tobytes())
+        self.written.add(name)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.written:
+            raise KeyError(name)
+        with safe_open(self.path, framework="pt") as file:
+            return unpacked(file.get_tensor(name), self.shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.shapes if name in self.written)
+
+    def __len__(self) -> int:
+        return len(self.written)
 
 
 Masks = dict[str, Tensor]

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from bench_model import MICRO_BATCH_TOKENS, load
 
-from core.activations import Activations, Calibration, gather_statistics
+from core.activations import Activations, gather_statistics
 from core.config import PruneConfig
 from core.models.blocks import prunable_blocks
 from core.models.loading import load_tokenizer
@@ -52,7 +52,7 @@ def main() -> None:
     windows = calibration_windows(text, tokenizer, flags.num_samples, flags.seq_len, None, seed=0)
     model, pruners = load(flags.model), [PRUNERS[name](PruneConfig()) for name in flags.methods]
     micro_batch = max(1, MICRO_BATCH_TOKENS // flags.seq_len)
-    activations = Activations(model, Calibration(windows, micro_batch), ranks)
+    activations = Activations(model, windows.split(micro_batch), ranks)
     for block in prunable_blocks(model):
         groups = gather_statistics(Hessian, block, activations, ranks, advance=True)
         for group in groups:

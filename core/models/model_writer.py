@@ -1,0 +1,51 @@
+"""New files of a streamed model: one shard a block, written as blocks come, and its masks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from core.models.blocks import prunable_blocks
+from core.models.mask_files import MASKS_FILE, MaskFile
+from core.models.sources import WEIGHTS_INDEX
+
+
+class ModelWriter:
+    """Writes the shards of a model in any order, then their index."""
+
+    def __init__(self, directory: Path, model: PreTrainedModel) -> None:
+        """Begin to write a model like this one into a directory, which exists."""
+        blocks = prunable_blocks(model)
+        matrices = [one for block in blocks for one in block.matrices.values()]
+        shapes = {one.name: [one.rows, one.cols] for one in matrices}
+        self.directory, self.num_shards = directory, 1 + len(blocks)
+        self.masks = MaskFile(directory / MASKS_FILE, shapes)
+        self.written: dict[int, Path] = {}
+
+    def shard(self, number: int) -> Path:
+        """Return the file of a shard: 0 is the root, then come the blocks."""
+        return self.directory / f"model-{number + 1:05}-of-{self.num_shards:05}.safetensors"
+
+    def write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write one shard whole."""
+        aside = self.shard(number).with_suffix(".tmp")
+        found = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(found, aside, metadata={"format": "pt"})
+        self.written[number] = aside.rename(self.shard(number))
+
+    def finish(self) -> None:
+        """Write the index of all shards."""
+        weight_map: dict[str, str] = {}
+        for number in range(self.num_shards):
+            with safe_open(self.written[number], framework="pt") as file:
+                weight_map |= dict.fromkeys(file.keys(), self.written[number].name)
+        size = sum(path.stat().st_size for path in self.written.values())
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        text = json.dumps(index, indent=1) + "\n"
+        (self.directory / WEIGHTS_INDEX).write_text(text, encoding="utf-8")
