@@ -24,9 +24,10 @@ from core.config import FinetuneConfig, PruneConfig
 from core.measures.perplexity import evaluate
 from core.measures.sparsity import measure
 from core.models.blocks import prunable_matrices
-from core.models.loading import load_model
+from core.models.loading import load_model, open_model
 from core.models.saving import save_model
 from core.models.sharding import shard_
+from core.models.weight_files import WeightFiles
 from core.parallel import Ranks, assign_owners, gathered, local, rows_of, shard_like, whole, write_
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian, InputNorms
@@ -68,9 +69,26 @@ def tokens(*shape: int, seed: int = 0) -> Tensor:
 
 
 def sharded(models: Path, family: str, ranks: Ranks):
-    model = load_model(models / family, torch.float32)
-    shard_(model, ranks)
-    return model
+    return opened(models, family, ranks).model
+
+
+def opened(models: Path, family: str, ranks: Ranks) -> WeightFiles:
+    """The files that each rank has read its rows of a model from."""
+    files = open_model(models / family, torch.float32)
+    shard_(files.model, ranks, read=files.read)
+    return files
+
+
+def loading(models: Path, family: str, ranks: Ranks) -> dict[str, Any]:
+    """Bytes that a rank reads and holds, and what it makes of them."""
+    files = opened(models, family, ranks)
+    parameters = [local(parameter) for parameter in files.model.parameters()]
+    return {
+        "read": files.bytes_read,
+        "held": sum(shard.untyped_storage().nbytes() for shard in parameters),
+        "weights": full_weights(files.model),
+        "buffers": dict(files.model.named_buffers()),
+    }
 
 
 def full_weights(model) -> dict[str, Tensor]:
@@ -218,6 +236,7 @@ def scenario(folder: Path, resume_from: int) -> None:
     found: dict[str, Any] = {"pieces": pieces(folder, ranks)}
     for family in FAMILIES:
         resume = folder / f"ranks-{resume_from}" / f"{family}-step-{SAVED_STEP}"
+        found[f"{family} loaded"] = loading(folder, family, ranks)
         found[family] = pruning(folder, family, ranks)
         found[f"{family} trained"] = training(folder, family, ranks, out, resume)
     torch.save(found, out / f"rank-{ranks.rank}.pt")
@@ -393,6 +412,20 @@ def test_one_rank_resumes_what_two_ranks_saved(folder, alone, both, family):
     rest = both[0][f"{family} trained"]["losses"][SAVED_STEP:]
     assert report.losses == pytest.approx(rest, rel=1e-4)
     assert measure(model, masks).sparsity == both[0][f"{family} trained"]["sparsity"]
+
+
+@families
+def test_each_rank_reads_and_holds_its_share(folder, both, family):
+    model = AutoModelForCausalLM.from_pretrained(folder / family, dtype=torch.float32)
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    for rank in both:
+        found = rank[f"{family} loaded"]
+        # Where a number of rows is odd, the last rank's shard has a row of padding.
+        assert 0.47 * size < found["read"] < 0.53 * size
+        assert 0.47 * size < found["held"] < 0.53 * size
+        for kind, named in (("weights", "named_parameters"), ("buffers", "named_buffers")):
+            for name, tensor in getattr(model, named)():
+                assert torch.equal(found[kind][name], tensor), name
 
 
 @families

@@ -1,5 +1,6 @@
 """A model directory read by slices equals `from_pretrained`, whatever its files look like."""
 
+import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def save(tmp_path):
     def write(config, dtype=torch.float32, size="5GB") -> Saved:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
             for parameter in model.parameters():
                 torch.nn.init.normal_(parameter, std=0.2)
         model.save_pretrained(tmp_path, max_shard_size=size)

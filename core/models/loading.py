@@ -60,7 +60,7 @@ def load_model(source: ModelSource | str | Path, dtype: torch.dtype) -> PreTrain
 
 
 def open_model(source: ModelSource | str | Path, dtype: torch.dtype) -> WeightFiles:
-    """Return a model without memory for its weights (`.model`), and the way to read them.
+    """Return the way to read a model's weights; its `.model` has buffers, but no memory for these.
 
     Raises:
         ValueError: as `load_model` does.
@@ -74,6 +74,7 @@ def open_model(source: ModelSource | str | Path, dtype: torch.dtype) -> WeightFi
             model = meta_model(config, dtype)
             model.generation_config = generation_config(directory, config)
             files = WeightFiles(directory, model)
+            files.fill_buffers_(model, "", torch.device("cpu"))
             absent = files.absent
     except (OSError, SafetensorError) as error:
         remedy = f"its weights cannot be loaded: {first_line(error)}"

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -130,8 +129,7 @@ class WeightFiles:
     def fill_(self, module: nn.Module, prefix: str, device: torch.device) -> None:
         """Give a module of the model real weights and buffers on a device.
 
-        Weights that the module has twice stay tied. A weight that FSDP2 shards must have memory
-        already (`to_empty`): only this rank's rows are read into it.
+        Weights that the module has twice stay tied.
 
         Args:
             module: the model, or a module of it (a block, the embeddings, the head).
@@ -143,22 +141,23 @@ class WeightFiles:
             for path, part in module.named_modules(prefix=prefix):
                 dot = f"{path}." if path else ""
                 for leaf, old in part._parameters.items():
-                    if isinstance(old, DTensor):
-                        shard = old.to_local()
-                        shard.copy_(self.read(dot + leaf, shard_rows(old)))
-                    elif old is not None:
-                        if id(old) not in filled:
-                            new = self.read(dot + leaf).to(device)
-                            filled[id(old)] = nn.Parameter(new, new.is_floating_point())
-                        part._parameters[leaf] = filled[id(old)]
-                for leaf in part._buffers:
-                    if part._buffers[leaf] is not None:
-                        part._buffers[leaf] = self.buffer(dot + leaf).to(device)
+                    if old is None:
+                        continue
+                    if id(old) not in filled:
+                        new = self.read(dot + leaf).to(device)
+                        filled[id(old)] = nn.Parameter(new, new.is_floating_point())
+                    part._parameters[leaf] = filled[id(old)]
+            self.fill_buffers_(module, prefix, device)
 
-    def buffer(self, name: str) -> Tensor:
-        """Return a buffer on the CPU: from the files, or computed where it is in none."""
-        computed = self._computed.get(name)
-        return self.read(name) if computed is None else computed.clone()
+    def fill_buffers_(self, module: nn.Module, prefix: str, device: torch.device) -> None:
+        """Give a module real buffers alone: from the files, or computed where they are in none."""
+        with self.opened():
+            for path, part in module.named_modules(prefix=prefix):
+                for leaf in [leaf for leaf, buffer in part._buffers.items() if buffer is not None]:
+                    name = f"{path}.{leaf}" if path else leaf
+                    computed = self._computed.get(name)
+                    value = self.read(name) if computed is None else computed.clone()
+                    part._buffers[leaf] = value.to(device)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -256,11 +255,3 @@ class WeightFiles:
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, list[str]]:
         return load_whole(self.directory, self.model.config, asked_dtype(self.model))
-
-
-def shard_rows(parameter: DTensor) -> slice:
-    """Return the rows of a weight that this rank holds, as FSDP2 cuts it."""
-    rank, size = parameter.device_mesh.get_local_rank(), parameter.device_mesh.size()
-    rows = parameter.shape[0]
-    each = -(-rows // size)
-    return slice(min(rank * each, rows), min((rank + 1) * each, rows))

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from core.models.loading import load_model, load_tokenizer
+from core.models.loading import load_tokenizer, open_model
 from core.models.mask_files import MASKS_FILE, Masks, load_masks
 from core.models.saving import save_model
 from core.models.sharding import shard_
+from core.models.sources import ModelSource
 from core.parallel import Ranks
 from core.precision import DTYPES
 from orchestrator.failure import DamagedStageError
@@ -73,19 +74,23 @@ class Weights:
         del held
         self.forget()
         if is_root:
-            with leader_first(self.ranks):
-                model, masks = load_model(self.job.source, dtype), {}
+            model, masks = self.read(self.job.source, dtype), {}
         else:
             model, masks = self.load_stored(stage_id, dtype)
-        shard_(model, self.ranks, self.job.workers.cpu_offload)
         self.hold(stage_id, model, masks)
         return model, masks
 
     def teacher(self) -> PreTrainedModel:
         """Return the dense model, sharded like the weights in memory, which stay there."""
-        model = load_model(self.job.source, DTYPES[self.dense_dtype])
-        shard_(model, self.ranks, self.job.workers.cpu_offload)
-        return model.requires_grad_(False)
+        return self.read(self.job.source, DTYPES[self.dense_dtype]).requires_grad_(False)
+
+    def read(self, source: ModelSource | Path, dtype: torch.dtype) -> PreTrainedModel:
+        """Return a model of which each rank reads its own rows from the files (collective)."""
+        with leader_first(self.ranks):
+            files = open_model(source, dtype)
+        with files.opened():
+            shard_(files.model, self.ranks, self.job.workers.cpu_offload, read=files.read)
+        return files.model
 
     def stored_dtype(self, stage_id: str) -> str:
         """Return the dtype of a stage's weights; all ranks take the first rank's answer."""
@@ -114,7 +119,7 @@ class Weights:
         with opened_once(self.store.stages.at(stage_id), self.ranks) as directory:
             masks_file = directory / MASKS_FILE
             masks = load_masks(masks_file) if masks_file.exists() else {}
-            return load_model(directory, dtype), masks
+            return self.read(directory, dtype), masks
 
     def are_stored(self, stage_id: str) -> bool:
         """Return True if a stage can be started from, as far as the store says now."""
