@@ -102,11 +102,7 @@ class Streamed(InMemory):
             block: index for index, block in enumerate(decoder_blocks(model))
         }
         self.open: set[nn.Module] = set()
-        for path, module in model.named_modules():
-            for leaf, buffer in module._buffers.items():
-                if buffer is not None:
-                    name = f"{path}.{leaf}" if path else leaf
-                    module._buffers[leaf] = files.buffer(name).to(ranks.device)
+        files.fill_buffers_(model, "", ranks.device)
         setattr(model, ATTRIBUTE, self)
 
     @contextmanager
