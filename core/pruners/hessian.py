@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.parallel import ALONE, Ranks
 from core.pruners.pruner import PruningError, Statistic
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class Factor:
     """[cols] bool, inputs that were always zero."""
     dampening_frac: float
     """Share of the mean diagonal that was added."""
+    ranks: Ranks = ALONE
+    """The ranks that hold this factor and solve some rows each with it."""
 
     @property
     def upper(self) -> Tensor:
@@ -97,8 +100,10 @@ class Factor:
         return self.lower.T
 
 
-def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
+def factorise(hessian: Tensor, dampening_frac: float, ranks: Ranks = ALONE) -> Factor:
     """Factor a damped Hessian. While it is not positive definite, damp it more, step by step.
+
+    Several ranks must hold the same Hessian; all of them get the factor.
 
     This replaces the original's Cholesky of the inverse, `inv(H) = UT U` with `U = inv(L)`. It
     takes a quarter of the operations and does not invert H.
@@ -114,7 +119,7 @@ def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
         damped = (diagonal + frac * mean).masked_fill_(dead, 1.0)
         lower = reversed_cholesky(hessian, damped)
         if lower is not None:
-            return Factor(lower, dead, frac)
+            return Factor(lower, dead, frac, ranks)
         if frac >= DAMPENING_LIMIT:
             raise PruningError(
                 f"the Hessian is not positive definite with damping {frac:g}; "
