@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from core.models.loading import load_model
 from core.models.mask_files import MASKS_FILE, load_masks, save_masks
-from core.models.saving import WEIGHTS_FILE, save_model
+from core.models.saving import save_model
+from core.models.sources import WEIGHTS
 from core.parallel import Ranks
 from core.training.checkpoints import MOMENTS, copy_rows_, load_training_, save_training
 
@@ -64,7 +65,7 @@ def test_a_saved_model_loads_as_an_ordinary_checkpoint(tmp_path, model):
 
 def test_tied_tensors_are_stored_once_and_tied_again(tmp_path, model):
     save_model(tmp_path, model, {}, RANKS)
-    assert "lm_head.weight" not in load_file(tmp_path / WEIGHTS_FILE)
+    assert "lm_head.weight" not in load_file(tmp_path / WEIGHTS)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
 

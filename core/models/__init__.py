@@ -13,6 +13,7 @@ This is the only package that knows model families and where a prunable weight i
     sharding.py      a model sharded over ranks by FSDP2
     mask_files.py    masks and their bit-packed file
     residence.py     a model in memory, or streamed from files one block at a time
+    weight_writer.py safetensors written one tensor at a time
     model_writer.py  the new files of a streamed model, one shard a block
     hidden_states.py hidden states between two of its blocks, on the host or on disk
     saving.py        a pruned model written as a Hugging Face directory

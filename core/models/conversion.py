@@ -7,6 +7,7 @@ that uses transformers' private modules for it.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -22,7 +23,10 @@ from transformers.core_model_loading import (
     WeightRenaming,
     dot_natural_key,
     rename_source_key,
+    revert_weight_conversion,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -47,10 +51,10 @@ class Origin:
         return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
 
 
-def origins_(model: PreTrainedModel, keys: Iterable[str]) -> list[Origin]:
+def origins(model: PreTrainedModel, keys: Iterable[str]) -> tuple[list[Origin], list[Any]]:
     """Return the origins of a model's weights among the tensors of its files.
 
-    The model notes which rules were used, as `from_pretrained` does, so that they can be reverted.
+    The second list has the rules of transformers that were used.
     """
     rules = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
@@ -66,8 +70,55 @@ def origins_(model: PreTrainedModel, keys: Iterable[str]) -> list[Origin]:
         if name in known:
             origin = found.setdefault(name, Origin(name, converter=by_pattern.get(pattern or "")))
             origin.keys.append((pattern or key, key))
-    model._weight_conversions = [rule for rule in rules if rule.was_used()]  # pyright: ignore
-    return list(found.values())
+    return list(found.values()), [rule for rule in rules if rule.was_used()]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Weights in memory that make tensors of a file, none of which needs another weight."""
+
+    names: tuple[str, ...]
+    """Names in memory."""
+    layout: dict[str, Tensor]
+    """Tensors on meta by their names in the file."""
+    is_converted: bool = False
+    """False if it is one weight as it is, under whatever name."""
+
+    def stored(self, model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of the file, made of the full weights by their names in memory."""
+        if self.is_converted:
+            return revert_weight_conversion(model, weights)
+        return dict(zip(self.layout, weights.values(), strict=True))
+
+
+def file_parts(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> list[Part]:
+    """Return the parts in which to write a model, in the names that other tools expect.
+
+    Args:
+        model: the causal LM.
+        weights: all that is to be written, by name in memory. Only shapes and dtypes count.
+    """
+    metas = {name: on_meta(weight) for name, weight in weights.items()}
+    layout = revert_weight_conversion(model, metas)
+    parts = []
+    for origin in origins(model, layout)[0]:
+        names = tuple(origin.convert(model, layout.__getitem__))
+        made = {key: on_meta(layout[key]) for _, key in origin.keys}
+        parts.append(Part(names, made, origin.converter is not None))
+    written = sorted(name for part in parts for name in part.names)
+    is_whole = written == sorted(metas) and all(
+        part.stored(model, {name: metas[name] for name in part.names}).keys() == part.layout.keys()
+        for part in parts
+    )
+    if is_whole:
+        return parts
+    logger.warning("%s is saved under its names in memory: no rule reverts them", type(model))
+    return [Part((name,), {name: meta}) for name, meta in metas.items()]
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same shape and dtype without memory."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, list[str]]:

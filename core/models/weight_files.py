@@ -32,7 +32,7 @@ from core.models.conversion import (
     asked_dtype,
     computed_buffers,
     keep_dtypes_,
-    origins_,
+    origins,
     tied_names,
 )
 from core.models.sources import weight_paths
@@ -89,7 +89,10 @@ class WeightFiles:
         self._origins: dict[str, tuple[Origin, str]] = {}
         """The origin of each weight, and the name that the origin knows it by."""
         self._shapes: dict[str, torch.Size] = {}
-        for origin in origins_(model, self._file_of):
+        found, rules = origins(model, self._file_of)
+        # Saving reverts them.
+        model._weight_conversions = rules  # pyright: ignore[reportArgumentType]
+        for origin in found:
             for name, shape in self._shapes_of(origin).items():
                 self._origins[name], self._shapes[name] = (origin, name), shape
         self._dtypes = keep_dtypes_(model)

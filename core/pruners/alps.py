@@ -17,22 +17,18 @@ surviving weights (algorithm 2), many rows at a time. Differences from the paper
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from operator import mul
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from core.methods import METHODS, Method
-from core.parallel import Ranks
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import choose
 from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic
-from core.pruners.sparsegpt import SparseGPT, solve
-from core.split.costs import Work
+from core.pruners.sparsegpt import solve, solve_operations
 from core.targets import Target
 
 # Penalties in units of the scaled H, whose diagonal is 1, and the steps with each. Their number is
@@ -60,12 +56,11 @@ class Alps(Pruner):
         statistic: Statistic | None,
         target: Target,
         masks: Sequence[Tensor] | None,
-        ranks: Ranks,
     ) -> Solution:
         """Solve all matrices of one input together, their rows stacked."""
         assert isinstance(statistic, Hessian)
         hessian = statistic.matrix()
-        factor = factorise(hessian, self.config.dampening_frac, ranks)
+        factor = factorise(hessian, self.config.dampening_frac)
         dense = [w.to(hessian.dtype) for w in weights]
         if masks is not None:
             dense = [w * mask for w, mask in zip(dense, masks, strict=True)]
@@ -83,17 +78,12 @@ class Alps(Pruner):
             )
         return Solution(pruned, factor.dampening_frac)
 
-    def work(self, rows: Sequence[int], cols: int) -> Work:
+    def solve_operations(self, rows: Sequence[int], cols: int) -> float:
         """Return SparseGPT's, plus an inverse for each penalty and a product for each step."""
         # Besides the steps: the pull, the first dual, the first residual, two errors.
         products = NUM_PENALTIES * STEPS + CG_STEPS + 5
-        first = SparseGPT(self.config).work(rows, cols)
-        return replace(
-            first,
-            by_row=first.by_row + products * 2.0 * sum(rows) * cols**2,
-            inverses=NUM_PENALTIES,
-            selections=first.selections + NUM_PENALTIES * STEPS * len(rows),
-        )
+        searches = NUM_PENALTIES * cols**3 + products * 2.0 * sum(rows) * cols**2
+        return solve_operations(rows, cols) + searches
 
 
 @dataclass(frozen=True)
@@ -110,8 +100,6 @@ class Layer:
     """[cols] bool, inputs that were always zero."""
     any_dead: bool
     """True if there is one. This saves a pass over all scores in the usual case."""
-    ranks: Ranks
-    """The ranks that solve some rows each of these matrices."""
 
     def prune(
         self,
@@ -125,8 +113,10 @@ class Layer:
             Search(self, original, begin, target, earlier[i] if earlier else None)
             for i, (original, begin) in enumerate(zip(dense, start, strict=True))
         ]
+        eye = torch.eye(len(self.units), dtype=self.hessian.dtype, device=self.hessian.device)
         rho = PENALTY
-        for inverse in self.inverses():
+        for _ in range(NUM_PENALTIES):
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.hessian + rho * eye))
             for search in searches:
                 for _ in range(STEPS):
                     search.step(inverse, rho)
@@ -134,36 +124,13 @@ class Layer:
             rho *= GROWTH
         return [search.result(rho) for search in searches]
 
-    def inverses(self) -> Iterator[Tensor]:
-        """Yield `inv(H + rho)` for each penalty; ranks compute in turn and send (collective)."""
-        size = self.ranks.size
-        penalties = list(accumulate([GROWTH] * (NUM_PENALTIES - 1), mul, initial=PENALTY))
-        for start in range(0, NUM_PENALTIES, size):
-            turn = penalties[start : start + size]
-            own = None
-            if self.ranks.rank < len(turn):
-                own = self.inverse(turn[self.ranks.rank])
-            for owner in range(len(turn)):
-                if owner != self.ranks.rank or own is None:
-                    inverse = torch.empty_like(self.hessian)
-                else:
-                    inverse = own
-                self.ranks.broadcast_(inverse, owner)
-                yield inverse
-
-    def inverse(self, rho: float) -> Tensor:
-        """Return `inv(H + rho)`, [cols, cols]."""
-        eye = torch.eye(len(self.units), dtype=self.hessian.dtype, device=self.hessian.device)
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.hessian + rho * eye))
-
     def moved(self, mask: Tensor) -> Tensor:
         """Return the survivors of living inputs in rows that lost one: those that compensate."""
         return mask & ~self.dead & (~mask & ~self.dead).any(1, keepdim=True)
 
     def error(self, delta: Tensor) -> float:
-        """Return `tr(D H DT)` for the undamped H and a scaled D, this rank's [rows, cols]."""
-        square = ((delta @ self.hessian - delta * self.damping) * delta).sum()
-        return float(self.ranks.sum_(square))
+        """Return `tr(D H DT)` for the undamped H and a scaled D [rows, cols]."""
+        return float(((delta @ self.hessian - delta * self.damping) * delta).sum())
 
     def refine(self, goal: Tensor, weight: Tensor, mask: Tensor, damped: bool) -> Tensor:
         """Refine the survivors of each row by conjugate gradients; rows of a chunk step together.
@@ -219,7 +186,7 @@ class Search:
         scores = self.state.abs()
         if self.layer.any_dead:
             scores.masked_fill_(self.layer.dead, -1.0)
-        self.mask = choose(scores, self.target, self.earlier, ranks=self.layer.ranks)
+        self.mask = choose(scores, self.target, self.earlier)
 
     def grow(self) -> None:
         """Scale the sparse copy in `state` to the next penalty."""
@@ -277,4 +244,4 @@ def scale(hessian: Tensor, factor: Factor) -> Layer:
     damped /= units[:, None]
     damped /= units
     damping = (factor.dampening_frac / units.square()).masked_fill_(dead, 1.0)
-    return Layer(damped, damping, units, dead, bool(dead.any()), factor.ranks)
+    return Layer(damped, damping, units, dead, bool(dead.any()))

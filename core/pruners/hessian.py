@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.parallel import ALONE, Ranks
 from core.pruners.pruner import PruningError, Statistic
 
 logger = logging.getLogger(__name__)
@@ -91,8 +90,6 @@ class Factor:
     """[cols] bool, inputs that were always zero."""
     dampening_frac: float
     """Share of the mean diagonal that was added."""
-    ranks: Ranks = ALONE
-    """The ranks that hold this factor and solve some rows each with it."""
 
     @property
     def upper(self) -> Tensor:
@@ -100,10 +97,8 @@ class Factor:
         return self.lower.T
 
 
-def factorise(hessian: Tensor, dampening_frac: float, ranks: Ranks = ALONE) -> Factor:
+def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
     """Factor a damped Hessian. While it is not positive definite, damp it more, step by step.
-
-    Several ranks must hold the same Hessian; all of them get the factor.
 
     This replaces the original's Cholesky of the inverse, `inv(H) = UT U` with `U = inv(L)`. It
     takes a quarter of the operations and does not invert H.
@@ -119,7 +114,7 @@ def factorise(hessian: Tensor, dampening_frac: float, ranks: Ranks = ALONE) -> F
         damped = (diagonal + frac * mean).masked_fill_(dead, 1.0)
         lower = reversed_cholesky(hessian, damped)
         if lower is not None:
-            return Factor(lower, dead, frac, ranks)
+            return Factor(lower, dead, frac)
         if frac >= DAMPENING_LIMIT:
             raise PruningError(
                 f"the Hessian is not positive definite with damping {frac:g}; "

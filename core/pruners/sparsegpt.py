@@ -24,19 +24,17 @@ import torch
 from torch import Tensor
 
 from core.methods import METHODS, Method
-from core.parallel import Ranks
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise, inverse_triangle
 from core.pruners.masks import (
     assert_room,
     block_quotas,
     group_mask,
     keep_earlier,
-    lowest_of_matrices,
+    lowest,
     require_divisible,
 )
 from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic
 from core.pruners.quantise import Grid, find_grid
-from core.split.costs import Work
 from core.targets import MaskStructure, Target
 
 # Columns solved one by one before a matrix product applies their changes to later ones; N:M uses M.
@@ -63,11 +61,10 @@ class SparseGPT(Pruner):
         statistic: Statistic | None,
         target: Target,
         masks: Sequence[Tensor] | None,
-        ranks: Ranks,
     ) -> Solution:
         """Solve all matrices of one input in one pass, their rows stacked."""
         assert isinstance(statistic, Hessian)
-        factor = factorise(statistic.matrix(), self.config.dampening_frac, ranks)
+        factor = factorise(statistic.matrix(), self.config.dampening_frac)
         grid = None
         if self.config.weight_bits is not None:
             stacked = torch.cat([weight.float() for weight in weights])
@@ -80,11 +77,14 @@ class SparseGPT(Pruner):
             )
         return Solution(matrices, factor.dampening_frac)
 
-    def work(self, rows: Sequence[int], cols: int) -> Work:
-        """Return a factor and a pass over matrices [rows_i, cols]."""
-        selections = -(-cols // self.config.block_size)
-        by_row = 2.0 * sum(rows) * cols**2
-        return Work(tuple(rows), cols, by_row, 1, selections=selections, columns=cols)
+    def solve_operations(self, rows: Sequence[int], cols: int) -> float:
+        """Return those of a Cholesky factor and of rows cols^2 multiply-adds."""
+        return solve_operations(rows, cols)
+
+
+def solve_operations(rows: Sequence[int], cols: int) -> float:
+    """Return the operations of a factor and of a pass over matrices [rows_i, cols]."""
+    return cols**3 / 3 + 2.0 * sum(rows) * cols**2
 
 
 def solve(
@@ -109,7 +109,7 @@ def solve(
     rows = [len(weight) for weight in weights]
     structure = target.structure
     if structure is None:
-        choose = unstructured_choice(rows, ends, target.sparsity, masks, factor.ranks)
+        choose = unstructured_choice(rows, ends, target.sparsity, masks)
     else:
         for mask in masks or ():
             assert_room(mask, structure)
@@ -136,25 +136,22 @@ def blocks(cols: int, target: Target, block_size: int) -> tuple[list[int], int]:
 
 
 def unstructured_choice(
-    rows: list[int],
-    ends: list[int],
-    sparsity: float,
-    masks: Sequence[Tensor] | None,
-    ranks: Ranks,
+    rows: list[int], ends: list[int], sparsity: float, masks: Sequence[Tensor] | None
 ) -> ChooseMask:
-    """Return a choice for whole blocks: each matrix prunes its quota of lowest scores.
-
-    Quotas are those of whole matrices, of which `ranks` solve some rows each.
-    """
-    by_matrix = [
-        block_quotas(r, ends[-1], ends, sparsity, masks[i] if masks else None, ranks)
+    """Return a choice for whole blocks: each matrix prunes its quota of lowest scores."""
+    quotas = [
+        dict(
+            zip([0, *ends], block_quotas(r, ends[-1], ends, sparsity, masks[i] if masks else None))
+        )
         for i, r in enumerate(rows)
     ]
-    quotas = dict(zip([0, *ends], zip(*by_matrix)))
 
     def choose(scores: Tensor, start: int) -> Tensor:
-        parts = scores.split(rows, dim=1)
-        return ~torch.cat(lowest_of_matrices(parts, quotas[start], ranks), dim=1)
+        kept = [
+            ~lowest(part.reshape(-1), quota[start]).view(part.shape)
+            for part, quota in zip(scores.split(rows, dim=1), quotas)
+        ]
+        return torch.cat(kept, dim=1)
 
     return choose
 
