@@ -13,6 +13,6 @@ The flow, with the file of each step:
 
 Settings are in config.py, targets in targets.py, facts about methods in methods.py. hub/ tells the
 identity of hub content and how to download it. Several ranks work on one model through parallel.py.
-Dtypes are chosen in precision.py, and checks.py refuses bad input. Core knows no Ray, Parquet or
-plots; rows and curves belong to the orchestrator.
+Dtypes are chosen in precision.py, and accelerator.py tells a CPU from other devices. checks.py
+refuses bad input. Core knows no Ray, Parquet or plots; rows and curves belong to the orchestrator.
 """

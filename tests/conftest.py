@@ -24,6 +24,7 @@ from transformers import (
     TokenizersBackend,
 )
 
+from core import accelerator
 from core.texts.named_texts import NAMED
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -234,3 +235,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["as on a CPU", "as on an accelerator"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solvers take the way of a CPU, then that of an accelerator, on a CPU both times."""
+    if request.param == "as on an accelerator":
+        monkeypatch.setattr(accelerator, "HOSTS", frozenset())

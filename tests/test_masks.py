@@ -5,6 +5,7 @@ import torch
 
 from core.pruners.masks import (
     SAMPLE,
+    at_least,
     block_quotas,
     choose,
     group_mask,
@@ -15,6 +16,8 @@ from core.pruners.masks import (
     unstructured_mask,
 )
 from core.targets import MaskStructure, Target
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 
 def random_mask(shape: tuple[int, ...], sparsity: float, seed: int) -> torch.Tensor:
@@ -96,6 +99,26 @@ def test_groups_keep_their_highest_scores():
     scores = torch.tensor([[4.0, 1.0, 3.0, 2.0, 9.0, 8.0, 7.0, 6.0]])
     expected = torch.tensor([[True, False, True, True, True, True, True, False]])
     assert torch.equal(group_mask(scores, MaskStructure(3, 4)), expected)
+
+
+@pytest.mark.parametrize(("survivors", "group"), [(1, 2), (2, 4), (3, 4), (4, 8), (5, 9)])
+def test_groups_break_ties_by_position(survivors, group):
+    # Scores of three values in more groups than are compared at once.
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 3, (3, 3000 * group), generator=generator).float()
+    order = scores.view(-1, group).sort(dim=1, stable=True).indices
+    expected = torch.ones(len(order), group, dtype=torch.bool)
+    expected.scatter_(1, order[:, : group - survivors], False)
+    found = group_mask(scores, MaskStructure(survivors, group))
+    assert torch.equal(found, expected.view_as(scores))
+
+
+def test_a_target_rises_to_what_earlier_masks_pruned():
+    earlier = random_mask((7, 11), 0.6, seed=0)
+    gone = int((~earlier).sum())
+    assert num_pruned(at_least(Target(0.5), earlier).sparsity, 77) == gone
+    assert at_least(Target(0.9), earlier) == Target(0.9)
+    assert at_least(Target.structured("2:4"), earlier) == Target.structured("2:4")
 
 
 def test_earlier_masks_go_first_whatever_their_score():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core.config import PruneConfig
-from core.pruners import PRUNERS
+from core.pruners import PRUNERS, panels
 from core.pruners.hessian import Hessian, factorise
 from core.pruners.sparsegpt import solve
 from core.targets import Target
@@ -16,7 +16,7 @@ from core.targets import Target
 FRAC = 0.01
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "each_way")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -241,3 +241,9 @@ def test_two_weights_by_hand():
     weight = torch.tensor([[1.0, 3.0]]).double()
     pruned = solve([weight], factor, Target(0.5), 128)[0]
     torch.testing.assert_close(pruned.weight, torch.tensor([[0.0, 3.5]]).double())
+
+
+def test_many_rows_are_solved_in_chunks(monkeypatch):
+    weight, hessian = random(11, 52), correlated_hessian(52)
+    monkeypatch.setattr(panels, "CHUNK", 3 * 32**2)
+    assert_same(solved(weight, hessian, Target(0.5), 52), dense_surgeon(weight, hessian, 52, 0.5))

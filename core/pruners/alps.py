@@ -24,10 +24,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from core.accelerator import is_accelerator
 from core.methods import METHODS, Method
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
-from core.pruners.masks import choose
-from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic
+from core.pruners.masks import at_least, choose, keep_earlier
+from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic, all_finite
 from core.pruners.sparsegpt import solve, solve_operations
 from core.targets import Target
 
@@ -37,9 +38,11 @@ PENALTY, GROWTH, NUM_PENALTIES, STEPS = 0.1, 1.5, 12, 2
 # Most conjugate-gradient steps; a row stops when its residual fell by this factor. After fewer,
 # weights depend on the order of sums: with 30, stacked and single rows differ by 7e-4.
 CG_STEPS, CG_TOLERANCE = 40, 1e-5
-# Weights of the rows that step together: few enough to stay in cache between operations, enough for
-# products at full speed.
-CG_CHUNK = 2**18
+# Weights of the rows that step together. On a CPU few enough to stay in cache between operations
+# and enough for products at full speed; on an accelerator all that a buffer of 256 MB holds.
+CG_CHUNK_CPU, CG_CHUNK_ACCELERATOR = 2**18, 2**26
+# Steps between two looks at whether a row is left. Steps of rows that are done change nothing.
+CG_LOOK_CPU, CG_LOOK_ACCELERATOR = 1, 15
 
 
 @final
@@ -71,7 +74,7 @@ class Alps(Pruner):
             replace(m, weight=m.weight.to(weight.dtype))
             for m, weight in zip(matrices, weights, strict=True)
         ]
-        if not all(torch.isfinite(matrix.weight).all() for matrix in pruned):
+        if not all_finite([matrix.weight for matrix in pruned]):
             raise PruningError(
                 f"compensated weights overflow with damping {factor.dampening_frac:g}; "
                 f"try --prune.dampening-frac {factor.dampening_frac * DAMPENING_STEP:g}"
@@ -99,7 +102,7 @@ class Layer:
     dead: Tensor
     """[cols] bool, inputs that were always zero."""
     any_dead: bool
-    """True if there is one. This saves a pass over all scores in the usual case."""
+    """False if there is none. This saves a pass over all scores in the usual case."""
 
     def prune(
         self,
@@ -113,24 +116,45 @@ class Layer:
             Search(self, original, begin, target, earlier[i] if earlier else None)
             for i, (original, begin) in enumerate(zip(dense, start, strict=True))
         ]
-        eye = torch.eye(len(self.units), dtype=self.hessian.dtype, device=self.hessian.device)
-        rho = PENALTY
+        rho, failed = PENALTY, torch.zeros((), dtype=torch.int32, device=self.units.device)
         for _ in range(NUM_PENALTIES):
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.hessian + rho * eye))
+            inverse, info = self.inverse(rho)
+            failed |= info
             for search in searches:
                 for _ in range(STEPS):
                     search.step(inverse, rho)
                 search.grow()
             rho *= GROWTH
-        return [search.result(rho) for search in searches]
+        found = [search.solved(rho) for search in searches]
+        # The host waits for the device here, once for all matrices.
+        indefinite, *lost = torch.stack([failed != 0, *(lost for _, lost in found)]).tolist()
+        if indefinite:
+            raise PruningError(
+                "the damped Hessian is not positive definite; use a higher --prune.dampening-frac"
+            )
+        return [
+            search.result(weight, fell_back)
+            for search, (weight, _), fell_back in zip(searches, found, lost)
+        ]
+
+    def inverse(self, rho: float) -> tuple[Tensor, Tensor]:
+        """Return the inverse of `H + rho`, and a scalar that is not 0 if that is not definite."""
+        shifted = self.hessian.clone()
+        shifted.diagonal().add_(rho)
+        root, info = torch.linalg.cholesky_ex(shifted)
+        if not is_accelerator(root.device):
+            return torch.cholesky_inverse(root), info
+        # On CUDA `cholesky_inverse` does the same, and then the host waits for its error code.
+        eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
+        return torch.cholesky_solve(eye, root), info
 
     def moved(self, mask: Tensor) -> Tensor:
         """Return the survivors of living inputs in rows that lost one: those that compensate."""
         return mask & ~self.dead & (~mask & ~self.dead).any(1, keepdim=True)
 
-    def error(self, delta: Tensor) -> float:
-        """Return `tr(D H DT)` for the undamped H and a scaled D [rows, cols]."""
-        return float(((delta @ self.hessian - delta * self.damping) * delta).sum())
+    def error(self, delta: Tensor) -> Tensor:
+        """Return the scalar `tr(D H DT)` for the undamped H and a scaled D [rows, cols]."""
+        return ((delta @ self.hessian - delta * self.damping) * delta).sum()
 
     def refine(self, goal: Tensor, weight: Tensor, mask: Tensor, damped: bool) -> Tensor:
         """Refine the survivors of each row by conjugate gradients; rows of a chunk step together.
@@ -144,7 +168,8 @@ class Layer:
         hessian = self.hessian if damped else self.undamped()
         free = self.moved(mask)
         start = torch.where(free, weight, goal).mul_(mask)
-        size = max(1, CG_CHUNK // goal.shape[1])
+        chunk = CG_CHUNK_ACCELERATOR if is_accelerator(goal.device) else CG_CHUNK_CPU
+        size = max(1, chunk // goal.shape[1])
         for kept, wanted, moving in zip(start.split(size), goal.split(size), free.split(size)):
             descend_(kept, wanted - kept, moving.to(goal.dtype), hessian)
         return start
@@ -167,7 +192,8 @@ class Search:
         self, layer: Layer, original: Tensor, start: Pruned, target: Target, earlier: Tensor | None
     ) -> None:
         self.layer, self.original, self.start = layer, original, start
-        self.target, self.earlier = target, earlier
+        # Earlier masks are counted once, not in each step.
+        self.target, self.earlier = at_least(target, earlier), earlier
         self.goal, self.begin = original * layer.units, start.weight * layer.units
         self.pull = self.goal @ layer.hessian
         self.mask = start.mask
@@ -186,22 +212,29 @@ class Search:
         scores = self.state.abs()
         if self.layer.any_dead:
             scores.masked_fill_(self.layer.dead, -1.0)
-        self.mask = choose(scores, self.target, self.earlier)
+        self.mask = choose(keep_earlier(scores, self.earlier), self.target)
 
     def grow(self) -> None:
         """Scale the sparse copy in `state` to the next penalty."""
         self.state *= 1 + self.mask.to(self.state.dtype) * (GROWTH - 1)
 
-    def result(self, rho: float) -> Pruned:
-        """Return least squares on the found support, or on the first one if that is better."""
-        layer, goal, mask = self.layer, self.goal, self.mask
-        weight = layer.refine(goal, self.state / rho, mask, damped=True)
-        lost = layer.error(goal - weight) > layer.error(goal - self.begin)
-        if lost:
+    def solved(self, rho: float) -> tuple[Tensor, Tensor]:
+        """Return least squares on the found support, scaled, and True if the first has less error.
+
+        Both are tensors, so that the host need not wait.
+        """
+        weight = self.layer.refine(self.goal, self.state / rho, self.mask, damped=True)
+        error = self.layer.error
+        return weight, error(self.goal - weight) > error(self.goal - self.begin)
+
+    def result(self, weight: Tensor, fell_back: bool) -> Pruned:
+        """Return `solved`'s scaled weights, or least squares on the first support if that won."""
+        layer, mask = self.layer, self.mask
+        if fell_back:
             mask = self.start.mask
-            weight = layer.refine(goal, self.begin, mask, damped=False)
+            weight = layer.refine(self.goal, self.begin, mask, damped=False)
         new = torch.where(layer.moved(mask), weight / layer.units, self.original)
-        return Pruned(new.masked_fill_(~mask, 0), mask, fell_back=lost)
+        return Pruned(new.masked_fill_(~mask, 0), mask, fell_back=fell_back)
 
 
 def descend_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None:
@@ -218,13 +251,14 @@ def descend_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None
     square = torch.linalg.vecdot(residual, residual)[:, None]
     enough = square * CG_TOLERANCE**2
     product = torch.empty_like(kept)
-    for _ in range(CG_STEPS):
+    look = CG_LOOK_ACCELERATOR if is_accelerator(kept.device) else CG_LOOK_CPU
+    for step in range(CG_STEPS):
         torch.mm(direction, hessian, out=product)
         # A direction is zero where no entry is free, so its curvature needs no masked product.
         curvature = torch.linalg.vecdot(direction, product)[:, None]
         # A row that is solved, or flat within rounding, takes no more steps.
         going = (square > enough) & (curvature > 0)
-        if not going.any():
+        if step % look == look - 1 and not going.any():
             break
         length = torch.where(going, square / curvature, 0.0)
         kept.addcmul_(length, direction)
@@ -237,11 +271,11 @@ def descend_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None
 def scale(hessian: Tensor, factor: Factor) -> Layer:
     """Return the layer problem scaled to a diagonal of 1, whatever the size of its inputs."""
     dead = factor.dead
-    mean = hessian.diagonal().mean().item() or 1.0
-    damped = hessian / mean
+    mean = hessian.diagonal().mean()
+    damped = hessian / torch.where(mean == 0, 1.0, mean)
     damped.diagonal().add_(factor.dampening_frac).masked_fill_(dead, 1.0)
     units = damped.diagonal().sqrt()
     damped /= units[:, None]
     damped /= units
     damping = (factor.dampening_frac / units.square()).masked_fill_(dead, 1.0)
-    return Layer(damped, damping, units, dead, bool(dead.any()))
+    return Layer(damped, damping, units, dead, factor.any_dead)

@@ -90,6 +90,8 @@ class Factor:
     """[cols] bool, inputs that were always zero."""
     dampening_frac: float
     """Share of the mean diagonal that was added."""
+    any_dead: bool = True
+    """False if no input was always zero. This saves passes over all scores in the usual case."""
 
     @property
     def upper(self) -> Tensor:
@@ -108,13 +110,15 @@ def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
     """
     diagonal = hessian.diagonal()
     dead = diagonal == 0
-    mean = diagonal.mean().item()
+    mean = diagonal.mean().double()
     frac = dampening_frac
     while True:
         damped = (diagonal + frac * mean).masked_fill_(dead, 1.0)
-        lower = reversed_cholesky(hessian, damped)
-        if lower is not None:
-            return Factor(lower, dead, frac)
+        lower, definite = reversed_cholesky(hessian, damped)
+        # The host waits here once, for both answers.
+        fine, any_dead = torch.stack((definite, dead.any())).tolist()
+        if fine:
+            return Factor(lower, dead, frac, any_dead)
         if frac >= DAMPENING_LIMIT:
             raise PruningError(
                 f"the Hessian is not positive definite with damping {frac:g}; "
@@ -124,8 +128,8 @@ def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
         logger.warning("Hessian not positive definite; damping raised to %g", frac)
 
 
-def reversed_cholesky(hessian: Tensor, diagonal: Tensor) -> Tensor | None:
-    """Return the transpose of L, upper triangular with `L LT = hessian`; None if not definite.
+def reversed_cholesky(hessian: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the transpose of L, upper triangular with `L LT = hessian`.
 
     L is the Cholesky factor of the matrix with both axes flipped, flipped back. To flip no more
     than a block, this goes over block rows from the last to the first. Each takes one product with
@@ -134,6 +138,9 @@ def reversed_cholesky(hessian: Tensor, diagonal: Tensor) -> Tensor | None:
     Args:
         hessian: symmetric [cols, cols]; read below its diagonal and in its diagonal blocks.
         diagonal: replaces the diagonal, [cols].
+
+    Returns:
+        The factor, and a scalar tensor that is True if the matrix is positive definite.
     """
     size = len(hessian)
     lower = torch.zeros_like(hessian)
@@ -150,9 +157,7 @@ def reversed_cholesky(hessian: Tensor, diagonal: Tensor) -> Tensor | None:
         corner.copy_(root.flip(0, 1).T)
         if start:
             row[:, :start] = inverse_triangle(corner).T @ row[:, :start]
-    if failed.item() or not torch.isfinite(lower.diagonal()).all():
-        return None
-    return lower
+    return lower, (failed == 0) & torch.isfinite(lower.diagonal()).all()
 
 
 def inverse_triangle(lower: Tensor) -> Tensor:

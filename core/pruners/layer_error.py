@@ -45,7 +45,8 @@ def relative_error(statistic: Statistic | None, before: Tensor, after: Tensor) -
         change, size = (quadratic(statistic.products, m) for m in (old - new, old))
     else:
         return None
-    error = (change / size).item()
+    # The host waits for the device once.
+    error, size = torch.stack((change / size, size)).tolist()
     return error if size > 0 and math.isfinite(error) else None
 
 

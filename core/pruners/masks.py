@@ -6,17 +6,24 @@ earlier mask pruned scores minus infinity, so it is pruned first.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from core.accelerator import is_accelerator
 from core.checks import BadInputError
 from core.targets import MaskStructure, Target
 
 # Scores sampled to find about where the k-th smallest of a long row lies.
 SAMPLE = 2048
+# The widest N:M group whose scores are ranked pair by pair.
+SMALL_GROUP = 8
+# Such groups that are ranked at once: so few that their pairs stay in a CPU's cache, or so many
+# that an accelerator has work.
+GROUPS_CPU, GROUPS_ACCELERATOR = 2**12, 2**22
 
 
 def num_pruned(sparsity: float, numel: int) -> int:
@@ -37,40 +44,91 @@ def lowest(scores: Tensor, count: int) -> Tensor:
     if count == size:
         return torch.ones_like(scores, dtype=torch.bool)
     threshold = kth_smallest(scores, count)
-    chosen = scores <= threshold
-    if int(chosen.count_nonzero()) == count * (scores.numel() // size):
-        return chosen
+    if not is_accelerator(scores.device):
+        chosen = scores <= threshold
+        if int(chosen.count_nonzero()) == count * (scores.numel() // size):
+            return chosen
     chosen = scores < threshold
     missing = count - chosen.sum(-1, keepdim=True)
     ties = scores == threshold
-    return chosen | (ties & (ties.cumsum(-1) <= missing))
+    return chosen | (ties & (ties.cumsum(-1, dtype=torch.int32) <= missing))
+
+
+def group_survivors(scores: Tensor, pruned: int) -> Tensor:
+    """Mark all entries but the `pruned` lowest in each column of `scores` [M, groups].
+
+    Among equal scores the earlier goes first. In groups of a few, all pairs are compared at once,
+    and one product turns them into the place of each score: how many are lower, or equal and
+    earlier.
+    """
+    few = len(scores)
+    if few > SMALL_GROUP:
+        return ~lowest(scores.T, pruned).T
+    weights, first = pair_weights(few, scores.device)
+    size = GROUPS_ACCELERATOR if is_accelerator(scores.device) else GROUPS_CPU
+    kept = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+    for part, into in zip(scores.split(size, dim=1), kept.split(size, dim=1)):
+        pairs = weights.new_empty(few, few, part.shape[1])
+        torch.ge(part[:, None], part, out=pairs)
+        torch.ge(torch.addmm(first, weights, pairs.flatten(0, 1)), pruned, out=into)
+    return kept
+
+
+@functools.cache
+def pair_weights(few: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what turns comparisons "score i >= score j" [i, j] into places, `first + weights @`.
+
+    Score i is behind each earlier j with `i >= j`, and behind each later j without `j >= i`.
+    """
+    weights = torch.zeros(few, few, few)
+    for i in range(few):
+        weights[i, i, :i] = 1
+        weights[i, i + 1 :, i] = -1
+    first = torch.arange(few - 1, -1, -1.0)[:, None]
+    return weights.flatten(1).to(device), first.to(device)
 
 
 def kth_smallest(scores: Tensor, k: int) -> Tensor:
     """Return the k-th smallest entry of each row (last dimension, kept), counted from 1.
 
-    torch's selection is slow for one long row on a CPU. Such a row is first cut down to the few
+    torch's selection is slow for one long row. On a CPU such a row is first cut down to the few
     percent of its scores that lie between two quantiles of a sample. If the sample misleads and
     the entry is not among them, the whole row is searched: that costs time, the result is exact.
+    On an accelerator the selection keeps one of its many processors busy and takes all of them only
+    to find the k lowest, or highest, of which the entry is the last.
     """
-    if scores.dim() == 1 and scores.device.type == "cpu" and len(scores) >= 8 * SAMPLE:
-        # The step is odd, so that the sample does not fall on a few rows or columns of a matrix.
-        sample = scores[:: len(scores) // SAMPLE | 1].sort().values
-        share = k / len(scores)
-        # Three standard deviations of a sample quantile's rank.
-        margin = 3 * math.sqrt(len(sample) * share * (1 - share)) + 2
-        low = sample[max(0, math.floor(len(sample) * share - margin))]
-        high = sample[min(len(sample) - 1, math.ceil(len(sample) * share + margin))]
-        rank = k - int((scores < low).count_nonzero())
-        near = scores[(scores >= low) & (scores <= high)]
-        if 1 <= rank <= len(near):
-            return near.kthvalue(rank, keepdim=True).values
+    size = scores.shape[-1]
+    if scores.dim() > 1 or size < 8 * SAMPLE:
+        return scores.kthvalue(k, dim=-1, keepdim=True).values
+    if is_accelerator(scores.device):
+        low = 2 * k <= size
+        few = scores.topk(k if low else size - k + 1, largest=not low, sorted=False).values
+        return (few.max() if low else few.min())[None]
+    # The step is odd, so that the sample does not fall on a few rows or columns of a matrix.
+    sample = scores[:: size // SAMPLE | 1].sort().values
+    share = k / size
+    # Three standard deviations of a sample quantile's rank.
+    margin = 3 * math.sqrt(len(sample) * share * (1 - share)) + 2
+    low = sample[max(0, math.floor(len(sample) * share - margin))]
+    high = sample[min(len(sample) - 1, math.ceil(len(sample) * share + margin))]
+    rank = k - int((scores < low).count_nonzero())
+    near = scores[(scores >= low) & (scores <= high)]
+    if 1 <= rank <= len(near):
+        return near.kthvalue(rank, keepdim=True).values
     return scores.kthvalue(k, dim=-1, keepdim=True).values
 
 
 def keep_earlier(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Return scores in which already pruned weights are minus infinity."""
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+
+
+def at_least(target: Target, earlier: Tensor | None) -> Target:
+    """Return the target of one matrix, raised to what an earlier mask already pruned of it."""
+    if earlier is None or target.structure is not None:
+        return target
+    gone, numel = int((~earlier).sum()), earlier.numel()
+    return target if gone <= num_pruned(target.sparsity, numel) else Target(gone / numel)
 
 
 def unstructured_mask(scores: Tensor, sparsity: float, earlier: Tensor | None = None) -> Tensor:
@@ -111,8 +169,10 @@ def group_mask(scores: Tensor, structure: MaskStructure, earlier: Tensor | None 
     count = structure.group - structure.survivors
     if earlier is not None:
         assert_room(earlier, structure)
-    groups = keep_earlier(scores, earlier).reshape(rows, -1, structure.group)
-    return ~lowest(groups, count).view(rows, cols)
+    groups = keep_earlier(scores, earlier).reshape(-1, structure.group)
+    if structure.group > SMALL_GROUP:
+        return ~lowest(groups, count).view(rows, cols)
+    return group_survivors(groups.T.contiguous(), count).T.reshape(rows, cols)
 
 
 def assert_room(earlier: Tensor, structure: MaskStructure) -> None:

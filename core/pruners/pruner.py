@@ -54,9 +54,8 @@ class Statistic(ABC):
         """Raise PruningError if no token was seen or an input was NaN or infinite."""
         if self.num_tokens.item() == 0:
             raise PruningError("no calibration token reached this layer")
-        for tensor in self.tensors():
-            if not torch.isfinite(tensor).all():
-                raise PruningError("a calibration input is NaN or infinite; try --dtype float32")
+        if not all_finite([tensor for tensor in self.tensors() if tensor is not self.num_tokens]):
+            raise PruningError("a calibration input is NaN or infinite; try --dtype float32")
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,14 @@ class Pruner(ABC):
 
 def require_finite(weights: Sequence[Tensor]) -> None:
     """Raise PruningError if a weight is NaN or infinite."""
-    for weight in weights:
-        if not torch.isfinite(weight).all():
-            raise PruningError("a weight is NaN or infinite, so no mask can be chosen")
+    if not all_finite(weights):
+        raise PruningError("a weight is NaN or infinite, so no mask can be chosen")
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Return True if no entry of tensors of one dtype and device is NaN or infinite.
+
+    The extremes of a tensor with a NaN are NaN. The host waits for the device once.
+    """
+    extremes = [extreme for tensor in tensors for extreme in torch.aminmax(tensor)]
+    return bool(torch.isfinite(torch.stack(extremes)).all())

@@ -15,33 +15,33 @@ tried instead.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
+from core.accelerator import is_accelerator
 from core.methods import METHODS, Method
+from core.pruners import panels
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise, inverse_triangle
 from core.pruners.masks import (
     assert_room,
     block_quotas,
-    group_mask,
+    group_survivors,
     keep_earlier,
     lowest,
     require_divisible,
 )
-from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic
+from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic, all_finite
 from core.pruners.quantise import Grid, find_grid
 from core.targets import MaskStructure, Target
 
-# Columns solved one by one before a matrix product applies their changes to later ones; N:M uses M.
-PANEL = 16
-
-# The widest N:M group whose scores are ranked pair by pair.
-SMALL_GROUP = 8
+# Columns solved before a matrix product applies their changes to later ones; N:M uses M.
+PANEL_CPU, PANEL_ACCELERATOR = 16, 32
 
 ChooseMask = Callable[[Tensor, int], Tensor]
 """(scores [cols, rows] of some columns, the first of them) -> which weights survive."""
@@ -70,7 +70,7 @@ class SparseGPT(Pruner):
             stacked = torch.cat([weight.float() for weight in weights])
             grid = find_grid(stacked, self.config.weight_bits, self.config.quant_group_size)
         matrices = solve(weights, factor, target, self.config.block_size, masks, grid)
-        if not all(torch.isfinite(matrix.weight).all() for matrix in matrices):
+        if not all_finite([matrix.weight for matrix in matrices]):
             raise PruningError(
                 f"compensated weights overflow with damping {factor.dampening_frac:g}; "
                 f"try --prune.dampening-frac {factor.dampening_frac * DAMPENING_STEP:g}"
@@ -105,7 +105,9 @@ def solve(
     if masks is not None:
         earlier = torch.cat([mask.T for mask in masks], dim=1)
         original *= earlier
-    ends, panel = blocks(len(original), target, block_size)
+    narrow = grid is not None or not is_accelerator(original.device)
+    panel = PANEL_CPU if narrow else PANEL_ACCELERATOR
+    ends, panel = blocks(len(original), target, block_size, panel)
     rows = [len(weight) for weight in weights]
     structure = target.structure
     if structure is None:
@@ -125,9 +127,9 @@ def solve(
     ]
 
 
-def blocks(cols: int, target: Target, block_size: int) -> tuple[list[int], int]:
+def blocks(cols: int, target: Target, block_size: int, panel: int) -> tuple[list[int], int]:
     """Return the ends of mask blocks and the width of a panel; both hold whole N:M groups."""
-    panel, structure = PANEL, target.structure
+    structure = target.structure
     if structure is not None:
         require_divisible(cols, structure)
         panel = structure.group
@@ -160,18 +162,7 @@ def structured_choice(structure: MaskStructure) -> ChooseMask:
     """Return a choice for one group of M columns: the N highest scores of each row survive."""
     count = structure.group - structure.survivors
 
-    def choose(scores: Tensor, start: int) -> Tensor:
-        if len(scores) > SMALL_GROUP:
-            return group_mask(scores.T, structure).T
-        # Compare all pairs to find the place of each score in its group; earlier equals are lower.
-        place = torch.zeros(scores.shape, dtype=torch.int8, device=scores.device)
-        for i in range(1, len(scores)):
-            lower = scores[i] < scores[:i]
-            place[:i] += lower
-            place[i] += i - lower.sum(0, dtype=torch.int8)
-        return place >= count
-
-    return choose
+    return lambda scores, start: group_survivors(scores, count)
 
 
 class Sweep:
@@ -188,7 +179,7 @@ class Sweep:
         self.original = original
         self.lower = factor.lower
         # None if there is none: this saves a pass over all scores in the usual case.
-        self.dead = factor.dead if bool(factor.dead.any()) else None
+        self.dead = factor.dead if factor.any_dead else None
         self.choose, self.earlier, self.grid = choose, earlier, grid
         self.mask = torch.empty_like(original, dtype=torch.bool)
         # Original minus new weights. For a pruned weight this is the original itself, so a column
@@ -206,32 +197,59 @@ class Sweep:
 
         Args:
             ends: the end of each mask block.
-            panel: columns solved one by one between matrix products.
+            panel: columns solved between matrix products.
             by_panel: choose masks panel by panel (N:M) instead of block by block.
         """
         width = max(end - start for start, end in pairwise([0, *ends]))
         pulls = self.original.new_empty(width, self.original.shape[1])
         scorers = self.scorers(range(0, ends[-1], panel) if by_panel else [0, *ends[:-1]])
+        together = by_panel and is_accelerator(self.original.device)
         for start, end in pairwise([0, *ends]):
             # L[:start, block]T @ D[:start]: the effect of the finished columns on this block.
             pull = pulls[: end - start]
             torch.mm(self.lower[start:end, :start], self.delta[:start], out=pull)
-            if not by_panel:
-                self.mask[start:end] = self.pick(pull, start, next(scorers))
-            corner = self.lower[start:end, start:end]
-            # A surviving column j has `delta_j = -(D[:, :j] @ L[:j, j]) / L[j, j]`.
-            rates = corner / -corner.diagonal()[:, None]
-            rates.diagonal().zero_()
-            for first in range(start, end, panel):
-                last = min(first + panel, end)
-                span, before = slice(first - start, last - start), slice(0, first - start)
-                inner = pull[span]
-                if first > start:
-                    inner.addmm_(corner[span, before], self.delta[start:first])
-                if by_panel:
-                    self.mask[first:last] = self.pick(inner, first, next(scorers))
-                inner /= -corner.diagonal()[span, None]
-                self.solve_panel(inner, rates[span, span], first, last)
+            if together:
+                self.solve_groups(pull, start, panel, scorers)
+            else:
+                self.solve_block(pull, start, panel, scorers, by_panel)
+
+    def solve_block(
+        self, pull: Tensor, start: int, panel: int, scorers: Iterator[Tensor], by_panel: bool
+    ) -> None:
+        """Solve the columns of a mask block from `start` on, as many as `pull` has."""
+        end = start + len(pull)
+        if not by_panel:
+            self.mask[start:end] = self.pick(pull, start, next(scorers))
+        corner = self.lower[start:end, start:end]
+        rates = panels.rates(corner)
+        scale = -corner.diagonal()[:, None]
+        for first in range(start, end, panel):
+            last = min(first + panel, end)
+            span, before = slice(first - start, last - start), slice(0, first - start)
+            inner = pull[span]
+            if first > start:
+                inner.addmm_(corner[span, before], self.delta[start:first])
+            if by_panel:
+                self.mask[first:last] = self.pick(inner, first, next(scorers))
+            inner /= scale[span]
+            self.solve_panel(inner, rates[span, span], first, last)
+
+    def solve_groups(self, pull: Tensor, start: int, group: int, scorers: Iterator[Tensor]) -> None:
+        """Do the same for N:M groups of columns in few operations.
+
+        The scores of a group and what earlier columns do to it are linear in their `delta`, so one
+        product gives both.
+        """
+        end = start + len(pull)
+        corner, original = self.lower[start:end, start:end], self.original[start:end]
+        few = panels.Groups(corner, original, pull, list(islice(scorers, len(pull) // group)))
+        rates = panels.rates(corner)
+        for index, first in enumerate(range(start, end, group)):
+            last = first + group
+            span = slice(first - start, last - start)
+            scores, inner = few.scores_and_inner(index, self.delta[start:first])
+            self.mask[first:last] = self.chosen(scores, first)
+            self.solve_panel(inner, rates[span, span], first, last)
 
     def scorers(self, starts: Sequence[int]) -> Iterator[Tensor]:
         """Yield `diag(L) inv(L)T` of the corner of each span of columns that is chosen at once.
@@ -246,20 +264,21 @@ class Sweep:
             yield from (inverse_triangle(triangles) * scale).unbind()
 
     def solve_panel(self, inner: Tensor, rates: Tensor, first: int, last: int) -> None:
-        """Solve column by column; `inner` is what all columns before the panel do to `delta`."""
+        """Solve columns; `inner` is what all columns before the panel do to `delta`."""
         delta, mask = self.delta[first:last], self.mask[first:last]
-        if last - first == 1 and self.grid is None:
-            torch.where(mask, inner, delta, out=delta)
-            return
-        # Rates of later columns are zero, so every product may read the whole panel. Half of that
-        # work could be left out, but it costs less than making new views for every column.
-        transposed, original = delta.T, self.original[first:last]
-        columns = zip(inner.unbind(), rates.unbind(), mask.unbind(), delta.unbind(), strict=True)
-        for j, (step, rate, kept, column) in enumerate(columns):
-            step.addmv_(transposed, rate)
-            if self.grid is not None:
-                step = original[j] - self.grid.round_column(original[j] - step, first + j)
-            torch.where(kept, step, column, out=column)
+        if self.grid is not None:
+            round_column = functools.partial(self.rounded, first)
+            panels.solve_by_column_(delta, mask, inner, rates, round_column)
+        elif last - first > panels.SHORT and is_accelerator(delta.device):
+            panels.solve_by_row_(delta, mask, inner, rates)
+        else:
+            panels.solve_by_column_(delta, mask, inner, rates)
+
+    def rounded(self, first: int, j: int, step: Tensor) -> Tensor:
+        """Return `delta` of column `first + j` whose new weight is rounded to the grid."""
+        original = self.original[first + j]
+        assert self.grid is not None
+        return original - self.grid.round_column(original - step, first + j)
 
     def pick(self, pull: Tensor, start: int, scorer: Tensor) -> Tensor:
         """Return the mask of columns `start ...`, scored as if all columns before were final.
@@ -269,7 +288,12 @@ class Sweep:
         """
         span = slice(start, start + len(pull))
         scores = self.original[span] * self.lower.diagonal()[span, None]
-        scores.addmm_(scorer, pull).square_()
+        return self.chosen(scores.addmm_(scorer, pull), start)
+
+    def chosen(self, scores: Tensor, start: int) -> Tensor:
+        """Return the mask of columns `start ...` from the roots of their scores."""
+        span = slice(start, start + len(scores))
+        scores.square_()
         if self.dead is not None:
             scores.masked_fill_(self.dead[span, None], -1.0)
         earlier = None if self.earlier is None else self.earlier[span]
