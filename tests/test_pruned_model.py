@@ -12,7 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from core.models.blocks import prunable_matrices
+from core.models.loading import load_model
 from core.models.mask_files import save_masks
+from core.models.saving import save_model
+from core.models.sources import weight_paths
+from core.parallel import Ranks
 from orchestrator.browse import main
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
@@ -24,6 +29,10 @@ from orchestrator.publish.recompute_command import recompute_command
 
 _stored = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))
 StoredSweep = _stored["StoredSweep"]
+needs_compressed = pytest.mark.skipif(
+    importlib.util.find_spec("compressed_tensors") is None,
+    reason=f"needs compressed-tensors: {sparse_files.REMEDY}",
+)
 STAGES = {None: "a" * 32, "2:4": "b" * 32, "1:4": "c" * 32}
 CELLS = [
     {
@@ -122,10 +131,7 @@ def test_the_licence_is_the_one_that_the_base_names(tmp_path, sweep):
     assert (tmp_path / "model" / "LICENSE").read_text() == "MIT Licence"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("compressed_tensors") is None,
-    reason=f"needs compressed-tensors: {sparse_files.REMEDY}",
-)
+@needs_compressed
 @pytest.mark.parametrize(("number", "structure"), list(enumerate(STAGES)))
 def test_the_sparse_form_is_smaller_and_reads_back_to_the_same_weights(
     sweep, tmp_path, monkeypatch, capsys, number, structure
@@ -147,6 +153,22 @@ def test_the_sparse_form_is_smaller_and_reads_back_to_the_same_weights(
     monkeypatch.chdir(directory)
     exec(code.split("```")[0], {})  # what the card tells its reader to run
     assert capsys.readouterr().out.strip()
+
+
+@needs_compressed
+def test_the_sparse_form_of_several_files_reads_back(tiny_llama_dir, tmp_path):
+    model = load_model(tiny_llama_dir, torch.float32)
+    matrices = prunable_matrices(model)
+    for matrix in matrices.values():
+        matrix.write_(torch.where(torch.rand(matrix.rows, matrix.cols) > 0.7, matrix.read(), 0))
+    save_model(tmp_path, model, {}, Ranks.current(), "16KB")
+    form = sparse_files.sparse_form(None, 0.7)
+    before, after = sparse_files.compress_(tmp_path, matrices, form)
+    assert after < 0.8 * before and len(weight_paths(tmp_path)) > 3
+    found = dict(sparse_files.compressor(form).decompress(str(tmp_path)))
+    wanted = dict(model.named_parameters())
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
 
 
 def test_the_sparse_form_is_refused_where_its_library_is_absent(sweep, tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from core.checks import BadInputError
+from core.models.sources import WEIGHTS_INDEX, weight_paths
 
-WEIGHTS = "model.safetensors"
 REMEDY = "pip install -e '.[compressed]'"
 LOADING = """\
 from compressed_tensors.compressors.base import BaseCompressor
@@ -69,7 +69,7 @@ def compress_(directory: Path, matrices: Iterable[str], form: dict[str, Any]) ->
     """Replace the weights of a model directory by their sparse form.
 
     Args:
-        directory: a Hugging Face directory with one weights file.
+        directory: a Hugging Face directory; several weights files stay as many.
         matrices: names of the pruned matrices, without `.weight`.
         form: from `sparse_form`.
 
@@ -78,22 +78,34 @@ def compress_(directory: Path, matrices: Iterable[str], form: dict[str, Any]) ->
     """
     import compressed_tensors
 
-    file = directory / WEIGHTS
-    before = file.stat().st_size
-    dense = load_file(file)
-    packed = compressor(form).compress(dense, compression_targets=set(matrices))
-    save_file({name: t.contiguous() for name, t in packed.items()}, file, {"format": "pt"})
+    files = [path for path in weight_paths(directory) if path.suffix == ".safetensors"]
+    before = sum(file.stat().st_size for file in files)
+    places: dict[str, str] = {}
+    ignored = []
+    for file in files:
+        dense = load_file(file)
+        packed = compressor(form).compress(dense, compression_targets=set(matrices))
+        save_file({name: t.contiguous() for name, t in packed.items()}, file, {"format": "pt"})
+        places |= dict.fromkeys(packed, file.name)
+        ignored += [
+            name.removesuffix(".weight")
+            for name, tensor in dense.items()
+            if tensor.dim() == 2 and name.endswith(".weight") and name in packed
+        ]
+    after = sum(file.stat().st_size for file in files)
+    if (directory / WEIGHTS_INDEX).is_file():
+        index = {"metadata": {"total_size": after}, "weight_map": places}
+        write_json(directory / WEIGHTS_INDEX, index)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    ignored = sorted(
-        name.removesuffix(".weight")
-        for name, tensor in dense.items()
-        if tensor.dim() == 2 and name.endswith(".weight") and name in packed
-    )
     config["quantization_config"] = {
         "quant_method": "compressed-tensors",
         "version": compressed_tensors.__version__,
-        "sparsity_config": {**form, "ignore": ignored},
+        "sparsity_config": {**form, "ignore": sorted(ignored)},
     }
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (directory / "config.json").write_text(text, encoding="utf-8")
-    return before, file.stat().st_size
+    write_json(directory / "config.json", config)
+    return before, after
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a file of a Hugging Face directory."""
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
