@@ -28,6 +28,8 @@ PARTS = {
     for part in (
         Part("environment", "gpu_check.environment", "Device and libraries", 40),
         Part("prune", "gpu_check.pruning", "Pruning: the device beside the CPU", 50),
+        Part("train", "gpu_check.training", "Training: the device beside the CPU", 50),
+        Part("sweep", "gpu_check.sweeps", "Sweeps through Ray", 100),
     )
 }
 """All parts, in the order of their rows: those about correctness before those about speed."""
