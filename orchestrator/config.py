@@ -177,7 +177,7 @@ class OutputConfig:
     """Id of a finished cell, or its first letters: run it again with its recorded settings and
     compare the numbers. Only --out-dir and flags of resources may go with it."""
     checkpoint_seconds: float = 60.0
-    """Shortest time between two checkpoints of training, in seconds."""
+    """Shortest time between two checkpoints of training or pruning, in seconds."""
     trackers: tuple[Tracker, ...] = ()
     """Report finished cells to wandb or mlflow too (install the extra of that name). Files for
     TensorBoard are always in OUT_DIR/ray."""

@@ -63,6 +63,7 @@ def walk_alone(job: Job) -> None:
     from core.parallel import Ranks
     from orchestrator.store.store import Store
     from orchestrator.trial.clock import restart_peak
+    from orchestrator.trial.notice import Notice
     from orchestrator.trial.runners import RUNNERS
     from orchestrator.trial.workspace import Workspace
 
@@ -70,4 +71,4 @@ def walk_alone(job: Job) -> None:
     ranks = Ranks.current(torch.device(job.workers.device))
     restart_peak(ranks.device)
     (stage,) = job.stages
-    RUNNERS[type(stage.work)](Workspace(job, Store(job.store_root), ranks), stage)
+    RUNNERS[type(stage.work)](Workspace(job, Store(job.store_root), ranks, Notice()), stage)

@@ -27,7 +27,15 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.workers.threads)
     ranks = Ranks.current(ray.train.torch.get_device())
     report = within(ray.train.report, job.limits.timeout_seconds)
-    Walk(job, Store(job.store_root), ranks, report).run()
+    Walk(job, Store(job.store_root), ranks, report, machine_goes).run()
+
+
+def machine_goes() -> bool:
+    """Return True on all ranks if a machine of this group will be taken away, as spot ones are.
+
+    Ray compares the answers of all workers, so each of them has to ask (collective).
+    """
+    return ray.train.get_preemption_info() is not None
 
 
 def within(

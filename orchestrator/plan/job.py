@@ -35,7 +35,7 @@ class Limits:
     """Limits of waiting and of hopeless work."""
 
     checkpoint_seconds: float
-    """Least time between two checkpoints within a round of training."""
+    """Least time between two checkpoints within a round of training, or of pruning."""
     timeout_seconds: float
     """Longest wait for a place, for other ranks, for a report and for a sign of life."""
     stop_perplexity: float | None

@@ -9,6 +9,7 @@ weights.py       weights of stages, in memory or from the store
 manifests.py     manifests, remembered once they are found
 blocks.py        finished blocks of a half-pruned stage
 checkpoints.py   checkpoints of half-done stages
+notice.py        the notice that a machine will be taken away
 nodes.py         reads that happen once on each node
 clock.py         seconds and peak memory of a stage
 """

@@ -11,6 +11,7 @@ from typing import Any
 from core.finished_blocks import FinishedBlock, Resumption, block_file, load_block, save_blocks
 from orchestrator.plan.stages import Stage
 from orchestrator.trial.checkpoints import Opened, add_checkpoint, opened_checkpoint
+from orchestrator.trial.notice import ASK_EVERY_SECONDS
 from orchestrator.trial.workspace import Workspace
 
 
@@ -27,7 +28,9 @@ class Blocks:
         """More that the stage has to take up: the outlier ratios of an allocation."""
         self.after = record and {"step": self.resumed, "part": record["part"]} or None
         self.unsaved: list[FinishedBlock] = []
-        self.saved_at = time.monotonic()
+        self.saves = True
+        """False once another sweep has finished this stage, or saves it with other numbers."""
+        self.saved_at = self.asked_at = time.monotonic()
 
     def resumption(self) -> Resumption:
         """Return both ends for `prune_`."""
@@ -39,27 +42,33 @@ class Blocks:
 
     def keep(self, block: FinishedBlock) -> None:
         """Save the blocks since the last save if that is long ago (collective)."""
+        if not self.saves:
+            return
         self.unsaved.append(block)
         if not self.is_due():
             return
         space, blocks = self.space, self.unsaved
         record = {"step": block.index + 1, "after": self.after, "facts": self.facts}
-        added = add_checkpoint(
+        self.after = add_checkpoint(
             space.store,
             space.ranks,
             self.stage.id,
             record,
             lambda directory: save_blocks(directory, blocks, space.ranks),
         )
-        self.saved_at = time.monotonic()
-        # Else another sweep on this store saved the same step: these blocks go into the next save.
-        if added is not None:
-            self.after, self.unsaved = added, []
+        self.saved_at, self.unsaved = time.monotonic(), []
+        self.saves = self.after is not None
 
     def is_due(self) -> bool:
-        """Return True on all ranks if rank 0's clock says that it is time to save."""
-        age = time.monotonic() - self.saved_at
-        return self.space.ranks.gather(age >= self.space.job.limits.checkpoint_seconds)[0]
+        """Return True on all ranks if it is time to save by rank 0's clock, or a notice came."""
+        now, limits = time.monotonic(), self.space.job.limits
+        due = now - self.saved_at >= limits.checkpoint_seconds
+        asks = now - self.asked_at >= ASK_EVERY_SECONDS
+        due, asks = self.space.ranks.gather((due, asks))[0]
+        if asks:
+            self.asked_at = now
+            due = self.space.notice.save_now() or due
+        return due
 
 
 @contextmanager

@@ -88,12 +88,13 @@ def add_checkpoint(
         store: the store of the stage.
         ranks: all ranks of the trial.
         stage_id: the pruning stage.
-        record: the manifest to be; `step` counts the blocks that are done, and `after` is the
-            result of an earlier call, or None.
+        record: the manifest to be: `step`, the blocks that are done; `facts`, what else numbers
+            depend on; `after`, the result of an earlier call, or None.
         write: writes this rank's files into a directory.
 
     Returns:
-        The `after` of the next addition; None if another sweep has its own at this step.
+        The `after` of the next addition. An equal one that another sweep saved at this step takes
+        the place of ours. None if what stands there differs in its facts, or is gone.
     """
     step, part = record["step"], ranks.gather(uuid.uuid4().hex)[0]
     checkpoint = store.checkpoints.at(stage_id, step)
@@ -101,9 +102,10 @@ def add_checkpoint(
     # Below a URI two sweeps may write at a time, so the files of each have a folder of their own.
     named |= {} if store.files.is_local else {"upload": part}
     publish(store, ranks, checkpoint, named, write)
-    found = checkpoint.manifest() if ranks.rank == 0 else None
-    mine = ranks.gather(found is not None and found.get("part") == part)[0]
-    return {"step": step, "part": part} if mine else None
+    after, found = None, checkpoint.manifest() if ranks.rank == 0 else None
+    if found is not None and found.get("facts") == record["facts"]:
+        after = {"step": step, "part": found["part"]}
+    return ranks.gather(after)[0]
 
 
 def publish(

@@ -23,6 +23,7 @@ from orchestrator.plan.stages import Stage
 from orchestrator.results.rows import Outcome, build_row
 from orchestrator.store.store import Store
 from orchestrator.trial.clock import restart_peak
+from orchestrator.trial.notice import Notice
 from orchestrator.trial.runners import RUNNERS
 from orchestrator.trial.workspace import Workspace
 
@@ -38,10 +39,25 @@ class Walk:
     """One trial on one rank."""
 
     def __init__(
-        self, job: Job, store: Store, ranks: Ranks, report: Callable[[dict[str, Any]], None]
+        self,
+        job: Job,
+        store: Store,
+        ranks: Ranks,
+        report: Callable[[dict[str, Any]], None],
+        notice: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Walk over the stages of a job.
+
+        Args:
+            job: the trial.
+            store: the store of its results.
+            ranks: this process among the others.
+            report: receives each cell that is settled, on all ranks.
+            notice: returns True on all ranks once a machine of theirs will be taken away
+                (collective).
+        """
         self.job, self.store, self.ranks, self.report = job, store, ranks, report
-        self.space = Workspace(job, store, ranks)
+        self.space = Workspace(job, store, ranks, Notice(notice))
         self.failed: dict[str, str] = {}
         self.stopped: dict[str, tuple[str, float]] = {}
         """For each stopped stage: the reason, and the perplexity that was too high."""

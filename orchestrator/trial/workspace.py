@@ -16,6 +16,7 @@ from orchestrator.plan.stages import Stage
 from orchestrator.results import versions
 from orchestrator.store.store import Store
 from orchestrator.trial.manifests import Manifests
+from orchestrator.trial.notice import Notice
 from orchestrator.trial.weights import Weights
 
 GRIDS_FILE = "scales.safetensors"
@@ -25,8 +26,8 @@ GRIDS_FILE = "scales.safetensors"
 class Workspace:
     """All that the stages of one trial share on one rank."""
 
-    def __init__(self, job: Job, store: Store, ranks: Ranks) -> None:
-        self.job, self.store, self.ranks = job, store, ranks
+    def __init__(self, job: Job, store: Store, ranks: Ranks, notice: Notice) -> None:
+        self.job, self.store, self.ranks, self.notice = job, store, ranks, notice
         self.manifests = Manifests(store)
         self.weights = Weights(job, store, ranks, self.manifests)
 
