@@ -7,6 +7,7 @@ starts the process group.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -23,11 +25,13 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process among those that work on one model."""
+    """The rank of this process among those that work on one model, or on a part of it."""
 
     rank: int
     size: int
     device: torch.device
+    group: ProcessGroup | None = None
+    """Those ranks; None for all processes."""
 
     @classmethod
     def current(cls, device: torch.device | str = "cpu") -> Ranks:
@@ -49,21 +53,38 @@ class Ranks:
         """Sum a tensor over ranks in place, and return it."""
         if self.size > 1:
             on_device = tensor.to(self.device)
-            dist.all_reduce(on_device)
+            dist.all_reduce(on_device, group=self.group)
             tensor.copy_(on_device)
         return tensor
+
+    def total(self, count: int) -> int:
+        """Return the sum of a whole number over ranks; the host waits for it."""
+        if self.size == 1:
+            return count
+        return int(self.sum_(torch.tensor(count, device=self.device)))
+
+    def among(self, members: range) -> Ranks:
+        """Return this process among some ranks of all; all ranks must call it (collective).
+
+        Ranks that are no members must not use the result.
+        """
+        if len(members) == self.size:
+            return self
+        place = members.index(self.rank) if self.rank in members else -1
+        group = None if len(members) == 1 else process_group(dist.group.WORLD, members)
+        return Ranks(place, len(members), self.device, group)
 
     def sum_to_(self, tensor: Tensor, owner: int) -> None:
         """Sum a tensor over ranks in place at `owner`; on other ranks its content is undefined."""
         if self.size > 1:
             on_device = tensor.to(self.device)
-            dist.reduce(on_device, owner)
+            dist.reduce(on_device, group=self.group, group_dst=owner)
             tensor.copy_(on_device)
 
     def broadcast_(self, tensor: Tensor, owner: int) -> None:
         """Copy the tensor of `owner` to all ranks in place."""
         if self.size > 1:
-            dist.broadcast(tensor, owner)
+            dist.broadcast(tensor, group=self.group, group_src=owner)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -80,8 +101,22 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, self.group)
         return values
+
+
+@functools.cache
+def process_group(world: ProcessGroup, members: range) -> ProcessGroup | None:
+    """Return a group of some processes of the world; None to those that are no members.
+
+    All processes must ask for the same groups in the same order.
+    """
+    group = dist.new_group(list(members))
+    return group if isinstance(group, ProcessGroup) else None
+
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+"""A process that shares its work with no other."""
 
 
 @contextmanager

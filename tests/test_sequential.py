@@ -7,17 +7,16 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, OPTConfig
 
-from core.activations import Calibration, Group
+from core.activations import Calibration
 from core.config import PruneConfig
 from core.finished_blocks import Resumption
 from core.measures.sparsity import assert_growing, measure
 from core.models.blocks import prunable_blocks, prunable_matrices
 from core.models.loading import load_model
-from core.models.matrices import Matrix
 from core.parallel import Ranks
 from core.pruners import PRUNERS
 from core.pruners.pruner import PruningError
-from core.sequential import prune_, solve_cost
+from core.sequential import prune_
 from core.targets import Target
 
 RANKS, HALF = Ranks.current(), Target(0.5)
@@ -284,5 +283,5 @@ def test_masks_that_shrink_are_caught():
 
 
 def test_the_cost_of_a_solve_counts_factor_and_rows():
-    matrices = [Matrix(str(rows), 0, torch.nn.Linear(30, rows)) for rows in (7, 3)]
-    assert solve_cost(Group(matrices, None)) == 30**3 / 3 + 10 * 30**2
+    work = PRUNERS["sparsegpt"](PruneConfig()).work([7, 3], 30)
+    assert work.operations == 30**3 / 3 + 2 * 10 * 30**2

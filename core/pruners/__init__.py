@@ -7,7 +7,8 @@ returns new weights and masks.
     hessian.py      the statistics (input norms, Hessian) and the triangular factor of a Hessian
     masks.py        scores -> masks with exact counts
     magnitude.py  wanda.py  sparsegpt.py  alps.py     the methods
-    panels.py       SparseGPT's solve of a few columns, one by one or all at once
+    column_choice.py  panels.py     SparseGPT's mask and solve of a few columns
+    conjugate_gradients.py          ALPS's weights on a mask
     quantise.py     rounding to a few bits within SparseGPT's pass
     refine.py       another method's result made better by swaps.py and conjugate gradients
     swaps.py        the search for swaps of a survivor and a pruned weight

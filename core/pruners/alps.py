@@ -17,8 +17,10 @@ surviving weights (algorithm 2), many rows at a time. Differences from the paper
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import mul
 from typing import ClassVar, final
 
 import torch
@@ -26,23 +28,18 @@ from torch import Tensor
 
 from core.accelerator import is_accelerator
 from core.methods import METHODS, Method
+from core.parallel import Ranks
+from core.pruners.conjugate_gradients import CG_STEPS, descend_
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import at_least, choose, keep_earlier
 from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic, all_finite
-from core.pruners.sparsegpt import solve, solve_operations
+from core.pruners.sparsegpt import SparseGPT, solve
+from core.split.costs import Work
 from core.targets import Target
 
 # Penalties in units of the scaled H, whose diagonal is 1, and the steps with each. Their number is
 # fixed: to stop when the support settles would couple matrices that are solved together.
 PENALTY, GROWTH, NUM_PENALTIES, STEPS = 0.1, 1.5, 12, 2
-# Most conjugate-gradient steps; a row stops when its residual fell by this factor. After fewer,
-# weights depend on the order of sums: with 30, stacked and single rows differ by 7e-4.
-CG_STEPS, CG_TOLERANCE = 40, 1e-5
-# Weights of the rows that step together. On a CPU few enough to stay in cache between operations
-# and enough for products at full speed; on an accelerator all that a buffer of 256 MB holds.
-CG_CHUNK_CPU, CG_CHUNK_ACCELERATOR = 2**18, 2**26
-# Steps between two looks at whether a row is left. Steps of rows that are done change nothing.
-CG_LOOK_CPU, CG_LOOK_ACCELERATOR = 1, 15
 
 
 @final
@@ -59,11 +56,12 @@ class Alps(Pruner):
         statistic: Statistic | None,
         target: Target,
         masks: Sequence[Tensor] | None,
+        ranks: Ranks,
     ) -> Solution:
         """Solve all matrices of one input together, their rows stacked."""
         assert isinstance(statistic, Hessian)
         hessian = statistic.matrix()
-        factor = factorise(hessian, self.config.dampening_frac)
+        factor = factorise(hessian, self.config.dampening_frac, ranks)
         dense = [w.to(hessian.dtype) for w in weights]
         if masks is not None:
             dense = [w * mask for w, mask in zip(dense, masks, strict=True)]
@@ -81,12 +79,17 @@ class Alps(Pruner):
             )
         return Solution(pruned, factor.dampening_frac)
 
-    def solve_operations(self, rows: Sequence[int], cols: int) -> float:
+    def work(self, rows: Sequence[int], cols: int) -> Work:
         """Return SparseGPT's, plus an inverse for each penalty and a product for each step."""
         # Besides the steps: the pull, the first dual, the first residual, two errors.
         products = NUM_PENALTIES * STEPS + CG_STEPS + 5
-        searches = NUM_PENALTIES * cols**3 + products * 2.0 * sum(rows) * cols**2
-        return solve_operations(rows, cols) + searches
+        first = SparseGPT(self.config).work(rows, cols)
+        return replace(
+            first,
+            by_row=first.by_row + products * 2.0 * sum(rows) * cols**2,
+            inverses=NUM_PENALTIES,
+            selections=first.selections + NUM_PENALTIES * STEPS * len(rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class Layer:
     """[cols] bool, inputs that were always zero."""
     any_dead: bool
     """False if there is none. This saves a pass over all scores in the usual case."""
+    ranks: Ranks
+    """The ranks that solve some rows each of these matrices."""
 
     def prune(
         self,
@@ -117,8 +122,7 @@ class Layer:
             for i, (original, begin) in enumerate(zip(dense, start, strict=True))
         ]
         rho, failed = PENALTY, torch.zeros((), dtype=torch.int32, device=self.units.device)
-        for _ in range(NUM_PENALTIES):
-            inverse, info = self.inverse(rho)
+        for inverse, info in self.inverses():
             failed |= info
             for search in searches:
                 for _ in range(STEPS):
@@ -126,6 +130,7 @@ class Layer:
                 search.grow()
             rho *= GROWTH
         found = [search.solved(rho) for search in searches]
+        failed = self.ranks.sum_(failed)
         # The host waits for the device here, once for all matrices.
         indefinite, *lost = torch.stack([failed != 0, *(lost for _, lost in found)]).tolist()
         if indefinite:
@@ -148,13 +153,34 @@ class Layer:
         eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
         return torch.cholesky_solve(eye, root), info
 
+    def inverses(self) -> Iterator[tuple[Tensor, Tensor | int]]:
+        """Yield what `inverse` returns for each penalty; ranks compute in turn and send.
+
+        Collective. Only the rank that computed an inverse has its scalar, the others have 0.
+        """
+        size = self.ranks.size
+        penalties = list(accumulate([GROWTH] * (NUM_PENALTIES - 1), mul, initial=PENALTY))
+        for start in range(0, NUM_PENALTIES, size):
+            turn = penalties[start : start + size]
+            own = None
+            if self.ranks.rank < len(turn):
+                own = self.inverse(turn[self.ranks.rank])
+            for owner in range(len(turn)):
+                if owner != self.ranks.rank or own is None:
+                    inverse, info = torch.empty_like(self.hessian), 0
+                else:
+                    inverse, info = own
+                self.ranks.broadcast_(inverse, owner)
+                yield inverse, info
+
     def moved(self, mask: Tensor) -> Tensor:
         """Return the survivors of living inputs in rows that lost one: those that compensate."""
         return mask & ~self.dead & (~mask & ~self.dead).any(1, keepdim=True)
 
     def error(self, delta: Tensor) -> Tensor:
-        """Return the scalar `tr(D H DT)` for the undamped H and a scaled D [rows, cols]."""
-        return ((delta @ self.hessian - delta * self.damping) * delta).sum()
+        """Return `tr(D H DT)`, a scalar, for the undamped H and a scaled D (collective)."""
+        square = ((delta @ self.hessian - delta * self.damping) * delta).sum()
+        return self.ranks.sum_(square)
 
     def refine(self, goal: Tensor, weight: Tensor, mask: Tensor, damped: bool) -> Tensor:
         """Refine the survivors of each row by conjugate gradients; rows of a chunk step together.
@@ -168,10 +194,7 @@ class Layer:
         hessian = self.hessian if damped else self.undamped()
         free = self.moved(mask)
         start = torch.where(free, weight, goal).mul_(mask)
-        chunk = CG_CHUNK_ACCELERATOR if is_accelerator(goal.device) else CG_CHUNK_CPU
-        size = max(1, chunk // goal.shape[1])
-        for kept, wanted, moving in zip(start.split(size), goal.split(size), free.split(size)):
-            descend_(kept, wanted - kept, moving.to(goal.dtype), hessian)
+        descend_(start, goal, free, hessian)
         return start
 
     def undamped(self) -> Tensor:
@@ -193,7 +216,7 @@ class Search:
     ) -> None:
         self.layer, self.original, self.start = layer, original, start
         # Earlier masks are counted once, not in each step.
-        self.target, self.earlier = at_least(target, earlier), earlier
+        self.target, self.earlier = at_least(target, earlier, layer.ranks), earlier
         self.goal, self.begin = original * layer.units, start.weight * layer.units
         self.pull = self.goal @ layer.hessian
         self.mask = start.mask
@@ -212,7 +235,8 @@ class Search:
         scores = self.state.abs()
         if self.layer.any_dead:
             scores.masked_fill_(self.layer.dead, -1.0)
-        self.mask = choose(keep_earlier(scores, self.earlier), self.target)
+        scores = keep_earlier(scores, self.earlier)
+        self.mask = choose(scores, self.target, ranks=self.layer.ranks)
 
     def grow(self) -> None:
         """Scale the sparse copy in `state` to the next penalty."""
@@ -237,37 +261,6 @@ class Search:
         return Pruned(new.masked_fill_(~mask, 0), mask, fell_back=fell_back)
 
 
-def descend_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None:
-    """Move the `free` entries (1, else 0) of rows `kept` to the least `tr(D H DT)`, in place.
-
-    Args:
-        kept: weights [rows, cols].
-        delta: D at the start, original minus `kept`.
-        free: [rows, cols] of the same dtype.
-        hessian: H, [cols, cols].
-    """
-    residual = (delta @ hessian).mul_(free)
-    direction = residual.clone()
-    square = torch.linalg.vecdot(residual, residual)[:, None]
-    enough = square * CG_TOLERANCE**2
-    product = torch.empty_like(kept)
-    look = CG_LOOK_ACCELERATOR if is_accelerator(kept.device) else CG_LOOK_CPU
-    for step in range(CG_STEPS):
-        torch.mm(direction, hessian, out=product)
-        # A direction is zero where no entry is free, so its curvature needs no masked product.
-        curvature = torch.linalg.vecdot(direction, product)[:, None]
-        # A row that is solved, or flat within rounding, takes no more steps.
-        going = (square > enough) & (curvature > 0)
-        if step % look == look - 1 and not going.any():
-            break
-        length = torch.where(going, square / curvature, 0.0)
-        kept.addcmul_(length, direction)
-        residual.addcmul_(product.mul_(free), length, value=-1)
-        previous, square = square, torch.linalg.vecdot(residual, residual)[:, None]
-        ratio = torch.where(going, square / previous, 0.0)
-        torch.addcmul(residual, direction, ratio, out=direction)
-
-
 def scale(hessian: Tensor, factor: Factor) -> Layer:
     """Return the layer problem scaled to a diagonal of 1, whatever the size of its inputs."""
     dead = factor.dead
@@ -278,4 +271,4 @@ def scale(hessian: Tensor, factor: Factor) -> Layer:
     damped /= units[:, None]
     damped /= units
     damping = (factor.dampening_frac / units.square()).masked_fill_(dead, 1.0)
-    return Layer(damped, damping, units, dead, factor.any_dead)
+    return Layer(damped, damping, units, dead, factor.any_dead, factor.ranks)

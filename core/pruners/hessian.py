@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.parallel import ALONE, Ranks
 from core.pruners.pruner import PruningError, Statistic
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class Factor:
     """Share of the mean diagonal that was added."""
     any_dead: bool = True
     """False if no input was always zero. This saves passes over all scores in the usual case."""
+    ranks: Ranks = ALONE
+    """The ranks that hold this factor and solve some rows each with it."""
 
     @property
     def upper(self) -> Tensor:
@@ -99,8 +102,10 @@ class Factor:
         return self.lower.T
 
 
-def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
+def factorise(hessian: Tensor, dampening_frac: float, ranks: Ranks = ALONE) -> Factor:
     """Factor a damped Hessian. While it is not positive definite, damp it more, step by step.
+
+    Several ranks must hold the same Hessian; all of them get the factor.
 
     This replaces the original's Cholesky of the inverse, `inv(H) = UT U` with `U = inv(L)`. It
     takes a quarter of the operations and does not invert H.
@@ -118,7 +123,7 @@ def factorise(hessian: Tensor, dampening_frac: float) -> Factor:
         # The host waits here once, for both answers.
         fine, any_dead = torch.stack((definite, dead.any())).tolist()
         if fine:
-            return Factor(lower, dead, frac, any_dead)
+            return Factor(lower, dead, frac, any_dead, ranks)
         if frac >= DAMPENING_LIMIT:
             raise PruningError(
                 f"the Hessian is not positive definite with damping {frac:g}; "

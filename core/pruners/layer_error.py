@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from core.parallel import ALONE, Ranks
 from core.pruners.hessian import Hessian, InputNorms
 from core.pruners.pruner import Statistic
 
@@ -23,31 +24,39 @@ SHARE = 0.01
 """Limit of its operations, as a share of those that gathered H and ran the layer."""
 
 
-def relative_error(statistic: Statistic | None, before: Tensor, after: Tensor) -> float | None:
+def relative_error(
+    statistic: Statistic | None, before: Tensor, after: Tensor, ranks: Ranks = ALONE
+) -> float | None:
     """Return `tr(D H DT) / tr(W H WT)` of a matrix [rows, cols]: 0 unchanged, 1 like no layer.
 
     It is exact, except after a short calibration, where the products would take a noticeable part
     of the time. It then looks at every few rows (`row_step`). Wanda knows only the norms of its
     inputs, so there H is diagonal: such values assume uncorrelated inputs and compare only with
-    each other.
+    each other. Several ranks that have the same statistic look at some of the rows each.
 
     Returns:
         None without a statistic, and for a matrix whose outputs are all zero.
     """
     if isinstance(statistic, InputNorms):
-        old, new = before.detach().float(), after.detach().float()
+        old, new = (share(m, 1, ranks) for m in (before, after))
         change, size = ((m.square() @ statistic.squares).sum() for m in (old - new, old))
     elif isinstance(statistic, Hessian):
         rows, cols = before.shape
         step = row_step(rows, cols, int(statistic.num_tokens.item()))
-        old, new = before[::step].detach().float(), after[::step].detach().float()
+        old, new = (share(m, step, ranks) for m in (before, after))
         # Undamped, and without the factor 2/n, which cancels.
         change, size = (quadratic(statistic.products, m) for m in (old - new, old))
     else:
         return None
+    change, size = ranks.sum_(torch.stack((change, size)))
     # The host waits for the device once.
     error, size = torch.stack((change / size, size)).tolist()
     return error if size > 0 and math.isfinite(error) else None
+
+
+def share(matrix: Tensor, step: int, ranks: Ranks) -> Tensor:
+    """Return this rank's share of every `step`-th row, float32."""
+    return matrix[::step].tensor_split(ranks.size)[ranks.rank].detach().float()
 
 
 def row_step(rows: int, cols: int, num_tokens: int) -> int:

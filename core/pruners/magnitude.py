@@ -9,8 +9,10 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from core.methods import METHODS, Method
+from core.parallel import Ranks
 from core.pruners.masks import choose
 from core.pruners.pruner import Pruned, Pruner, Solution, Statistic
+from core.split.costs import OPERATIONS_OF_A_CHOICE, Work
 from core.targets import Target
 
 
@@ -21,16 +23,22 @@ class Magnitude(Pruner):
 
     facts: ClassVar[Method] = METHODS["magnitude"]
 
+    def work(self, rows: Sequence[int], cols: int) -> Work:
+        """Return one choice for each matrix; there are no products."""
+        by_row = OPERATIONS_OF_A_CHOICE * sum(rows) * cols
+        return Work(tuple(rows), cols, by_row, selections=1)
+
     def prune_checked(
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
         target: Target,
         masks: Sequence[Tensor] | None,
+        ranks: Ranks,
     ) -> Solution:
         """Prune each matrix by itself; `statistic` is not read."""
         pruned = []
         for i, weight in enumerate(weights):
-            mask = choose(weight.abs().float(), target, masks[i] if masks else None)
+            mask = choose(weight.abs().float(), target, masks[i] if masks else None, ranks=ranks)
             pruned.append(Pruned(weight.masked_fill(~mask, 0), mask))
         return Solution(pruned)

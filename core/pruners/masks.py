@@ -15,6 +15,8 @@ from torch import Tensor
 
 from core.accelerator import is_accelerator
 from core.checks import BadInputError
+from core.parallel import ALONE, Ranks
+from core.split.selection import lowest_of_all
 from core.targets import MaskStructure, Target
 
 # Scores sampled to find about where the k-th smallest of a long row lies.
@@ -88,6 +90,21 @@ def pair_weights(few: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return weights.flatten(1).to(device), first.to(device)
 
 
+def lowest_of_matrices(
+    scores: Sequence[Tensor], counts: Sequence[int], ranks: Ranks
+) -> list[Tensor]:
+    """Mark exactly `counts[i]` entries of the i-th matrix, lowest first, as `lowest` does.
+
+    Args:
+        scores: [lines, part] of each matrix: this rank's part of each line.
+        counts: entries of whole matrices, the same on all ranks.
+        ranks: the ranks that hold parts of the same matrices; collective over them.
+    """
+    if ranks.size > 1:
+        return lowest_of_all(scores, counts, ranks)
+    return [lowest(part.reshape(-1), count).view(part.shape) for part, count in zip(scores, counts)]
+
+
 def kth_smallest(scores: Tensor, k: int) -> Tensor:
     """Return the k-th smallest entry of each row (last dimension, kept), counted from 1.
 
@@ -123,25 +140,34 @@ def keep_earlier(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
 
-def at_least(target: Target, earlier: Tensor | None) -> Target:
+def at_least(target: Target, earlier: Tensor | None, ranks: Ranks = ALONE) -> Target:
     """Return the target of one matrix, raised to what an earlier mask already pruned of it."""
     if earlier is None or target.structure is not None:
         return target
-    gone, numel = int((~earlier).sum()), earlier.numel()
+    gone, numel = ranks.total(int((~earlier).sum())), ranks.total(earlier.numel())
     return target if gone <= num_pruned(target.sparsity, numel) else Target(gone / numel)
 
 
-def unstructured_mask(scores: Tensor, sparsity: float, earlier: Tensor | None = None) -> Tensor:
-    """Return a matrix's mask, exactly `round(sparsity * numel)` pruned (more if earlier were)."""
-    count = num_pruned(sparsity, scores.numel())
+def unstructured_mask(
+    scores: Tensor, sparsity: float, earlier: Tensor | None = None, ranks: Ranks = ALONE
+) -> Tensor:
+    """Return a matrix's mask, exactly `round(sparsity * numel)` pruned (more if earlier were).
+
+    Several ranks hold the rows in their order, and the count is that of all rows.
+    """
+    count = num_pruned(sparsity, ranks.total(scores.numel()))
     if earlier is not None:
-        count = max(count, int((~earlier).sum()))
-    flat = keep_earlier(scores, earlier).reshape(-1)
-    return ~lowest(flat, count).view(scores.shape)
+        count = max(count, ranks.total(int((~earlier).sum())))
+    flat = keep_earlier(scores, earlier).reshape(1, -1)
+    return ~lowest_of_matrices([flat], [count], ranks)[0].view(scores.shape)
 
 
 def row_mask(
-    scores: Tensor, sparsity: float, earlier: Tensor | None = None, whole: bool = False
+    scores: Tensor,
+    sparsity: float,
+    earlier: Tensor | None = None,
+    whole: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Return a mask with exactly `round(sparsity * cols)` pruned in each row, as Wanda does.
 
@@ -152,11 +178,12 @@ def row_mask(
     scores = keep_earlier(scores, earlier)
     count, more = num_pruned(sparsity, cols), 0
     if whole:
-        count, more = divmod(num_pruned(sparsity, rows * cols), rows)
+        every = ranks.total(rows)
+        count, more = divmod(num_pruned(sparsity, every * cols), every)
     pruned = lowest(scores, count)
     if more:
         following = scores.masked_fill(pruned, torch.inf).min(1)
-        chosen = lowest(following.values, more)
+        chosen = lowest_of_matrices([following.values[None]], [more], ranks)[0][0]
         pruned[chosen, following.indices[chosen]] = True
     assert earlier is None or not (~earlier & ~pruned).any(), "earlier rows exceed the target"
     return ~pruned
@@ -188,14 +215,18 @@ def choose(
     earlier: Tensor | None = None,
     by_row: bool = False,
     whole: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Return the mask of a matrix for a target; `by_row` compares scores within each row only."""
+    """Return the mask of a matrix for a target; `by_row` compares scores within each row only.
+
+    Several ranks hold some rows of the matrix each, in their order.
+    """
     if target.structure is not None:
         require_divisible(scores.shape[1], target.structure)
         return group_mask(scores, target.structure, earlier)
     if by_row:
-        return row_mask(scores, target.sparsity, earlier, whole)
-    return unstructured_mask(scores, target.sparsity, earlier)
+        return row_mask(scores, target.sparsity, earlier, whole, ranks)
+    return unstructured_mask(scores, target.sparsity, earlier, ranks)
 
 
 def require_divisible(cols: int, structure: MaskStructure) -> None:
@@ -208,7 +239,12 @@ def require_divisible(cols: int, structure: MaskStructure) -> None:
 
 
 def block_quotas(
-    rows: int, cols: int, ends: Sequence[int], sparsity: float, earlier: Tensor | None
+    rows: int,
+    cols: int,
+    ends: Sequence[int],
+    sparsity: float,
+    earlier: Tensor | None,
+    ranks: Ranks = ALONE,
 ) -> list[int]:
     """Return how many weights each block of columns prunes; the blocks end at `ends`.
 
@@ -216,11 +252,13 @@ def block_quotas(
     are two exceptions. A block prunes more if earlier masks already pruned more in it. It prunes
     less if earlier masks pruned so many weights to its right that the total would be too high. In
     the whole matrix `round(sparsity * rows * cols)` are pruned, or more if earlier masks have more.
+    If several ranks hold rows, all counts are those of the whole matrix.
     """
+    rows = ranks.total(rows)
     if earlier is None:
         by_column = torch.zeros(cols, dtype=torch.long)
     else:
-        by_column = (~earlier).sum(0).cpu()
+        by_column = ranks.sum_((~earlier).sum(0)).cpu()
     total = max(num_pruned(sparsity, rows * cols), int(by_column.sum()))
     quotas, done, start = [], 0, 0
     for end in ends:

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from core.config import PruneConfig
 from core.methods import Method
+from core.parallel import ALONE, Ranks
 from core.pruners.quantise import Grid
+from core.split.costs import Work
 from core.targets import Target
 
 
@@ -102,8 +104,12 @@ class Pruner(ABC):
         statistic: Statistic | None,
         target: Target,
         masks: Sequence[Tensor] | None = None,
+        ranks: Ranks = ALONE,
     ) -> Solution:
         """Prune matrices that share one input.
+
+        Several ranks can share the work (collective). Each passes some rows of every matrix, the
+        first rank the first ones, and the same statistic. Weights must be finite on all ranks.
 
         Args:
             weights: matrices [rows_i, cols], not modified.
@@ -111,6 +117,7 @@ class Pruner(ABC):
             target: sparsity or N:M structure. Counts are exact: `round(s * n)` of a matrix of n
                 weights; Wanda with a uniform allocation prunes `round(s * cols)` of each row.
             masks: earlier masks of the branch; weights that they pruned stay pruned.
+            ranks: the ranks that solve the other rows of these matrices.
 
         Returns:
             New weights and masks, in the order of `weights`.
@@ -122,16 +129,16 @@ class Pruner(ABC):
         if self.statistic is not None:
             assert isinstance(statistic, self.statistic)
             statistic.require_finite()
-        return self.prune_checked(weights, statistic, target, masks)
+        return self.prune_checked(weights, statistic, target, masks, ranks)
 
-    def solve_operations(self, rows: Sequence[int], cols: int) -> float:
-        """Return the operations of the products that solve matrices of one input, for estimates.
+    @abstractmethod
+    def work(self, rows: Sequence[int], cols: int) -> Work:
+        """Return the work of an unstructured solve of matrices of one input, for plans.
 
         Args:
             rows: the rows of each matrix.
             cols: the width of the input; gathering its statistic is not counted.
         """
-        return 0.0
 
     @abstractmethod
     def prune_checked(
@@ -140,6 +147,7 @@ class Pruner(ABC):
         statistic: Statistic | None,
         target: Target,
         masks: Sequence[Tensor] | None,
+        ranks: Ranks,
     ) -> Solution:
         """Prune as `prune` does; weights and statistic are finite and of the right type."""
 

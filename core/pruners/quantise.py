@@ -10,7 +10,7 @@ pruning. GPTQ finds the grid of a group only when its pass gets there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,6 +71,14 @@ def find_grid(weight: Tensor, bits: int, group_size: int | None) -> Grid:
     low, high = low.masked_fill(empty, -1.0), high.masked_fill(empty, 1.0)
     scale = (high - low) / (2**bits - 1)
     return Grid(scale, torch.round(-low / scale), bits, size)
+
+
+def stacked(grids: Sequence[Grid]) -> Grid | None:
+    """Return the grid of matrices stacked by rows, from that of each; None of none."""
+    if not grids:
+        return None
+    scale, zero = (torch.cat(list(t)) for t in zip(*((one.scale, one.zero) for one in grids)))
+    return replace(grids[0], scale=scale, zero=zero)
 
 
 def save_grids(path: Path, grids: Mapping[str, Grid]) -> None:

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from core.methods import OPTION_VERSIONS, Method
+from core.parallel import Ranks
 from core.pruners.hessian import Hessian, InputNorms
 from core.pruners.pruner import Pruned, Pruner, Solution, Statistic
 from core.pruners.swaps import Layer, swap
+from core.split.costs import Work
 from core.targets import Target
 
 CG_STEPS = 10
@@ -47,6 +49,7 @@ class Refined(Pruner):
         statistic: Statistic | None,
         target: Target,
         masks: Sequence[Tensor] | None,
+        ranks: Ranks,
     ) -> Solution:
         """Prune with the method, then refine all matrices of the input together."""
         assert isinstance(statistic, Hessian)
@@ -54,17 +57,17 @@ class Refined(Pruner):
         own: Statistic | None = statistic
         if self.method.statistic is InputNorms:
             own = norms(hessian, statistic.num_tokens)
-        solution = self.method.prune(weights, own, target, masks)
+        solution = self.method.prune(weights, own, target, masks, ranks)
         matrices = refine(
             hessian, weights, solution.matrices, target, masks, self.method.facts.keeps_values
         )
         return replace(solution, matrices=matrices)
 
-    def solve_operations(self, rows: Sequence[int], cols: int) -> float:
+    def work(self, rows: Sequence[int], cols: int) -> Work:
         """Return the method's, plus conjugate gradients before and after; swaps are no products."""
         products = 0 if self.method.facts.keeps_values else 2 * (CG_STEPS + 1)
-        before = self.method.solve_operations(rows, cols)
-        return before + products * 2.0 * sum(rows) * cols**2
+        before = self.method.work(rows, cols)
+        return replace(before, by_row=before.by_row + products * 2.0 * sum(rows) * cols**2)
 
 
 def norms(hessian: Tensor, num_tokens: Tensor) -> InputNorms:

@@ -16,7 +16,7 @@ tried instead.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import ClassVar, final
@@ -26,25 +26,18 @@ from torch import Tensor
 
 from core.accelerator import is_accelerator
 from core.methods import METHODS, Method
+from core.parallel import Ranks
 from core.pruners import panels
+from core.pruners.column_choice import ChooseMask, structured_choice, unstructured_choice
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise, inverse_triangle
-from core.pruners.masks import (
-    assert_room,
-    block_quotas,
-    group_survivors,
-    keep_earlier,
-    lowest,
-    require_divisible,
-)
+from core.pruners.masks import assert_room, keep_earlier, require_divisible
 from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic, all_finite
 from core.pruners.quantise import Grid, find_grid
-from core.targets import MaskStructure, Target
+from core.split.costs import Work
+from core.targets import Target
 
 # Columns solved before a matrix product applies their changes to later ones; N:M uses M.
 PANEL_CPU, PANEL_ACCELERATOR = 16, 32
-
-ChooseMask = Callable[[Tensor, int], Tensor]
-"""(scores [cols, rows] of some columns, the first of them) -> which weights survive."""
 
 
 @final
@@ -61,10 +54,11 @@ class SparseGPT(Pruner):
         statistic: Statistic | None,
         target: Target,
         masks: Sequence[Tensor] | None,
+        ranks: Ranks,
     ) -> Solution:
         """Solve all matrices of one input in one pass, their rows stacked."""
         assert isinstance(statistic, Hessian)
-        factor = factorise(statistic.matrix(), self.config.dampening_frac)
+        factor = factorise(statistic.matrix(), self.config.dampening_frac, ranks)
         grid = None
         if self.config.weight_bits is not None:
             stacked = torch.cat([weight.float() for weight in weights])
@@ -77,14 +71,11 @@ class SparseGPT(Pruner):
             )
         return Solution(matrices, factor.dampening_frac)
 
-    def solve_operations(self, rows: Sequence[int], cols: int) -> float:
-        """Return those of a Cholesky factor and of rows cols^2 multiply-adds."""
-        return solve_operations(rows, cols)
-
-
-def solve_operations(rows: Sequence[int], cols: int) -> float:
-    """Return the operations of a factor and of a pass over matrices [rows_i, cols]."""
-    return cols**3 / 3 + 2.0 * sum(rows) * cols**2
+    def work(self, rows: Sequence[int], cols: int) -> Work:
+        """Return a factor and a pass over matrices [rows_i, cols]."""
+        selections = -(-cols // self.config.block_size)
+        by_row = 2.0 * sum(rows) * cols**2
+        return Work(tuple(rows), cols, by_row, 1, selections=selections, columns=cols)
 
 
 def solve(
@@ -111,7 +102,7 @@ def solve(
     rows = [len(weight) for weight in weights]
     structure = target.structure
     if structure is None:
-        choose = unstructured_choice(rows, ends, target.sparsity, masks)
+        choose = unstructured_choice(rows, ends, target.sparsity, masks, factor.ranks)
     else:
         for mask in masks or ():
             assert_room(mask, structure)
@@ -135,34 +126,6 @@ def blocks(cols: int, target: Target, block_size: int, panel: int) -> tuple[list
         panel = structure.group
         block_size = max(panel, block_size // panel * panel)
     return [min(start + block_size, cols) for start in range(0, cols, block_size)], panel
-
-
-def unstructured_choice(
-    rows: list[int], ends: list[int], sparsity: float, masks: Sequence[Tensor] | None
-) -> ChooseMask:
-    """Return a choice for whole blocks: each matrix prunes its quota of lowest scores."""
-    quotas = [
-        dict(
-            zip([0, *ends], block_quotas(r, ends[-1], ends, sparsity, masks[i] if masks else None))
-        )
-        for i, r in enumerate(rows)
-    ]
-
-    def choose(scores: Tensor, start: int) -> Tensor:
-        kept = [
-            ~lowest(part.reshape(-1), quota[start]).view(part.shape)
-            for part, quota in zip(scores.split(rows, dim=1), quotas)
-        ]
-        return torch.cat(kept, dim=1)
-
-    return choose
-
-
-def structured_choice(structure: MaskStructure) -> ChooseMask:
-    """Return a choice for one group of M columns: the N highest scores of each row survive."""
-    count = structure.group - structure.survivors
-
-    return lambda scores, start: group_survivors(scores, count)
 
 
 class Sweep:

@@ -9,9 +9,11 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from core.methods import METHODS, Method
+from core.parallel import Ranks
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import choose
 from core.pruners.pruner import Pruned, Pruner, Solution, Statistic
+from core.split.costs import OPERATIONS_OF_A_CHOICE, Work
 from core.targets import Target
 
 
@@ -23,12 +25,18 @@ class Wanda(Pruner):
     facts: ClassVar[Method] = METHODS["wanda"]
     statistic: ClassVar[type[Statistic] | None] = InputNorms
 
+    def work(self, rows: Sequence[int], cols: int) -> Work:
+        """Return sorting within rows; there are no products."""
+        by_row = OPERATIONS_OF_A_CHOICE * sum(rows) * cols
+        return Work(tuple(rows), cols, by_row, selections=0)
+
     def prune_checked(
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
         target: Target,
         masks: Sequence[Tensor] | None,
+        ranks: Ranks,
     ) -> Solution:
         """Prune each matrix row by row; weights of inputs that were always zero go first."""
         assert isinstance(statistic, InputNorms)
@@ -40,6 +48,6 @@ class Wanda(Pruner):
             # A weight of a dead input scores below a weight that only happens to be zero.
             scores = (weight.abs().float() * rms).masked_fill_(rms == 0, -1.0)
             earlier = masks[i] if masks else None
-            mask = choose(scores, target, earlier, by_row=self.facts.by_row, whole=allocated)
+            mask = choose(scores, target, earlier, self.facts.by_row, allocated, ranks)
             pruned.append(Pruned(weight.masked_fill(~mask, 0), mask))
         return Solution(pruned)

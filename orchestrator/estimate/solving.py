@@ -11,9 +11,8 @@ from core.models.facts import Linear
 from core.pruners.hessian import Hessian
 from core.pruners.pruner import Pruner
 from core.pruners.refine import Refined
+from core.split.costs import COLUMN_SECONDS
 
-COLUMN_SECONDS = 60e-6
-"""Calls of one column of a SparseGPT solve, which take this long however small the matrix is."""
 SWAP_SECONDS = {
     ("cpu", True): 7e-9,
     ("cpu", False): 3e-9,
@@ -36,7 +35,7 @@ def solve_operations(groups: Groups, pruner: Pruner, tokens: int) -> float:
         return 0.0
     return sum(
         group[0].cols ** 2 * tokens
-        + pruner.solve_operations([one.rows for one in group], group[0].cols)
+        + pruner.work([one.rows for one in group], group[0].cols).operations
         for group in groups
     )
 

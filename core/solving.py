@@ -1,0 +1,184 @@
+"""Solves of one block, shared by ranks: statistics summed, rows dealt out, results sent to all.
+
+Matrices that read one input are solved by a team of ranks (`split/plan.py`). Each rank of the team
+solves some rows of every matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from core.activations import Group
+from core.models.mask_files import Masks
+from core.parallel import Ranks
+from core.pruners.layer_error import relative_error
+from core.pruners.pruner import Pruned, Pruner, PruningError, require_finite
+from core.pruners.quantise import stacked
+from core.split.costs import Machine, Work, solve_seconds
+from core.split.plan import Team, make_plan, rows_of
+from core.targets import Target
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The matrices of a block and what is asked of them."""
+
+    pruner: Pruner
+    targets: Mapping[str, Target]
+    """Target of each matrix by name."""
+    masks: Masks
+    """The branch's masks so far; empty if there are none."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A solved block; the same on every rank."""
+
+    pruned: dict[str, Pruned]
+    dampening_frac: float | None
+    """The largest damping that a matrix needed; None if the method has none."""
+    errors: dict[str, float | None]
+    """`layer_error.relative_error` of every matrix."""
+
+
+@dataclass
+class Part:
+    """The solves of this rank: its rows of each matrix, or the reason why they failed."""
+
+    pruned: dict[str, Pruned] = field(default_factory=dict)
+    dampening_frac: float = 0.0
+    error: str | None = None
+
+
+def solve_block(problem: Problem, groups: Sequence[Group], ranks: Ranks) -> Solved:
+    """Solve all matrices of a block and send the results to all ranks (collective).
+
+    It must be called before the new weights are written.
+
+    Raises:
+        PruningError: on all ranks alike, naming the layer.
+    """
+    plan = plan_block(problem, groups, ranks)
+    sum_statistics(groups, plan, ranks)
+    mine, team = Team(range(0), ()), ranks
+    for each in plan:
+        # Every rank takes part in forming every team.
+        formed = ranks.among(each.members)
+        if ranks.rank in each.members:
+            mine, team = each, formed
+    own = [groups[i] for i in mine.inputs]
+    part = solve_part(problem, own, team)
+    grids = {name: one.grid.cpu() for name, one in part.pruned.items() if one.grid is not None}
+    fell_back = {name for name, one in part.pruned.items() if one.fell_back}
+    # Each rank knows these facts of its own solves only. Grids are small beside weights. They
+    # travel as CPU tensors, because the device of one rank may not exist for another.
+    facts = ranks.gather((part.error, part.dampening_frac, grids, fell_back))
+    error = next((error for error, *_ in facts if error is not None), None)
+    if error is not None:
+        raise PruningError(error)
+    pruned = {}
+    for each in plan:
+        for one in (one for i in each.inputs for one in groups[i].matrices):
+            found = whole_matrix(part.pruned.get(one.name), one.read(), each.members, ranks)
+            parts = [grids[one.name] for _, _, grids, _ in facts if one.name in grids]
+            lost = any(one.name in lost for *_, lost in facts)
+            pruned[one.name] = replace(found, grid=stacked(parts), fell_back=lost)
+    errors: dict[str, float | None] = {}
+    for known in ranks.gather(layer_errors(own, pruned, team)):
+        errors |= known
+    return Solved(pruned, max(frac for _, frac, *_ in facts) or None, errors)
+
+
+def plan_block(problem: Problem, groups: Sequence[Group], ranks: Ranks) -> list[Team]:
+    """Return the teams that solve the inputs of a block."""
+    works = [work_of(problem, group) for group in groups]
+    machine = Machine.of(ranks)
+    return make_plan(len(works), ranks.size, lambda i, n: solve_seconds(works[i], n, machine))
+
+
+def work_of(problem: Problem, group: Group) -> Work:
+    """Return the work of solving the matrices of one input."""
+    rows = [one.rows for one in group.matrices]
+    work = problem.pruner.work(rows, group.matrices[0].cols)
+    structure = problem.targets[group.matrices[0].name].structure
+    return work if structure is None else replace(work, selections=0)
+
+
+def sum_statistics(groups: Sequence[Group], plan: Sequence[Team], ranks: Ranks) -> None:
+    """Sum the statistic of each input over all ranks, at the ranks that solve its matrices."""
+    for team in plan:
+        for statistic in (groups[i].statistic for i in team.inputs):
+            for tensor in [] if statistic is None else statistic.tensors():
+                if len(team.members) == 1:
+                    ranks.sum_to_(tensor, team.members[0])
+                else:
+                    ranks.sum_(tensor)
+
+
+def solve_part(problem: Problem, groups: Sequence[Group], team: Ranks) -> Part:
+    """Solve this rank's rows of the matrices of some inputs; collective over the team."""
+    part = Part()
+    for group in groups:
+        error = None
+        try:
+            for target in dict.fromkeys(problem.targets[one.name] for one in group.matrices):
+                solve_matrices(problem, group, target, part, team)
+        except PruningError as e:
+            error = f"{group.matrices[0].name}: {e}"
+        part.error = team.agree(error)
+        if part.error is not None:
+            break
+    return part
+
+
+def solve_matrices(problem: Problem, group: Group, target: Target, part: Part, team: Ranks) -> None:
+    """Solve this rank's rows of the matrices of one input that have the same target."""
+    chosen = [one for one in group.matrices if problem.targets[one.name] == target]
+    # One rank's rows may be finite where another's are not, but all must stop alike.
+    require_finite([one.read() for one in chosen])
+    at = [rows_of(one.rows, team.rank, team.size) for one in chosen]
+    weights = [one.read()[rows] for one, rows in zip(chosen, at)]
+    earlier = None
+    if problem.masks:
+        earlier = [problem.masks[one.name][rows].to(team.device) for one, rows in zip(chosen, at)]
+    solution = problem.pruner.prune(weights, group.statistic, target, earlier, team)
+    part.pruned |= {one.name: new for one, new in zip(chosen, solution.matrices, strict=True)}
+    part.dampening_frac = max(part.dampening_frac, solution.dampening_frac or 0.0)
+
+
+def whole_matrix(part: Pruned | None, weight: Tensor, members: range, ranks: Ranks) -> Pruned:
+    """Return a pruned matrix on every rank (collective).
+
+    Args:
+        part: this rank's rows of it; None if other ranks solved them.
+        weight: the matrix before; it gives shape, dtype and device.
+        members: the ranks that solved it, in the order of their rows.
+        ranks: all ranks.
+    """
+    if ranks.size == 1:
+        assert part is not None
+        return part
+    new, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.uint8)
+    for place, member in enumerate(members):
+        rows = rows_of(len(weight), place, len(members))
+        if member == ranks.rank:
+            assert part is not None
+            new[rows], mask[rows] = part.weight, part.mask
+        ranks.broadcast_(new[rows], member)
+        ranks.broadcast_(mask[rows], member)
+    return Pruned(new, mask.bool())
+
+
+def layer_errors(
+    groups: Sequence[Group], pruned: Mapping[str, Pruned], team: Ranks
+) -> dict[str, float | None]:
+    """Return the error that the team's solves make in the outputs of each matrix (collective)."""
+    return {
+        one.name: relative_error(group.statistic, one.read(), pruned[one.name].weight, team)
+        for group in groups
+        for one in group.matrices
+    }
