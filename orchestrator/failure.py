@@ -11,8 +11,21 @@ import os
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Disk full, quota used up, file too large."""
-ALLOCATORS = ("can't allocate memory", "not enough memory", "CUDA error: out of memory")
-"""Texts of a RuntimeError of torch that means the same as MemoryError."""
+ALLOCATORS = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+    "'out of memory'",
+    "_STATUS_ALLOC_FAILED",
+    "`cublasCreate(handle)`",
+    "`cusolverDnCreate(handle)`",
+)
+"""Texts of a RuntimeError that means the same as MemoryError: of torch on CPUs and GPUs, of Triton,
+of nccl, of cuBLAS, cuSOLVER and cuDNN. Making a handle of these fails for want of memory, though
+the error has another name (not initialized, internal)."""
 
 
 class DamagedStageError(Exception):
