@@ -7,6 +7,7 @@ from collections.abc import Iterable, Set
 
 from orchestrator.cluster.slots import cpus_per_worker
 from orchestrator.estimate.memory import memory
+from orchestrator.estimate.seconds import block_seconds
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.job import Job, Limits, Run, Workers
 from orchestrator.plan.stages import Stage
@@ -51,6 +52,7 @@ def make_job(
             checkpoint_seconds=sweep.config.output.checkpoint_seconds,
             timeout_seconds=sweep.config.resources.timeout_seconds,
             stop_perplexity=sweep.config.resources.stop_perplexity,
+            block_seconds=block_seconds(sweep.costs[model.inputs.name], stages),
         ),
         run=Run(
             sweep_id=sweep.id,

@@ -6,6 +6,7 @@ import logging
 import os
 
 from orchestrator.cluster import connection, slots, tune
+from orchestrator.cluster.hang import why_off
 from orchestrator.cluster.lone_stages import run_alone
 from orchestrator.cluster.progress import Progress
 from orchestrator.cluster.pulse import Pulse
@@ -74,11 +75,14 @@ def run_missing(sweep: Sweep, texts: Texts) -> None:
             f"{min(num_slots, len(trials))} at a time",
             flush=True,
         )
+        jobs = [trial_job(sweep, trial, shared) for trial in trials]
+        for line in dict.fromkeys(filter(None, map(why_off, jobs))):
+            print(line, flush=True)
         costs = cell_costs(sweep, texts)
         progress = Progress({cell.id: cell for cell in sweep.cells}, costs)
         pulse = Pulse(sweep.store, sweep.id, trials, costs)
         errors = tune.run_trials(
-            [(trial.tune_view(), trial_job(sweep, trial, shared)) for trial in trials],
+            [(trial.tune_view(), job) for trial, job in zip(trials, jobs, strict=True)],
             resources,
             num_slots,
             f"sweep-{sweep.id}",

@@ -18,6 +18,7 @@ SHOW = "ray._private.worker:print_to_stdstream"
 HANGS = "a worker that hangs while its group starts is never killed and holds up its trial for ever"
 LEAKS = "a group that is lost while it starts keeps its cores, and every later group waits for them"
 PAGES = "a lost node prints pages of Ray's internals on the terminal"
+NAMELESS = "the row of a group that hung in nccl does not name the rank that the others wait for"
 NEEDED = {
     "ray._private.state:actors": HANGS,
     "ray._private.worker:global_worker": HANGS,
@@ -32,6 +33,8 @@ NEEDED = {
     STATE: LEAKS,
     f"{EXECUTION}.worker_group.placement_group_handle:PlacementGroupHandle.shutdown": LEAKS,
     SHOW: PAGES,
+    "ray.train.v2._internal.callbacks.nccl_ras:parse_ras_schema": NAMELESS,
+    "ray.train:NCCLHangError": NAMELESS,
 }
 """Name, written `module:attribute`, and what breaks without it."""
 
@@ -65,6 +68,16 @@ TEXTS = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
         "each cell takes two seconds longer",
     ),
+    f"{VARIABLES}:ENABLE_NCCL_HANG_DETECTOR_ENV_VAR": (
+        "RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR",
+        NAMELESS,
+    ),
+    f"{VARIABLES}:NCCL_RAS_ACTION_ENV_VAR": ("RAY_TRAIN_NCCL_RAS_ACTION", NAMELESS),
+    f"{VARIABLES}:NCCL_RAS_CONFIRM_DURATION_S_ENV_VAR": (
+        "RAY_TRAIN_NCCL_RAS_CONFIRM_DURATION_S",
+        NAMELESS,
+    ),
+    f"{VARIABLES}:NCCL_RAS_ADDR_ENV_VAR": ("NCCL_RAS_ADDR", NAMELESS),
     "ray._private.ray_constants:RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE": (
         "RAY_API_SERVER_ADDRESS",
         "a killed trial does not give its resources back where a machine runs several Rays",

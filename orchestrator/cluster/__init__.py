@@ -3,8 +3,9 @@
 A sweep joins Ray (`connection`), counts the slots (`slots`) and gives all trials to Ray Tune
 (`tune`). Each trial is a driver (`driver`) that starts worker groups of Ray Train (`worker`) until
 every cell of the trial has its rows. If a group dies, `diagnosis` says why, and `failed_cells`
-decides which cells fail. Two callbacks end groups that hang while they start (`placement`). Stages
-that need a process of their own, such as zero-shot tasks, run after the trials (`lone_stages`).
+decides which cells fail. Two callbacks end groups that hang while they start (`placement`), and
+Ray's detector those that hang in nccl (`hang`). Stages that need a process of their own, such as
+zero-shot tasks, run after the trials (`lone_stages`).
 
 The terminal shows finished cells (`progress`) and Ray's messages in one line each (`messages`);
 others see the sweep by a small file (`pulse`) or their own tracker (`trackers`). Private modules of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray.train import PreemptionError
+from ray.train import NCCLHangError, PreemptionError
 
+from orchestrator.cluster.hang import describe_hang
 from orchestrator.failure import is_no_space, is_out_of_memory, no_space, out_of_memory
 from orchestrator.plan.job import Job
 
@@ -55,12 +56,19 @@ def lost_node(error: BaseException) -> bool:
     return any(NODE_LOST in str(cause) or getattr(cause, "preempted", False) for cause in causes)
 
 
-def describe(job: Job, error: BaseException) -> Failure:
+def describe(job: Job, error: BaseException, storage: str = "") -> Failure:
     """Return why a worker group ended, from the errors of its ranks.
 
     If one rank is lost, the others fail too because they wait for it. So we look for lost ranks
     before we look at other errors.
+
+    Args:
+        job: the trial.
+        error: the error of its group.
+        storage: folder or URI of Ray's files.
     """
+    if isinstance(error, NCCLHangError):
+        return Failure(describe_hang(error, storage), interrupted=True)
     workers, timeout = job.workers, job.limits.timeout_seconds
     unplaced = getattr(error, "controller_failure", None)
     if type(unplaced).__name__ == NO_ROOM:

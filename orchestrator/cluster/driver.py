@@ -20,6 +20,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.cluster.diagnosis import describe
 from orchestrator.cluster.failed_cells import give_up_on_next, progress, without_failed
+from orchestrator.cluster.hang import detector_settings
 from orchestrator.cluster.placement import PlaceRelease, StartLimit
 from orchestrator.cluster.worker import train_worker
 from orchestrator.failure import is_no_space
@@ -54,6 +55,7 @@ def run_trial(config: dict[str, Any], jobs: Mapping[str, Job]) -> None:
     job = without_failed(whole, store)
     os.environ.update(dict.fromkeys(TIMEOUTS, f"{whole.limits.timeout_seconds:g}"))
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
+    os.environ.update(detector_settings(whole, os.getpid()))
     failures, reached = 0, None
     while job is not None:
         try:
@@ -62,7 +64,7 @@ def run_trial(config: dict[str, Any], jobs: Mapping[str, Job]) -> None:
         except Exception as error:
             if not isinstance(error, ray.train.TrainingFailedError) and not is_no_space(error):
                 raise
-            failure = describe(job, error)
+            failure = describe(job, error, config["storage_path"])
         logger.warning("a worker group ended early: %s", failure.line)
         if failure.halts:
             ray.tune.report({HALTED: failure.line})

@@ -1,7 +1,8 @@
 """Private modules of Ray 2.60: no other file of the project imports one.
 
 Ray has no public form of these: who owns an actor, killing an actor by its id, callbacks of Ray
-Train's controller, the place that a worker group holds, and the printing of messages from nodes.
+Train's controller, the place that a worker group holds, the reading of nccl's reports, and the
+printing of messages from nodes.
 `tests/test_ray_internals.py` names each of them and says what breaks when Ray moves it.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 import ray
 from ray._private import state, worker
+from ray.train.v2._internal.callbacks.nccl_ras import parse_ras_schema
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 WORKER_CLASS = "RayTrainWorker"
@@ -37,6 +39,19 @@ def kill_workers_of(controller: str) -> None:
     for actor in state.actors().values():
         if actor["ActorClassName"] == WORKER_CLASS and actor["OwnerAddress"] == address:
             core.kill_actor(ray.ActorID.from_hex(actor["ActorID"]), True)
+
+
+def started_collectives(report: str) -> list[dict[int, int]]:
+    """Return how many collectives each rank has begun, for each group whose ranks differ in it.
+
+    Args:
+        report: the output of `ncclras -f json`; some versions of nccl write it with faults.
+    """
+    parsed = parse_ras_schema(report)
+    if parsed is None:
+        return []
+    counts = [parsed.comm_op_counts[group] for group in parsed.mismatched_comms]
+    return [{rank: sum(each.values()) for rank, each in group.items()} for group in counts]
 
 
 def print_messages_with(show: Callable[[dict[str, Any], bool], None]) -> None:

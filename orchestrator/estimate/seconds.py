@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.plan.plan import Plan
@@ -47,3 +47,10 @@ def compute_seconds(cost: ModelCost, stage: Stage, text_tokens: int) -> float:
     operations = stage.work.operations(cost, text_tokens)
     found = sum(count / cost.rate(*work) for work, count in operations.items())
     return found + stage.work.further_seconds(cost)
+
+
+def block_seconds(cost: ModelCost, stages: Iterable[Stage]) -> float:
+    """Return the seconds of the block that takes longest to prune, on one worker."""
+    pruning = [stage for stage in stages if stage.work.changes_masks]
+    found = [compute_seconds(cost, stage, 0) / cost.facts.num_blocks for stage in pruning]
+    return max(found, default=0.0)

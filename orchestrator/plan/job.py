@@ -40,6 +40,8 @@ class Limits:
     """Longest wait for a place, for other ranks, for a report and for a sign of life."""
     stop_perplexity: float | None
     """Nothing goes on from weights above this perplexity."""
+    block_seconds: float = 0.0
+    """Estimated seconds of the block that takes longest to prune: other ranks may wait for it."""
 
 
 @dataclass(frozen=True)
