@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.activations import Activations, Calibration, gather_statistics
 from core.finished_blocks import FinishedBlock
 from core.models.blocks import Block, prunable_blocks
-from core.models.mask_files import Masks
+from core.models.mask_files import MaskFile, Masks
 from core.models.residence import residence_of
 from core.parallel import Ranks, gathered
 from core.pruners.pruner import Pruner
@@ -30,7 +29,7 @@ from core.targets import Target
 class PruneReport:
     """Result of pruning a model; the same on every rank."""
 
-    masks: Mapping[str, Tensor]
+    masks: Masks | MaskFile
     """Masks of all prunable matrices, on the CPU; on disk where the model is streamed."""
     dampening_frac: float | None
     """The largest damping that a layer needed; None if the method has none."""
@@ -92,7 +91,7 @@ def prune_(
 
 
 def report_of(
-    done: Sequence[FinishedBlock], names: Sequence[str], masks: Mapping[str, Tensor]
+    done: Sequence[FinishedBlock], names: Sequence[str], masks: Masks | MaskFile
 ) -> PruneReport:
     """Return the report of all blocks; `names` gives the order of the matrices."""
     grids: dict[str, Grid] = {}

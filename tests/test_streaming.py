@@ -39,7 +39,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def streamed(directory, output=None):
     """Return a model whose weights stay in a directory, and are written to another one."""
     files = open_model(directory, torch.float32)
-    Streamed(files, RANKS, None if output is None else ModelWriter(output, files.model))
+    place = Streamed(files, RANKS)
+    if output is not None:
+        place.write_to(ModelWriter(output, files.model))
     return files.model
 
 

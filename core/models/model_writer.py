@@ -39,6 +39,11 @@ class ModelWriter:
         save_file(found, aside, metadata={"format": "pt"})
         self.written[number] = aside.rename(self.shard(number))
 
+    def move(self, directory: Path) -> None:
+        """Move all files into another directory of the same disk."""
+        for path in self.directory.iterdir():
+            path.rename(directory / path.name)
+
     def finish(self) -> None:
         """Write the index of all shards."""
         weight_map: dict[str, str] = {}

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from core.models.blocks import decoder_blocks, family_of
 from core.models.hidden_states import HiddenStates
+from core.models.mask_files import MaskFile, Masks
 from core.models.model_writer import ModelWriter
 from core.models.weight_files import WeightFiles
 from core.parallel import Ranks, gathered
@@ -32,7 +33,7 @@ class InMemory:
     streamed = False
 
     def __init__(self) -> None:
-        self.masks: Mapping[str, Tensor] = {}
+        self.masks: Masks | MaskFile = {}
         """Masks that `keep` was given; on disk where weights are streamed, and on rank 0 alone."""
 
     def opened(self, part: nn.Module) -> AbstractContextManager[None]:
@@ -82,7 +83,6 @@ class Streamed(InMemory):
         self,
         files: WeightFiles,
         ranks: Ranks,
-        output: ModelWriter | None = None,
         scratch: Path | None = None,
     ) -> None:
         """Note the residence in the model, and put its buffers on the device.
@@ -90,13 +90,12 @@ class Streamed(InMemory):
         Args:
             files: the weights to start from, and a skeleton of their model on `meta`.
             ranks: this process among the others, all of which read.
-            output: takes the blocks that change; None on ranks that do not write.
             scratch: directory for hidden states that do not fit host memory.
         """
         super().__init__()
         model = files.model
-        self.files, self.ranks, self.output, self.scratch = files, ranks, output, scratch
-        self.masks = {} if output is None else output.masks
+        self.files, self.ranks, self.scratch = files, ranks, scratch
+        self.output: ModelWriter | None = None
         self.path = family_of(model).blocks
         self.blocks: dict[nn.Module, int] = {
             block: index for index, block in enumerate(decoder_blocks(model))
@@ -133,6 +132,10 @@ class Streamed(InMemory):
             self.output.masks[name] = mask
         tensors = {place.name: place.parameter.detach() for place in self.places(part)}
         self.output.write(self.number(part), untied(tensors))
+
+    def write_to(self, output: ModelWriter) -> None:
+        """Let changed blocks and masks go to new files. Only one rank does this."""
+        self.output, self.masks = output, output.masks
 
     def finish(self, model: PreTrainedModel) -> None:
         """Write what lies outside of the blocks, and the index."""

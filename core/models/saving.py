@@ -31,15 +31,20 @@ def save_model(
     save_weights(directory, model, weights, ranks, max_shard_size)
     if ranks.rank > 0:
         return
+    save_settings(directory, model)
+    if masks:
+        save_masks(directory / MASKS_FILE, masks)
+
+
+def save_settings(directory: Path, model: PreTrainedModel) -> None:
+    """Write the config of a model, and its settings for generating text."""
     config = copy.deepcopy(model.config)
-    config.dtype = next(iter(weights.values())).dtype
+    config.dtype = next(model.parameters()).dtype
     config.use_cache = True  # It is off for our forward passes, which never generate.
     config.save_pretrained(directory)
     if model.generation_config is not None:
         # save_pretrained refuses settings that many published models have.
         model.generation_config.to_json_file(directory / "generation_config.json")
-    if masks:
-        save_masks(directory / MASKS_FILE, masks)
 
 
 def save_weights(

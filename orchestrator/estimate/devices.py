@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
 
 GIB = 2.0**30
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -20,6 +25,14 @@ RATES = {
 MEMORY_BYTES_A_SECOND = {"cpu": 5e9, "cuda": 500e9}
 BASE_BYTES = {"cpu": 0.45e9, "cuda": 0.6e9}
 """Memory of Python, torch and transformers before any model is loaded; on a GPU of its context."""
+GPU_SHARE = 0.93
+"""Part of a card's memory that an allocator can have."""
+HOST_SHARE = 0.9
+"""Part of a machine's memory that workers may fill."""
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,27 @@ def gpu(gib: float, fp32_tflops: float, half_tflops: float) -> Gpu:
     """Return a card: 93 % of its memory, 60 % of its fp32 peak, 45 % of its half-type peak."""
     half = 0.45e12 * half_tflops
     rates = {"float32": 0.6e12 * fp32_tflops, "bfloat16": half, "float16": half}
-    return Gpu(0.93 * gib * GIB, rates)
+    return Gpu(GPU_SHARE * gib * GIB, rates)
+
+
+def usable_bytes(device: torch.device, threads: int, gpus: float) -> float:
+    """Return the memory that a worker may fill here.
+
+    It is that of its card, or of this machine by its part of the CPU cores.
+    """
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        return GPU_SHARE * min(1.0, gpus) * total
+    return HOST_SHARE * min(1.0, threads / (os.cpu_count() or 1)) * machine_bytes()
+
+
+def machine_bytes() -> float:
+    """Return the memory of this machine, or of the container that this process runs in."""
+    limits = [psutil.virtual_memory().total]
+    for path in CONTAINER_LIMITS:
+        text = path.read_text().strip() if path.is_file() else "max"
+        limits += [int(text)] if text.isdigit() else []
+    return float(min(limits))
 
 
 # Data sheets, dense tensor-core peaks; fp32 without TF32, which pruning statistics are kept in.

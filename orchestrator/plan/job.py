@@ -24,6 +24,10 @@ class Workers:
     """Tokens a forward pass."""
     memory_bytes: float
     """Estimated peak of a worker."""
+    untrained_bytes: float = 0.0
+    """Estimated peak of a worker that prunes and evaluates a whole model, or its shard of one."""
+    gpus: float = 1.0
+    """GPUs of a worker; workers of a fraction share a card."""
     activation_checkpointing: bool = False
     """True if training runs blocks again instead of keeping their activations."""
     cpu_offload: bool = False

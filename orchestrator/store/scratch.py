@@ -45,6 +45,10 @@ class Scratch:
         directory.mkdir()
         return directory
 
+    def folder(self) -> Path | None:
+        """Return the directory for files without a name; None is the system's own."""
+        return scratch_path(self.files).parent if self.files.is_local else None
+
     def tidy(self) -> None:
         """Remove what killed processes of this machine left half written."""
         if self.files.is_local:

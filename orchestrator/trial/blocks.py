@@ -60,7 +60,12 @@ class Blocks:
         self.saves = self.after is not None
 
     def is_due(self) -> bool:
-        """Return True on all ranks if it is time to save by rank 0's clock, or a notice came."""
+        """Return True on all ranks if it is time to save by rank 0's clock, or a notice came.
+
+        Blocks of a streamed model are saved at once, for to keep them would take memory.
+        """
+        if self.space.weights.streams:
+            return True
         now, limits = time.monotonic(), self.space.job.limits
         due = now - self.saved_at >= limits.checkpoint_seconds
         asks = now - self.asked_at >= ASK_EVERY_SECONDS

@@ -39,17 +39,17 @@ def run_prune(space: Workspace, stage: Stage) -> None:
     model, masks = space.weights.load(stage.parent, training=False)
     windows = None if work.draw is None else space.tokens(work.draw)
     metrics: dict[str, Any] = {"calibration_tokens": 0 if windows is None else windows.numel()}
-    with timed(space.ranks) as clock:
-        with opened_blocks(space, stage) as blocks:
+    with space.weights.rewriting(model):
+        with timed(space.ranks) as clock, opened_blocks(space, stage) as blocks:
             done = prune(space, blocks, model, masks, windows)
-    space.weights.hold(stage.id, model, done.masks)
-    statistic = make_pruner(work.method, work.settings).statistic
-    metrics |= blocks.facts
-    metrics["dampening_frac"] = done.dampening_frac
-    metrics["matrices"] = matrix_record(done, None if statistic is None else statistic.__name__)
-    if blocks.resumed:
-        metrics["blocks_resumed"] = blocks.resumed
-    space.publish(stage, metrics | clock, done.grids)
+        space.weights.hold(stage.id, model, done.masks)
+        statistic = make_pruner(work.method, work.settings).statistic
+        metrics |= blocks.facts
+        metrics["dampening_frac"] = done.dampening_frac
+        metrics["matrices"] = matrix_record(done, None if statistic is None else statistic.__name__)
+        if blocks.resumed:
+            metrics["blocks_resumed"] = blocks.resumed
+        space.publish(stage, metrics | clock, done.grids)
     if space.ranks.rank == 0:
         space.store.checkpoints.delete(stage.id)
 

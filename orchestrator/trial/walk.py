@@ -78,6 +78,7 @@ class Walk:
                 self.let_go(stage.id)
         for stage_id in self.restored:
             self.let_go(stage_id)
+        self.space.weights.forget()
 
     def run_or_fail(self, stage: Stage) -> None:
         """Run a stage unless it is stored already, an ancestor failed, or its branch is stopped."""

@@ -6,6 +6,8 @@ starts from them; else they are read from the store, or from the model's source.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +15,15 @@ import torch
 from transformers import PreTrainedModel
 
 from core.models.loading import load_tokenizer, open_model
-from core.models.mask_files import MASKS_FILE, Masks, load_masks
-from core.models.saving import save_model
+from core.models.mask_files import MASKS_FILE, MaskFile, Masks, load_masks
+from core.models.model_writer import ModelWriter
+from core.models.residence import Streamed, residence_of
+from core.models.saving import save_model, save_settings
 from core.models.sharding import shard_
 from core.models.sources import ModelSource
 from core.parallel import Ranks
 from core.precision import DTYPES
+from orchestrator.estimate.devices import usable_bytes
 from orchestrator.failure import DamagedStageError
 from orchestrator.plan.job import Job
 from orchestrator.plan.kinds import Dense
@@ -33,7 +38,13 @@ class Held:
 
     stage: str | None = None
     model: PreTrainedModel | None = None
-    masks: Masks = field(default_factory=dict)
+    masks: Masks | MaskFile = field(default_factory=dict)
+
+    @property
+    def masks_in_memory(self) -> Masks:
+        """The masks of a model that is not streamed."""
+        assert not isinstance(self.masks, MaskFile)
+        return self.masks
 
 
 class Weights:
@@ -45,14 +56,30 @@ class Weights:
         assert isinstance(dense, Dense)
         self.dense_dtype = dense.dtype
         self.held = Held()
+        self.fetched = ExitStack()
+        """Files that a streamed model reads, as long as it is held."""
+        self.published: set[str] = set()
+        """Stages that this trial has stored itself, so that their files are known to be whole."""
+        workers = job.workers
+        usable = usable_bytes(ranks.device, workers.threads, workers.gpus)
+        fits = workers.untrained_bytes <= usable or any(stage.work.trains for stage in job.stages)
+        self.streams = not all(ranks.gather(fits))
+        """True if models are too large for memory and stay in files, one block open at a time."""
 
-    def hold(self, stage_id: str, model: PreTrainedModel, masks: Masks) -> None:
+    def hold(self, stage_id: str, model: PreTrainedModel, masks: Masks | MaskFile) -> None:
         """Keep weights in memory as those of a stage."""
         self.held = Held(stage_id, model, masks)
 
     def forget(self) -> None:
-        """Free the weights in memory."""
+        """Free the weights in memory, and the files of a streamed model (collective)."""
         self.held = Held()
+        self.fetched.close()
+
+    def note_published(self, stage_id: str) -> None:
+        """Note that the weights held are stored. Those of a streamed model are read from there."""
+        self.published.add(stage_id)
+        if self.streams:
+            self.forget()
 
     def load(self, stage_id: str | None, training: bool) -> tuple[PreTrainedModel, Masks]:
         """Return weights and masks of a stage (collective).
@@ -70,7 +97,7 @@ class Weights:
         held = self.held
         if held.stage == stage_id and held.model is not None:
             if next(held.model.parameters()).dtype == dtype:
-                return held.model, held.masks
+                return held.model, held.masks_in_memory
         del held
         self.forget()
         if is_root:
@@ -85,12 +112,29 @@ class Weights:
         return self.read(self.job.source, DTYPES[self.dense_dtype]).requires_grad_(False)
 
     def read(self, source: ModelSource | Path, dtype: torch.dtype) -> PreTrainedModel:
-        """Return a model of which each rank reads its own rows from the files (collective)."""
+        """Return a model of which each rank reads its own rows from the files (collective).
+
+        A streamed model has read nothing yet.
+        """
         with leader_first(self.ranks):
             files = open_model(source, dtype)
+        if self.streams:
+            Streamed(files, self.ranks, scratch=self.store.scratch.folder())
+            return files.model
         with files.opened():
             shard_(files.model, self.ranks, self.job.workers.cpu_offload, read=files.read)
         return files.model
+
+    @contextmanager
+    def rewriting(self, model: PreTrainedModel) -> Iterator[None]:
+        """Let a streamed model write its pruned blocks beside the store's files, on rank 0."""
+        place = residence_of(model)
+        if not isinstance(place, Streamed) or self.ranks.rank > 0:
+            yield
+            return
+        with self.store.scratch.directory() as directory:
+            place.write_to(ModelWriter(directory, model))
+            yield
 
     def stored_dtype(self, stage_id: str) -> str:
         """Return the dtype of a stage's weights; all ranks take the first rank's answer."""
@@ -107,7 +151,8 @@ class Weights:
         """
         why = None
         if self.ranks.rank == 0:
-            manifest, why = self.store.stages.at(stage_id).check(deep=True)
+            deep = stage_id not in self.published
+            manifest, why = self.store.stages.at(stage_id).check(deep)
             if why is not None:
                 self.store.stages.at(stage_id).set_aside(why)
             elif manifest is not None and manifest.get("dropped"):
@@ -116,7 +161,10 @@ class Weights:
         if why is not None:
             self.manifests.forget(stage_id)
             raise DamagedStageError(stage_id, why)
-        with opened_once(self.store.stages.at(stage_id), self.ranks) as directory:
+        opened = opened_once(self.store.stages.at(stage_id), self.ranks)
+        if self.streams:
+            return self.read(self.fetched.enter_context(opened), dtype), {}
+        with opened as directory:
             masks_file = directory / MASKS_FILE
             masks = load_masks(masks_file) if masks_file.exists() else {}
             return self.read(directory, dtype), masks
@@ -130,8 +178,19 @@ class Weights:
         return manifest is not None and not manifest.get("dropped")
 
     def save(self, directory: Path) -> None:
-        """Write the weights in memory, with masks and tokenizer, to a directory (collective)."""
-        assert self.held.model is not None
-        save_model(directory, self.held.model, self.held.masks, self.ranks)
+        """Write the weights in memory, with masks and tokenizer, to a directory (collective).
+
+        Those of a streamed model are on the store's disk already, and are moved.
+        """
+        model = self.held.model
+        assert model is not None
+        place = residence_of(model)
+        if isinstance(place, Streamed):
+            place.finish(model)
+            if place.output is not None:
+                place.output.move(directory)
+                save_settings(directory, model)
+        else:
+            save_model(directory, model, self.held.masks_in_memory, self.ranks)
         if self.ranks.rank == 0:
             load_tokenizer(self.job.source).save_pretrained(directory)

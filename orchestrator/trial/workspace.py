@@ -55,6 +55,7 @@ class Workspace:
                     save_grids(directory / GRIDS_FILE, grids)
                 self.store.stages.at(stage.id).publish(directory, self.record(stage, metrics))
         self.ranks.barrier()
+        self.weights.note_published(stage.id)
 
     def publish_metrics(self, stage: Stage, metrics: dict[str, Any], **facts: Any) -> None:
         """Store a stage that has no weights (collective).
@@ -81,6 +82,7 @@ class Workspace:
                 "machine": versions.machine(self.ranks.device.type),
                 "threads": torch.get_num_threads(),
                 "micro_batch_tokens": self.job.workers.micro_batch_tokens,
+                **({"streamed": True} if self.weights.streams else {}),
             },
         }
 

@@ -1,0 +1,51 @@
+"""Memory of a worker whose model is streamed: one block at a time, activations on the host."""
+
+from __future__ import annotations
+
+from orchestrator.estimate.memory import Parts, Sizes, phases
+from orchestrator.estimate.model_cost import ModelCost
+
+
+def untrained_bytes(cost: ModelCost, num_workers: int, micro_batch_tokens: int) -> float:
+    """Return the peak bytes of a worker that prunes and evaluates its share of a whole model."""
+    found = phases(cost, False, num_workers, micro_batch_tokens)
+    return max(sum(parts.values()) for parts in found.values())
+
+
+def streamed_phases(
+    cost: ModelCost, num_workers: int, micro_batch_tokens: int, eval_tokens: int
+) -> dict[str, Parts]:
+    """Return the peak bytes of a worker on its device, part by part, in each phase.
+
+    Args:
+        cost: counts of the model.
+        num_workers: ranks; each opens the same blocks.
+        micro_batch_tokens: tokens a forward pass.
+        eval_tokens: tokens of the longest text that is evaluated.
+    """
+    sizes = Sizes(cost, False, num_workers, micro_batch_tokens)
+    found = {"evaluate": sizes.evaluating(), "prune": sizes.pruning()}
+    facts, width = cost.facts, sizes.width
+    outside = facts.num_parameters - cost.block_parameters
+    for parts in found.values():
+        parts["weights"] = float(width * max(sizes.block, outside))
+    # The new weights of a block, beside the old ones and their masks.
+    found["prune"]["weights"] += width * sizes.block
+    found["prune"]["masks"] = 1.0 * sizes.block
+    calibration = cost.inputs.calibration
+    tokens = 0 if calibration is None else calibration.num_tokens
+    for phase, parts in found.items():
+        hidden = facts.hidden_size * width / num_workers
+        if phase == "prune" and "activations" in parts:
+            parts["activations"] -= hidden * tokens
+        if cost.device == "cpu":
+            parts["hidden states"] = hidden * (tokens if phase == "prune" else eval_tokens)
+    return found
+
+
+def host_bytes(cost: ModelCost, num_workers: int, eval_tokens: int) -> float:
+    """Return the host memory that hidden states take beside a GPU, and one block as it is read."""
+    calibration = cost.inputs.calibration
+    tokens = max(eval_tokens, 0 if calibration is None else calibration.num_tokens)
+    sizes = Sizes(cost, False, num_workers, 0)
+    return sizes.width * (tokens / num_workers * cost.facts.hidden_size + 2 * sizes.block)
