@@ -54,7 +54,8 @@ def evaluate(
     """
     model.eval()
     batches = batched(windows, micro_batch)
-    total = torch.zeros(2, dtype=torch.float64)
+    # The sum stays on the device, so that the host waits for it once, at the end.
+    nll_sum, num_tokens = torch.zeros((), dtype=torch.float64, device=ranks.device), 0
     # Forward passes of sharded models are collective: every rank runs the same number of them.
     turns = range(0, len(batches), ranks.size)
     mine = [batches[min(turn + ranks.rank, len(batches) - 1)] for turn in turns]
@@ -63,9 +64,11 @@ def evaluate(
     for turn, batch, (ids, logits) in zip(turns, mine, outputs):
         if turn + ranks.rank < len(batches):
             for window, row, target in zip(batch, logits, ids):
-                total += weighted_nll(window, row, target)
-    nll_sum, num_tokens = ranks.sum_(total).tolist()
-    nll = nll_sum / num_tokens
+                nll_sum += weighted_nll(window, row, target)
+                num_tokens += window.num_scored
+    total = torch.stack((nll_sum, nll_sum.new_tensor(num_tokens)))
+    whole_sum, num_tokens = ranks.sum_(total).tolist()
+    nll = whole_sum / num_tokens
     return Perplexity(exponential(nll), nll, int(num_tokens), len(windows))
 
 
@@ -108,7 +111,7 @@ def batched(windows: list[Window], micro_batch: int) -> list[list[Window]]:
 
 
 def weighted_nll(window: Window, logits: Tensor, ids: Tensor) -> Tensor:
-    """Return (mean nll of the scored tokens times their number, that number), float64 on CPU."""
+    """Return the mean nll of the scored tokens times their number, a float32 scalar."""
     num_predicted = min(window.num_scored, len(ids) - 1)
     nll = functional.cross_entropy(logits[-num_predicted - 1 : -1].float(), ids[-num_predicted:])
-    return torch.tensor([nll.item() * window.num_scored, float(window.num_scored)]).double()
+    return nll * window.num_scored

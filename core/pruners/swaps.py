@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from core.accelerator import is_accelerator
+
 CANDIDATES = 32
 """Survivors and pruned weights of a row whose pairs are tried."""
 TOLERANCE = 1e-5
@@ -29,6 +31,8 @@ MAX_SWAPS_PER_WEIGHT = 0.5
 """Most swaps of a row for each of its weights."""
 CHUNK = 2**24
 """Pairs that one step looks at together; bounds memory."""
+LOOK_CPU, LOOK_ACCELERATOR = 1, 8
+"""Steps between two looks at which rows are left. Steps of rows without a swap change nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Rows:
     """Least gain of a swap that counts, [rows]."""
 
     def only(self, keep: Tensor) -> Rows:
-        """Return some of the rows."""
+        """Return the rows at some places."""
         return Rows(**{name: value[keep] for name, value in vars(self).items()})
 
 
@@ -90,17 +94,18 @@ def swap(
     least = TOLERANCE * (pull * (original - new)).sum(1)
     index = torch.arange(len(new), device=new.device)
     rows = Rows(index, original, new.clone(), mask.clone(), allowed, pull, least)
-    for _ in range(int(MAX_SWAPS_PER_WEIGHT * len(hessian))):
+    look = LOOK_ACCELERATOR if is_accelerator(new.device) else LOOK_CPU
+    for step in range(int(MAX_SWAPS_PER_WEIGHT * len(hessian))):
         pair = best_pair(layer, rows)
         found = pair.change < -rows.least
-        count = int(found.sum())
-        if count < len(rows.index) / 2:
-            # Write back rows that have no swap left, so that the work shrinks.
-            new[rows.index], mask[rows.index] = rows.new, rows.mask
-            if count == 0:
+        if step % look == look - 1:
+            left = found.nonzero()[:, 0]
+            if len(left) < len(found) / 2:
+                # Write back rows that have no swap left, so that the work shrinks.
+                new[rows.index], mask[rows.index] = rows.new, rows.mask
+                rows, pair, found = rows.only(left), Pair(*(x[left] for x in pair)), found[left]
+            if len(left) == 0:
                 break
-            rows, pair = rows.only(found), Pair(*(part[found] for part in pair))
-            found = found[found]
         apply_(hessian, rows, pair, found)
     new[rows.index], mask[rows.index] = rows.new, rows.mask
     return new, mask
@@ -183,12 +188,14 @@ def cheapest(
 
 
 def apply_(hessian: Tensor, rows: Rows, pair: Pair, found: Tensor) -> None:
-    """Swap in the rows where a swap was found."""
-    row = found.nonzero()[:, 0]
-    prune, revive, value = pair.prune[row], pair.revive[row], pair.value[row]
-    pruned = rows.new[row, prune]
-    rows.pull[row] += pruned[:, None] * hessian[prune] - value[:, None] * hessian[revive]
-    rows.new[row, prune] = 0
-    rows.new[row, revive] = value
-    rows.mask[row, prune] = False
-    rows.mask[row, revive] = True
+    """Swap in the rows where a swap was found; the others stay as they are."""
+    found = found[:, None]
+    prune, revive = pair.prune[:, None], pair.revive[:, None]
+    pruned = rows.new.gather(1, prune)
+    value = torch.where(found, pair.value[:, None], 0)
+    rows.pull += torch.where(found, pruned, 0) * hessian[pair.prune] - value * hessian[pair.revive]
+    # Where no swap was found, both columns get what they hold already.
+    rows.new.scatter_(1, prune, torch.where(found, 0, pruned))
+    rows.new.scatter_(1, revive, torch.where(found, value, rows.new.gather(1, revive)))
+    rows.mask.scatter_(1, prune, rows.mask.gather(1, prune) & ~found)
+    rows.mask.scatter_(1, revive, rows.mask.gather(1, revive) | found)
