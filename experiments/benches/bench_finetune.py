@@ -37,6 +37,7 @@ from core.training.optimizer import BETAS
 SHAPES = {
     "opt-125m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
     "opt-350m-like": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "opt-1.3b": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32},
     "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
 }
 RECOVERIES = {
@@ -89,9 +90,8 @@ def main() -> None:
         print(f"Trainer / ours, masked: {medians['Trainer'] / medians['ours, masked']:.3f}")
 
 
-def random_model(flags: argparse.Namespace) -> PreTrainedModel:
+def random_model(shape: dict[str, int], device: str) -> PreTrainedModel:
     """Return a model of the shape with float32 weights and without dropout."""
-    shape = SHAPES[flags.shape]
     torch.manual_seed(0)
     config = OPTConfig(
         **shape,
@@ -101,7 +101,8 @@ def random_model(flags: argparse.Namespace) -> PreTrainedModel:
         dropout=0.0,
         use_cache=False,
     )
-    return AutoModelForCausalLM.from_config(config).to(flags.device)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def half_pruned(model: PreTrainedModel, ranks: Ranks) -> dict[str, Tensor]:
@@ -135,13 +136,14 @@ def ours(
 
 def against_trainer(flags: argparse.Namespace, windows: Tensor) -> dict[str, Callable]:
     """Return our loop with and without masks and the Trainer's, each with its own model."""
-    dense, masked = random_model(flags), random_model(flags)
+    shape = SHAPES[flags.shape]
+    dense, masked = (random_model(shape, flags.device) for _ in range(2))
     masks = half_pruned(masked, Ranks.current(torch.device(flags.device)))
     plain = FinetuneConfig(lr=1e-4)
     return {
         "ours, masked": ours(masked, masks, windows, flags, plain),
         "ours, dense": ours(dense, {}, windows, flags, plain),
-        "Trainer": trainer(random_model(flags), windows, flags),
+        "Trainer": trainer(random_model(shape, flags.device), windows, flags),
     }
 
 
@@ -192,9 +194,10 @@ def trainer(
 
 def objectives(flags: argparse.Namespace, windows: Tensor) -> dict[str, Callable]:
     """Return a loop for each objective. A step of reconstruction trains one half of a block."""
-    teacher, loops = random_model(flags), {}
+    shape, loops = SHAPES[flags.shape], {}
+    teacher = random_model(shape, flags.device)
     for name, config in RECOVERIES.items():
-        model = random_model(flags)
+        model = random_model(shape, flags.device)
         masks = half_pruned(model, Ranks.current(torch.device(flags.device)))
         loops[name] = ours(model, masks, windows, flags, config, teacher)
     return loops

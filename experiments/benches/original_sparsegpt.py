@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from core.models.blocks import block_inputs, prunable_blocks, run_block
+from core.targets import Target
 
 LLMCOMPRESSOR = """
 import sys, time, torch
@@ -55,14 +56,20 @@ def prune_matrices(
     reference: type, weights: list[Tensor], hessian: Tensor, sparsity: float, into: list[Tensor]
 ) -> None:
     """Run the original class matrix by matrix; `into` receives the new weights."""
-    into.clear()
-    for weight in weights:
-        linear = nn.Linear(weight.shape[1], len(weight), bias=False, device=weight.device)
-        linear.weight.data = weight.clone()
-        solver = reference(linear)
-        solver.H = hessian.clone()
-        quiet(solver.fasterprune, sparsity)
-        into.append(linear.weight.data)
+    into[:] = [prune_matrix(reference, weight, hessian, Target(sparsity)) for weight in weights]
+
+
+def prune_matrix(reference: type, weight: Tensor, hessian: Tensor, target: Target) -> Tensor:
+    """Run the original class on one matrix; return the new weights."""
+    linear = nn.Linear(weight.shape[1], len(weight), bias=False, device=weight.device)
+    linear.weight.data = weight.clone()
+    solver = reference(linear)
+    solver.H = hessian.clone()
+    structure = target.structure
+    # The original counts the pruned weights of a group, not its survivors.
+    pruned = () if structure is None else (structure.group - structure.survivors, structure.group)
+    quiet(solver.fasterprune, target.sparsity, *pruned)
+    return linear.weight.data
 
 
 @torch.no_grad()

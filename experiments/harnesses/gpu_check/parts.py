@@ -30,6 +30,9 @@ PARTS = {
         Part("prune", "gpu_check.pruning", "Pruning: the device beside the CPU", 50),
         Part("train", "gpu_check.training", "Training: the device beside the CPU", 50),
         Part("sweep", "gpu_check.sweeps", "Sweeps through Ray", 100),
+        Part("solve", "gpu_check.solvers", "Seconds of the solves of one block", 60, alone=True),
+        Part("model", "gpu_check.whole_models", "Seconds of whole models", 60, alone=True),
+        Part("rate", "gpu_check.token_rates", "Tokens a second", 60, alone=True),
     )
 }
 """All parts, in the order of their rows: those about correctness before those about speed."""

@@ -15,12 +15,36 @@ class Sizes:
     evaluation: tuple[int, int] = (32, 128)
     training: tuple[int, int, int] = (8, 8, 128)
     """Steps, windows a step, and their length for the embedded model."""
+    shrink: int = 1
+    """Divisor of the widths of known models."""
+    whole: tuple[int, int] = (128, 2048)
+    """Calibration windows of whole models, and their length."""
+    batch: tuple[int, int, int] = (8, 4, 2048)
+    """Windows of a training step, of one forward pass, and their length."""
+    scored: tuple[int, int] = (32, 2048)
+    """Windows of an evaluation, and their length."""
 
 
 SIZES = {
     "gpu": Sizes(),
-    "rehearsal": Sizes(calibration=(8, 128), evaluation=(8, 128), training=(6, 4, 64)),
-    "smallest": Sizes(calibration=(4, 64), evaluation=(4, 64), training=(2, 4, 32)),
+    "rehearsal": Sizes(
+        calibration=(8, 128),
+        evaluation=(8, 128),
+        training=(6, 4, 64),
+        shrink=16,
+        whole=(8, 256),
+        batch=(4, 2, 128),
+        scored=(8, 256),
+    ),
+    "smallest": Sizes(
+        calibration=(4, 64),
+        evaluation=(4, 64),
+        training=(2, 4, 32),
+        shrink=32,
+        whole=(2, 64),
+        batch=(2, 1, 64),
+        scored=(2, 64),
+    ),
 }
 
 
