@@ -6,13 +6,12 @@ from torch import Tensor
 
 from core.pruners.hessian import (
     ACCUMULATION_BLOCK,
-    FACTOR_BLOCK,
     Hessian,
     InputNorms,
     factorise,
-    inverse_triangle,
 )
 from core.pruners.pruner import PruningError
+from core.split.factor import FACTOR_BLOCK, inverse_triangle
 
 CPU = torch.device("cpu")
 

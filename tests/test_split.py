@@ -12,11 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+import core.pruners.hessian
 from core.config import PruneConfig
 from core.parallel import Ranks
 from core.pruners import make_pruner
+from core.pruners.hessian import factorise
 from core.pruners.masks import lowest
+from core.pruners.pruner import PruningError
 from core.split.costs import Machine
+from core.split.factor import FACTOR_BLOCK, reversed_cholesky
 from core.split.plan import make_plan, plan_seconds, rows_of
 from core.split.selection import lowest_of_all
 from core.targets import Target
@@ -27,6 +31,8 @@ WORLDS = (2, 3)
 SHAPE = {"vocab_size": 321, "hidden_size": 48, "intermediate_size": 160, "num_hidden_layers": 2}
 # Rows that no number of ranks divides; the width holds several blocks of columns.
 ROWS, COLS, BLOCK = (61, 31), 140, 64
+# Columns of a factor: three blocks and a narrow one.
+WIDTH = 3 * FACTOR_BLOCK + 20
 HALF, TWO_OF_FOUR = Target(0.5), Target.structured("2:4")
 SOLVES = {
     "magnitude": ("magnitude", PruneConfig(), HALF),
@@ -57,6 +63,29 @@ def selections(ranks: Ranks) -> dict[str, Any]:
     part = SCORES[:, rows_of(17, ranks.rank, ranks.size)]
     marks = lowest_of_all([part] * len(COUNTS), COUNTS, ranks)
     return {"marks": [torch.cat(ranks.gather(mark), dim=1) for mark in marks]}
+
+
+def factors(ranks: Ranks) -> dict[str, Any]:
+    """A factor whose columns are dealt out, and damping of matrices that are not definite."""
+    inputs = random(700, WIDTH, seed=4).double()
+    hessian = (inputs.T @ inputs / 700).float()
+    lower, definite = reversed_cholesky(hessian, hessian.diagonal() + 0.01, ranks)
+    found = {"hessian": hessian, "lower": lower, "definite": definite}
+    # The first column is factored last and the last one first, by different ranks.
+    for place in (0, WIDTH - 1):
+        diagonal = hessian.diagonal().clone()
+        diagonal[place] = -1.0
+        found[place] = reversed_cholesky(hessian, diagonal, ranks)[1]
+    if ranks.size > 1:
+        core.pruners.hessian.shares_factor = lambda *_: True
+    weak = hessian.clone()
+    weak[3, 3] *= -0.2
+    found["damping"] = factorise(weak, 0.01, ranks).dampening_frac
+    try:
+        factorise(-hessian, 0.01, ranks)
+    except PruningError as error:
+        found["refused"] = str(error)
+    return found
 
 
 def solves(ranks: Ranks) -> dict[str, Any]:
@@ -99,9 +128,10 @@ def models(folder: Path, ranks: Ranks) -> dict[str, Any]:
         sizes.extend(len(team.members) for team in plan)
         return plan
 
-    slow = Machine(operations=1e5, bandwidth=1e12, latency=0.0)
-    core.solving.Machine = SimpleNamespace(of=lambda ranks: slow)  # pyright: ignore
-    core.solving.make_plan = noted
+    if ranks.size > 1:
+        slow = Machine(operations=1e5, column=0, corner=0, bandwidth=1e12, latency=0)
+        core.solving.Machine = SimpleNamespace(of=lambda _: slow)  # pyright: ignore
+        core.solving.make_plan = noted
     for method, bits in (("magnitude", None), ("sparsegpt", 4), ("alps", None)):
         model = load_model(folder / "llama", torch.float32)
         shard_(model, ranks)
@@ -119,7 +149,7 @@ def scenario(folder: Path, _: int) -> None:
     ranks = Ranks.current()
     out = folder / f"ranks-{ranks.size}"
     out.mkdir(exist_ok=True)
-    found = {"selections": selections(ranks), "solves": solves(ranks)}
+    found = {"selections": selections(ranks), "factors": factors(ranks), "solves": solves(ranks)}
     if ranks.size < 3:
         found["models"] = models(folder, ranks)
     torch.save(found, out / f"rank-{ranks.rank}.pt")
@@ -177,6 +207,28 @@ def test_the_lowest_of_all_ranks_are_those_of_one(several):
     for count, mark in zip(COUNTS, several[0]["selections"]["marks"], strict=True):
         assert torch.equal(mark.flatten(), lowest(SCORES.flatten(), count)), count
         assert int(mark.sum()) == count
+
+
+def test_a_shared_factor_equals_that_of_one_rank(alone, several):
+    one, other = alone["factors"], several[0]["factors"]
+    damped = one["hessian"].double() + 0.01 * torch.eye(WIDTH, dtype=torch.float64)
+    for found in (one, other):
+        assert found["definite"] and torch.equal(found["lower"], found["lower"].tril())
+        product = found["lower"].double().T @ found["lower"].double()
+        # float32 rounding of sums of some hundred products.
+        assert (product - damped).abs().max() < 1e-5 * damped.abs().max()
+    torch.testing.assert_close(other["lower"], one["lower"], rtol=1e-3, atol=1e-4)
+
+
+def test_a_pivot_that_is_not_positive_is_known_to_all_ranks(several):
+    for found in several:
+        assert not found["factors"][0] and not found["factors"][WIDTH - 1]
+
+
+def test_damping_rises_on_all_ranks_alike(alone, several):
+    for found in several:
+        assert found["factors"]["damping"] == alone["factors"]["damping"] == 1.0
+        assert "not positive definite with damping 1" in found["factors"]["refused"]
 
 
 @pytest.mark.parametrize("name", SOLVES)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from core.parallel import ALONE, Ranks
 from core.pruners.pruner import PruningError, Statistic
+from core.split.costs import Machine, shares_factor
+from core.split.factor import reversed_cholesky
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +24,6 @@ DAMPENING_STEP, DAMPENING_LIMIT = 10.0, 1.0
 # Columns of one product while H accumulates: wide enough for full speed, narrow enough to skip the
 # half above the diagonal.
 ACCUMULATION_BLOCK = 256
-# Columns factored at once between two products.
-FACTOR_BLOCK = 128
 # Columns mirrored at once: a block row and its transposed copy fit in a core's cache.
 MIRROR_BLOCK = 64
 
@@ -105,10 +105,13 @@ class Factor:
 def factorise(hessian: Tensor, dampening_frac: float, ranks: Ranks = ALONE) -> Factor:
     """Factor a damped Hessian. While it is not positive definite, damp it more, step by step.
 
-    Several ranks must hold the same Hessian; all of them get the factor.
-
     This replaces the original's Cholesky of the inverse, `inv(H) = UT U` with `U = inv(L)`. It
     takes a quarter of the operations and does not invert H.
+
+    Args:
+        hessian: H [cols, cols], the same on all ranks.
+        dampening_frac: the first damping to try.
+        ranks: all of them get the factor; they share the work where that is sooner (collective).
 
     Raises:
         PruningError: not positive definite at the largest damping; names the value to try.
@@ -117,12 +120,14 @@ def factorise(hessian: Tensor, dampening_frac: float, ranks: Ranks = ALONE) -> F
     dead = diagonal == 0
     mean = diagonal.mean().double()
     frac = dampening_frac
+    sharing = ranks if shares_factor(len(hessian), ranks.size, Machine.of(ranks)) else ALONE
     while True:
         damped = (diagonal + frac * mean).masked_fill_(dead, 1.0)
-        lower, definite = reversed_cholesky(hessian, damped)
+        lower, definite = reversed_cholesky(hessian, damped, sharing)
         # The host waits here once, for both answers.
-        fine, any_dead = torch.stack((definite, dead.any())).tolist()
-        if fine:
+        definite, any_dead = torch.stack((definite, dead.any())).tolist()
+        # One rank may round otherwise than another, but all must go on alike.
+        if not ranks.total(int(not definite)):
             return Factor(lower, dead, frac, any_dead, ranks)
         if frac >= DAMPENING_LIMIT:
             raise PruningError(
@@ -131,44 +136,3 @@ def factorise(hessian: Tensor, dampening_frac: float, ranks: Ranks = ALONE) -> F
             )
         frac = min(frac * DAMPENING_STEP, DAMPENING_LIMIT)
         logger.warning("Hessian not positive definite; damping raised to %g", frac)
-
-
-def reversed_cholesky(hessian: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the transpose of L, upper triangular with `L LT = hessian`.
-
-    L is the Cholesky factor of the matrix with both axes flipped, flipped back. To flip no more
-    than a block, this goes over block rows from the last to the first. Each takes one product with
-    the finished rows, so it runs at the speed of products, which a library's factor does not.
-
-    Args:
-        hessian: symmetric [cols, cols]; read below its diagonal and in its diagonal blocks.
-        diagonal: replaces the diagonal, [cols].
-
-    Returns:
-        The factor, and a scalar tensor that is True if the matrix is positive definite.
-    """
-    size = len(hessian)
-    lower = torch.zeros_like(hessian)
-    failed = torch.zeros((), dtype=torch.int32, device=hessian.device)
-    for start in reversed(range(0, size, FACTOR_BLOCK)):
-        end = min(start + FACTOR_BLOCK, size)
-        row = lower[start:end, :end]
-        row.copy_(hessian[start:end, :end])
-        corner = row[:, start:]
-        corner.diagonal().copy_(diagonal[start:end])
-        row.addmm_(lower[end:, start:end].T, lower[end:, :end], alpha=-1)
-        root, info = torch.linalg.cholesky_ex(corner.flip(0, 1))
-        failed |= info
-        corner.copy_(root.flip(0, 1).T)
-        if start:
-            row[:, :start] = inverse_triangle(corner).T @ row[:, :start]
-    return lower, (failed == 0) & torch.isfinite(lower.diagonal()).all()
-
-
-def inverse_triangle(lower: Tensor) -> Tensor:
-    """Return the inverses of lower triangles [..., n, n], as exact as their dtype allows.
-
-    Products with an inverse are faster than triangular solves with many right-hand sides.
-    """
-    eye = torch.eye(lower.shape[-1], dtype=torch.float64, device=lower.device)
-    return torch.linalg.solve_triangular(lower.double(), eye, upper=False).to(lower.dtype)

@@ -29,11 +29,12 @@ from core.methods import METHODS, Method
 from core.parallel import Ranks
 from core.pruners import panels
 from core.pruners.column_choice import ChooseMask, structured_choice, unstructured_choice
-from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise, inverse_triangle
+from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import assert_room, keep_earlier, require_divisible
 from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic, all_finite
 from core.pruners.quantise import Grid, find_grid
 from core.split.costs import Work
+from core.split.factor import inverse_triangle
 from core.targets import Target
 
 # Columns solved before a matrix product applies their changes to later ones; N:M uses M.
@@ -74,7 +75,7 @@ class SparseGPT(Pruner):
     def work(self, rows: Sequence[int], cols: int) -> Work:
         """Return a factor and a pass over matrices [rows_i, cols]."""
         selections = -(-cols // self.config.block_size)
-        by_row = 2.0 * sum(rows) * cols**2
+        by_row = 1.0 * sum(rows) * cols**2
         return Work(tuple(rows), cols, by_row, 1, selections=selections, columns=cols)
 
 

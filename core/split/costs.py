@@ -1,32 +1,39 @@
-"""Cost model of solves: operations, calls of columns, and what ranks send each other.
+"""Cost model of solves: operations, calls, and what ranks send each other.
 
-The plan of a block (`plan.py`) and the estimates of a run follow from it.
+The plan of a block (`plan.py`), the choice to share a factor, and the estimates of a run follow
+from it.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from dataclasses import dataclass
 
 from core.parallel import Ranks
+from core.split.factor import FACTOR_BLOCK
 
-COLUMN_SECONDS = 60e-6
-"""Calls of one column of a SparseGPT solve, which take this long however small the matrix is."""
 OPERATIONS_OF_A_CHOICE = 100.0
 """Operations in whose time a processor scores and compares one weight, which memory bounds."""
-SELECTION_ROUNDS = 4
+ROUNDS_OF_A_CHOICE = 4
 """Collectives of a few KB for one choice of the lowest scores of whole matrices."""
+WIDTH = 4.0
+"""Bytes of a float32, in which statistics and factors travel."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Speeds of the processes that share a solve."""
+    """Speeds of the processes that share a solve, each of one CPU core or one GPU."""
 
     operations: float
-    """float32 operations a second of one rank."""
+    """float32 operations a second of a process."""
+    column: float
+    """Seconds of the calls for one column of a SparseGPT solve, however small the matrix is."""
+    corner: float
+    """Seconds to factor and invert one diagonal block of `FACTOR_BLOCK` columns."""
     bandwidth: float
-    """Bytes a second that each rank sends and receives in a large collective."""
+    """Bytes a second that a process sends and receives in a large collective."""
     latency: float
     """Seconds of a collective of a few KB."""
 
@@ -35,17 +42,17 @@ class Machine:
         """Return the machine that plans assume; the same on every rank."""
         if ranks.device.type == "cpu":
             return CPU
-        # Torch's and Ray's launchers both set these.
-        here, all_ranks = (os.environ.get(f"{name}WORLD_SIZE") for name in ("LOCAL_", ""))
-        return ONE_NODE if here == all_ranks else MANY_NODES
+        # Torch's and Ray's launchers set both.
+        here, everywhere = (os.environ.get(f"{name}WORLD_SIZE") for name in ("LOCAL_", ""))
+        return GPU if here == everywhere else GPU_NODES
 
 
-CPU = Machine(operations=50e9, bandwidth=1e9, latency=150e-6)
-"""A core of a machine, and gloo between its processes."""
-ONE_NODE = Machine(operations=18e12, bandwidth=200e9, latency=20e-6)
-"""GPUs of one machine, joined by NVLink."""
-MANY_NODES = Machine(operations=18e12, bandwidth=10e9, latency=40e-6)
-"""GPUs behind 100 Gbit/s."""
+CPU = Machine(operations=50e9, column=60e-6, corner=0.4e-3, bandwidth=1e9, latency=0.2e-3)
+"""Measured on two cores with gloo between them."""
+GPU = Machine(operations=12e12, column=5e-6, corner=0.2e-3, bandwidth=200e9, latency=20e-6)
+"""An A100 and NVLink, from data sheets; calls as launches of 5 us; not measured."""
+GPU_NODES = Machine(operations=12e12, column=5e-6, corner=0.2e-3, bandwidth=11e9, latency=40e-6)
+"""An A100 and 100 Gbit/s to the next one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Work:
     """Rows of each matrix."""
     cols: int
     by_row: float
-    """Operations that are the same for every row, all rows together."""
+    """Operations of all rows together; each row takes the same."""
     factors: int = 0
     """Triangular factors of H, `cols^3 / 3` operations each."""
     inverses: int = 0
@@ -78,15 +85,50 @@ def solve_seconds(work: Work, size: int, machine: Machine) -> float:
         return math.inf
     share = sum(-(-rows // size) for rows in work.rows) / sum(work.rows)
     inverses = -(-work.inverses // size) * work.cols**3
-    seconds = (work.by_row * share + inverses) / machine.operations
-    seconds += work.columns * COLUMN_SECONDS + work.factors * factor_seconds(work.cols, machine)
+    seconds = (work.by_row * share + inverses) / machine.operations + work.columns * machine.column
+    if work.factors:
+        seconds += work.factors * factor_seconds(work.cols, size, machine)
     if size > 1:
-        seconds += work.selections * SELECTION_ROUNDS * machine.latency
-        sent = work.inverses * 4.0 * work.cols**2
-        seconds += sent / machine.bandwidth + work.inverses * machine.latency
+        messages = work.selections * ROUNDS_OF_A_CHOICE + work.inverses
+        sent = work.inverses * WIDTH * work.cols**2
+        seconds += messages * machine.latency + sent / machine.bandwidth
     return seconds
 
 
-def factor_seconds(cols: int, machine: Machine) -> float:
-    """Return the seconds of a triangular factor."""
-    return cols**3 / 3 / machine.operations
+def shares_factor(cols: int, size: int, machine: Machine) -> bool:
+    """Return True if ranks that share a factor have it sooner than if each computes it alone."""
+    shared, alone = shared_factor_seconds(cols, size, machine), factor_seconds(cols, 1, machine)
+    return size > 1 and shared < alone
+
+
+def factor_seconds(cols: int, size: int, machine: Machine) -> float:
+    """Return the seconds after which all of `size` ranks have a factor."""
+    alone = cols**3 / 3 / machine.operations + -(-cols // FACTOR_BLOCK) * machine.corner
+    return alone if size == 1 else min(alone, shared_factor_seconds(cols, size, machine))
+
+
+@functools.cache
+def shared_factor_seconds(cols: int, size: int, machine: Machine) -> float:
+    """Return the seconds in which ranks share a factor, as `factor.reversed_cholesky` does."""
+    blocks = -(-cols // FACTOR_BLOCK)
+    # Block row k is one product with the rows after it, in the columns of the rank that has most.
+    widths = (-(-(k + 1) // size) for k in range(blocks))
+    products = sum(2.0 * (blocks - 1 - k) * width for k, width in enumerate(widths))
+    seconds = products * FACTOR_BLOCK**3 / machine.operations + blocks * machine.corner
+    return seconds + 2 * blocks * machine.latency + WIDTH * cols**2 / 2 / machine.bandwidth
+
+
+def statistic_seconds(cols: int, team: int, size: int, machine: Machine) -> float:
+    """Return the seconds in which `size` ranks sum the Hessian of an input for a team of them.
+
+    A single rank gets the sum at the cost of one pass, a larger team at that of two.
+    """
+    if size == 1:
+        return 0.0
+    passes = 1 if team == 1 else 2
+    return passes * (size - 1) / size * WIDTH * cols**2 / machine.bandwidth
+
+
+def result_seconds(weights: int, width: int, size: int, machine: Machine) -> float:
+    """Return the seconds in which all ranks get pruned weights of `width` bytes and their masks."""
+    return weights * (width + 1.0) / machine.bandwidth if size > 1 else 0.0

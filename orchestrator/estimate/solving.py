@@ -11,7 +11,7 @@ from core.models.facts import Linear
 from core.pruners.hessian import Hessian
 from core.pruners.pruner import Pruner
 from core.pruners.refine import Refined
-from core.split.costs import COLUMN_SECONDS
+from core.split.costs import CPU
 
 SWAP_SECONDS = {
     ("cpu", True): 7e-9,
@@ -44,7 +44,7 @@ def solve_seconds(groups: Groups, pruner: Pruner, device: str) -> float:
     """Return the seconds that solves take beside their products."""
     if pruner.statistic is not Hessian:
         return 0.0
-    seconds = COLUMN_SECONDS * sum(group[0].cols for group in groups)
+    seconds = CPU.column * sum(group[0].cols for group in groups)
     if isinstance(pruner, Refined):
         searched = sum(one.rows * one.cols**2 for group in groups for one in group)
         seconds += SWAP_SECONDS[device, pruner.method.facts.keeps_values] * searched
