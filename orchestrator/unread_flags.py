@@ -28,7 +28,6 @@ def require_read(config: SweepConfig, explicit: set[str]) -> None:
     rules = (
         ("calibration", calibrated, "no chosen method reads calibration text"),
         ("finetune", trains, "no chosen regime trains"),
-        ("checkpoint-seconds", trains, "no chosen regime trains"),
         ("activation-checkpointing", trains, "no chosen regime trains"),
         ("activation-checkpointing", config.finetune.objective == "next_token", one_block),
         ("schedule", iterates, "only the iterative regime has rounds"),

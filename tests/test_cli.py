@@ -67,7 +67,6 @@ CASES = [
     (["--eval.texts", "embedded:train"], "same text"),
     (["--finetune.text", "embedded:calibration"], "same text"),
     (["--regimes", "oneshot", "--finetune.lr", "0.1"], "no chosen regime trains"),
-    (["--regimes", "oneshot", "--checkpoint-seconds", "5"], "no chosen regime trains"),
     (["--methods", "magnitude", "--calibration.num-samples", "4"], "reads calibration"),
     (["--methods", "wanda", "--prune.block-size", "64"], "no chosen method reads it"),
     (["--regimes", "oneshot", "--schedule", "linear"], "iterative"),
