@@ -120,6 +120,23 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 @contextmanager
+def default_group() -> Iterator[None]:
+    """The default process group; where none was started, one of this process alone.
+
+    FSDP2 wants one. Its store is in memory, so it needs no launcher and no port.
+    """
+    if dist.is_initialized():
+        yield
+        return
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
     """Keep the parameters that FSDP2 manages for this very module whole on every rank.
 

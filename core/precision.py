@@ -63,4 +63,5 @@ def autocast(
     """Return autocast to `compute` if weights are stored in another, wider dtype; else nothing."""
     if stored == compute or compute == torch.float32:
         return nullcontext()
-    return torch.autocast(device.type, compute)
+    # Its cache would hold a copy of every weight until the context ends.
+    return torch.autocast(device.type, compute, cache_enabled=False)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from core.activations import Activations, Calibration, gather_statistics
 from core.finished_blocks import FinishedBlock
 from core.models.blocks import Block, prunable_blocks
-from core.models.mask_files import MaskFile, Masks
+from core.models.mask_files import Masks
 from core.models.residence import residence_of
 from core.parallel import Ranks, gathered
 from core.pruners.pruner import Pruner
@@ -29,8 +29,8 @@ from core.targets import Target
 class PruneReport:
     """Result of pruning a model; the same on every rank."""
 
-    masks: Masks | MaskFile
-    """Masks of all prunable matrices, on the CPU; on disk where the model is streamed."""
+    masks: Masks
+    """Masks of all prunable matrices, as bits on the CPU; on disk where the model is streamed."""
     dampening_frac: float | None
     """The largest damping that a layer needed; None if the method has none."""
     grids: dict[str, Grid]
@@ -86,13 +86,10 @@ def prune_(
             if activations is not None and block is not blocks[-1]:
                 with gathered(block.module):
                     activations.advance(block)
-    kept = {**masks, **place.masks} if masks else place.masks
-    return report_of(done, names, kept)
+    return report_of(done, names, place.masks)
 
 
-def report_of(
-    done: Sequence[FinishedBlock], names: Sequence[str], masks: Masks | MaskFile
-) -> PruneReport:
+def report_of(done: Sequence[FinishedBlock], names: Sequence[str], masks: Masks) -> PruneReport:
     """Return the report of all blocks; `names` gives the order of the matrices."""
     grids: dict[str, Grid] = {}
     errors: dict[str, float | None] = {}

@@ -6,6 +6,7 @@ identity_grids.py; record_identities.py writes the file that is compared with he
 
 from __future__ import annotations
 
+import itertools
 import json
 import runpy
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.plan.kinds import TRAINING_VERSIONS
+
+METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 HERE = Path(__file__).resolve().parent
 MADE = runpy.run_path(str(HERE / "record_identities.py"))
 GRIDS: dict[str, dict[str, Any]] = json.loads(
@@ -40,10 +44,32 @@ def test_every_recorded_grid_is_still_planned(tmp_path):
     assert list(MADE["descriptions"](tmp_path)) == list(GRIDS)
 
 
+def described(name: str, folder: Path) -> dict[str, Any]:
+    """Return the description of a grid in the form in which it is recorded."""
+    return json.loads(json.dumps(MADE["compact"](MADE["descriptions"](folder)[name]())))
+
+
+TRAINED_IN_BF16 = ("models-trained", "tasks-models")
+"""Grids in which a model trains in bf16: `half`. They were recorded before these numbers changed on
+purpose, when FSDP2's mixed precision replaced autocast."""
+
+
+@pytest.mark.parametrize("name", TRAINED_IN_BF16)
+def test_only_cells_that_train_in_bf16_have_other_identities_than_recorded(name, tmp_path):
+    lines = differences(GRIDS[name], described(name, tmp_path), name)
+    changed = {line.partition(":")[0].removeprefix(f"{name} / hashes of ") for line in lines}
+    regimes = [("dense", "finetune"), *itertools.product(METHODS, ("finetune", "iterative"))]
+    cells = {f"cells / half {method} {regime}" for method, regime in regimes}
+    # Stages and tasks have one hash for all models.
+    assert changed - {"stages / all", "tasks / all"} == cells
+
+
 @pytest.mark.parametrize("name", GRIDS)
-def test_identities_are_the_recorded_ones(name, tmp_path):
-    described = MADE["descriptions"](tmp_path)[name]()
-    found = json.loads(json.dumps(MADE["compact"](described)))
+def test_identities_are_the_recorded_ones(name, tmp_path, monkeypatch):
+    if name in TRAINED_IN_BF16:
+        # Without the version of bf16 training they are what they were.
+        monkeypatch.delitem(TRAINING_VERSIONS, "mixed_precision")
+    found = described(name, tmp_path)
     lines = differences(GRIDS[name], found, name)
     assert not lines, "\n".join(lines[:20])
     for part in ("cells", "stages"):

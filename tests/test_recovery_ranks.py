@@ -82,7 +82,7 @@ def watch_zeros(masks: dict[str, Tensor], matrices: dict[str, Matrix], seen: lis
         return attached[matrix.name]
 
     def watched(optimizer, *args):
-        step(optimizer, *args)
+        loss = step(optimizer, *args)
         for name, matrix in matrices.items():
             assert not local(matrix.read())[~matrix.cut(masks[name])].any(), name
         for param, mask in optimizer.trained.masks:
@@ -95,6 +95,7 @@ def watch_zeros(masks: dict[str, Tensor], matrices: dict[str, Matrix], seen: lis
                 merged = lora.merged(local(matrix.read()), update.a, matrix.cut(update.b))
                 assert not merged[~matrix.cut(masks[name])].any(), name
         seen.append(1)
+        return loss
 
     MaskedAdamW.step = watched
     lora.attach_ = note

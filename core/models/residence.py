@@ -7,7 +7,7 @@ itself, which stands for all that lies outside of the blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from core.models.blocks import decoder_blocks, family_of
 from core.models.hidden_states import HiddenStates
-from core.models.mask_files import MaskFile, Masks
+from core.models.mask_files import PackedMasks
 from core.models.model_writer import ModelWriter
 from core.models.weight_files import WeightFiles
 from core.parallel import Ranks, gathered
@@ -33,8 +33,11 @@ class InMemory:
     streamed = False
 
     def __init__(self) -> None:
-        self.masks: Masks | MaskFile = {}
-        """Masks that `keep` was given; on disk where weights are streamed, and on rank 0 alone."""
+        self.masks: MutableMapping[str, Tensor] = PackedMasks()
+        """Masks that `keep` was given, as bits.
+
+        Where weights are streamed, they lie on disk, and only rank 0 knows them.
+        """
 
     def opened(self, part: nn.Module) -> AbstractContextManager[None]:
         """Keep the weights of a part whole on this rank's device, to read them."""
@@ -46,7 +49,7 @@ class InMemory:
 
     def keep(self, part: nn.Module, masks: Mapping[str, Tensor]) -> None:
         """Keep the weights of a block that is being changed, and its masks."""
-        self.masks = {**self.masks, **masks}
+        self.masks.update(masks)
 
     def hidden_states(self) -> list[Tensor] | HiddenStates:
         """Return an empty list for the hidden states of micro-batches."""

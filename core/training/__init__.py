@@ -3,6 +3,7 @@
 - `finetune.py`: one round of training; the loop over next-token or distillation losses
 - `reconstruction.py`: the loop over the halves (`halves.py`) of each block
 - `losses.py`, `optimizer.py`: the loss of each token; AdamW under masks and its schedule
+- `mixed_precision.py`: the model that trains in bf16, on the same float32 weights
 - `trainable.py`, `lora.py`: the parameters that train; masked low-rank updates
 - `loop.py`, `checkpoints.py`, `recompute.py`: progress, half-done rounds, less memory
 """

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from core.models.blocks import decoder_blocks, family_of, matrices_of, run_block
 from core.models.matrices import Matrix
+from core.models.weight_files import meta_model
 from core.parallel import whole, write_
 
 
@@ -83,8 +84,7 @@ class PlainBlocks:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.family = model, family_of(model)
-        with torch.device("meta"):
-            self.skeleton = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+        self.skeleton = meta_model(model.config, torch.float32)
 
     @torch.no_grad()
     def take(self, index: int, device: torch.device) -> nn.Module:

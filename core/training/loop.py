@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from core.pace import ASK_EVERY_SECONDS, Pace
 from core.parallel import Ranks
 from core.training.checkpoints import load_training_, save_training
 
@@ -28,7 +29,7 @@ class Loop:
     micro_batch: int = 8
     """Windows in one forward pass on one rank."""
     compute_dtype: torch.dtype = torch.float32
-    """Autocast dtype of forward and backward passes."""
+    """Dtype of forward and backward passes; weights, losses and steps are float32."""
     recompute: bool = False
     """Run the forward pass of each block again in the backward pass instead of keeping it."""
     resume_from: Path | None = None
@@ -71,6 +72,9 @@ class Progress:
         self.first = 0 if resume is None else load_training_(resume, model, optimizer)
         self.losses: list[float] = []
         self.saved_at = time.monotonic()
+        self.pace = Pace(loop.ranks, min(ASK_EVERY_SECONDS, loop.save_every_seconds))
+        self.seen = self.first
+        """Steps done when `save_if_due` was last called."""
 
     @property
     def done(self) -> int:
@@ -85,15 +89,16 @@ class Progress:
 
     def save_if_due(self) -> None:
         """Save a checkpoint if the last one is old enough and there is news (collective)."""
-        save = self.loop.save_checkpoint
-        if save is None or not self.first < self.done < self.num_steps or not self._is_due():
+        save, steps = self.loop.save_checkpoint, self.done - self.seen
+        self.seen = self.done
+        if save is None or not self.first < self.done < self.num_steps:
+            return
+        if not self.pace.asks(self._is_due, steps):
             return
         model, optimizer, ranks, done = self.model, self.optimizer, self.loop.ranks, self.done
         save(done, lambda directory: save_training(directory, model, optimizer, done, ranks))
         self.saved_at = time.monotonic()
 
     def _is_due(self) -> bool:
-        """Return True if rank 0's clock says that it is time; saving is collective."""
-        ranks, age = self.loop.ranks, time.monotonic() - self.saved_at
-        due = torch.tensor([float(ranks.rank == 0 and age >= self.loop.save_every_seconds)])
-        return bool(ranks.sum_(due).item())
+        """Return True if the last checkpoint is old enough by this rank's clock."""
+        return time.monotonic() - self.saved_at >= self.loop.save_every_seconds

@@ -15,9 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from core.parallel import Ranks
-from core.precision import autocast
-
 NO_LABEL = -100
 """Label of a position that predicts nothing."""
 
@@ -43,16 +40,11 @@ class Distillation:
     teacher: PreTrainedModel
     temperature: float
     mix: float
-    ranks: Ranks
-    dtype: torch.dtype
-    """Dtype of the teacher's forward passes."""
 
     def __call__(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Return losses in nats, [batch, seq_len - 1]; every rank must call this equally often."""
         with torch.no_grad():
-            stored = next(self.teacher.parameters()).dtype
-            with autocast(self.ranks.device, stored, self.dtype):
-                wanted = self.teacher(ids).logits
+            wanted = self.teacher(ids).logits
         # The last position predicts a token that is not in the window.
         soft = [
             logits[:, :-1].float() / self.temperature,

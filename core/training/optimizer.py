@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from core.config import Training
 from core.parallel import Ranks, compute_device, local, whole
@@ -47,8 +48,18 @@ class MaskedAdamW:
             fused=True,
         )
 
-    def step(self, index: int, num_steps: int, loss: float) -> None:
+    def step(self, index: int, num_steps: int, loss: Tensor) -> float:
         """Take one step on the present gradients, and clear them (collective).
+
+        The host waits for the device once, when it reads loss and norm.
+
+        Args:
+            index: number of the step, from 0.
+            num_steps: all steps of the schedule.
+            loss: this rank's part of the loss, float64.
+
+        Returns:
+            The loss of all ranks.
 
         Raises:
             TrainingError: the loss or the gradient is not finite, on all ranks alike.
@@ -62,17 +73,19 @@ class MaskedAdamW:
         for param, mask in self.trained.masks:
             assert param.grad is not None
             local(param.grad).mul_(mask)
-        norm = self.clip()
-        if not math.isfinite(loss) or not math.isfinite(norm):
+        loss = self.ranks.sum_(loss)
+        value, norm = torch.stack([loss, self.clip().to(loss)]).tolist()
+        if not math.isfinite(value) or not math.isfinite(norm):
             self.optimizer.zero_grad()
             raise TrainingError(
-                f"loss {loss:g} with gradient norm {norm:g} at step {index + 1}; "
+                f"loss {value:g} with gradient norm {norm:g} at step {index + 1}; "
                 f"try --finetune.lr {self.config.lrs[0] / 10:g}"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return value
 
-    def clip(self) -> float:
+    def clip(self) -> Tensor:
         """Scale all gradients to a joint norm of at most `clip_norm`; return the norm before."""
         norms = []
         for params in (self.trained.sharded, self.trained.whole):
@@ -83,8 +96,12 @@ class MaskedAdamW:
                 # The shards lie in host memory, and DTensor would sum over ranks there.
                 square = torch.nn.utils.get_total_norm([local(g) for g in grads]).square()
                 norms.append(self.ranks.sum_(square).sqrt())
-        total = norms[0] if len(norms) == 1 else torch.stack([n.cpu() for n in norms]).norm()
+        total = (
+            norms[0]
+            if len(norms) == 1
+            else torch.stack([n.to(self.ranks.device) for n in norms]).norm()
+        )
         for params in (self.trained.sharded, self.trained.whole):
             if params:
                 torch.nn.utils.clip_grads_with_norm_(params, self.config.clip_norm, total)
-        return total.item()
+        return total

@@ -14,6 +14,7 @@ on its share of the windows, and gradients are summed.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,6 @@ from transformers import PreTrainedModel
 
 from core.config import Training
 from core.models.blocks import block_inputs, decoder_blocks, run_block
-from core.models.mask_files import Masks
 from core.parallel import Ranks, gathered
 from core.precision import autocast
 from core.training.halves import Half, PlainBlocks
@@ -81,7 +81,7 @@ class Chain:
 def reconstruct_(
     model: PreTrainedModel,
     teacher: PreTrainedModel,
-    masks: Masks,
+    masks: Mapping[str, Tensor],
     batches: tuple[Tensor, ...],
     config: Training,
     loop: Loop,
@@ -120,7 +120,9 @@ class Lesson:
     batches: tuple[Tensor, ...]
 
 
-def train_half_(lesson: Lesson, masks: Masks, config: Training, progress: Progress) -> None:
+def train_half_(
+    lesson: Lesson, masks: Mapping[str, Tensor], config: Training, progress: Progress
+) -> None:
     """Take one optimizer step for each batch."""
     half, loop, num_steps = lesson.half, progress.loop, len(lesson.batches)
     dtype, among = loop.compute_dtype, half.parameters()
@@ -128,23 +130,25 @@ def train_half_(lesson: Lesson, masks: Masks, config: Training, progress: Progre
         optimizer = MaskedAdamW(params, config, loop.ranks)
         for step in range(num_steps):
             loss = accumulate_gradients(lesson, step, loop.ranks)
-            optimizer.step(step, num_steps, loss)
-            progress.add(loss)
+            progress.add(optimizer.step(step, num_steps, loss))
 
 
-def accumulate_gradients(lesson: Lesson, step: int, ranks: Ranks) -> float:
-    """Add the gradients of one global batch's mean relative error; return that error."""
+def accumulate_gradients(lesson: Lesson, step: int, ranks: Ranks) -> Tensor:
+    """Add the gradients of the mean relative error of a global batch.
+
+    Return this rank's part of that error.
+    """
     ours, dense, num_windows = lesson.ours, lesson.dense, len(lesson.batches[step])
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=ranks.device)
     for hidden, dense_hidden in zip(ours.hidden[step], dense.hidden[step], strict=True):
         with torch.no_grad():
             target = dense.output(lesson.wanted, dense_hidden)
         error = (ours.output(lesson.half, hidden) - target).flatten(1).square().sum(1)
         loss = (error / target.flatten(1).square().sum(1)).sum() / num_windows
         (loss * ranks.size).backward()
-        total += loss.detach().double().cpu()
+        total += loss.detach()
     for param in lesson.half.block.parameters():
         if param.requires_grad and param.grad is None:
             # This rank has no window of this batch, or no window reaches the unit.
             param.grad = torch.zeros_like(param)
-    return ranks.sum_(total).item()
+    return total

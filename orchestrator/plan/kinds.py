@@ -29,8 +29,10 @@ from orchestrator.plan.work import Counts, Operations, Work
 FINETUNE_VERSION = 1
 EVALUATE_VERSION = 1
 TASKS_VERSION = 1
-TRAINING_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1}
+TRAINING_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1, "mixed_precision": 1}
 """Version of each option of `Training`; part of an identity only where the option is on.
+
+`mixed_precision` is on where a whole model trains in bf16 (`core/training/mixed_precision.py`).
 
 Raise a version of this file whenever the numbers that it stands for change.
 """
@@ -142,7 +144,9 @@ class Finetune(Work):
 
     def fields(self) -> dict[str, Any]:
         """Return text, tokens, settings, and the versions of the options that are on."""
-        options = self.training.options()
+        options = {*self.training.options()}
+        if self.mixes_precision:
+            options.add("mixed_precision")
         versions = {f"{key}_version": v for key, v in TRAINING_VERSIONS.items() if key in options}
         choice = {} if self.validation is None else {"validation": self.validation.fields()}
         return {
@@ -157,6 +161,12 @@ class Finetune(Work):
             **versions,
             **choice,
         }
+
+    @property
+    def mixes_precision(self) -> bool:
+        """True if the whole model computes in bf16 on float32 weights."""
+        # Reconstruction trains copies of single blocks, with autocast.
+        return self.dtype == "bfloat16" and self.training.objective != "reconstruct"
 
     def draws(self) -> bool:
         """Return True: a seed orders the windows."""

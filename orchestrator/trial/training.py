@@ -52,8 +52,9 @@ def recover(
     Raises:
         TrainingError: of the last learning rate, where every one of them ends in it.
     """
-    training = work_of(stage).training
-    teacher = space.weights.teacher() if training.needs_teacher else None
+    work, training = work_of(stage), work_of(stage).training
+    dtype = work.dtype if work.mixes_precision else space.weights.dense_dtype
+    teacher = space.weights.teacher(dtype) if training.needs_teacher else None
     rounds = [
         Round(space, stage, rate, name)
         for rate, name in zip(training.lrs, checkpoint_names(stage), strict=True)

@@ -107,9 +107,9 @@ class Weights:
         self.hold(stage_id, model, masks)
         return model, masks
 
-    def teacher(self) -> PreTrainedModel:
+    def teacher(self, dtype: str) -> PreTrainedModel:
         """Return the dense model, sharded like the weights in memory, which stay there."""
-        return self.read(self.job.source, DTYPES[self.dense_dtype]).requires_grad_(False)
+        return self.read(self.job.source, DTYPES[dtype]).requires_grad_(False)
 
     def read(self, source: ModelSource | Path, dtype: torch.dtype) -> PreTrainedModel:
         """Return a model of which each rank reads its own rows from the files (collective).
