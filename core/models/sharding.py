@@ -59,7 +59,7 @@ def shard_(
         wrap_(model, ranks, offload, compute)
     fill_(model, read, torch.device("cpu") if offload else ranks.device)
     if not is_plain:
-        run_root_first(model, ranks)
+        name_root(model)
 
 
 def taken_from_(model: PreTrainedModel) -> ReadRows:
@@ -125,13 +125,10 @@ def replace_parameters_(model: nn.Module, new: Callable[[str, Tensor], Tensor]) 
             setattr(module, name, made[id(param)])
 
 
-def run_root_first(model: PreTrainedModel, ranks: Ranks) -> None:
-    """Run a window of two tokens.
+def name_root(model: PreTrainedModel) -> None:
+    """Tell FSDP2 which module is its root.
 
-    FSDP2 takes the first module that runs for the root. Pruning runs single blocks, so the true
-    root has to run first, once.
+    By default that is the first one that runs. Pruning runs single blocks, and a run of the whole
+    model would gather every weight just for this.
     """
-    with torch.no_grad():
-        model(torch.zeros(1, 2, dtype=torch.long, device=ranks.device))
-    for module in (model, *decoder_blocks(model)):
-        module.reshard()  # pyright: ignore[reportCallIssue]
+    fully_shard.state(model)._lazy_init()  # pyright: ignore

@@ -1,4 +1,4 @@
-"""How much memory does a model take while it is loaded and saved? Peaks of each rank, two ways.
+"""Peaks of memory while a model is loaded and saved, on each rank, two ways.
 
     python experiments/benches/measure_files.py [--blocks 10]
 
