@@ -66,8 +66,8 @@ def evaluate(
             for window, row, target in zip(batch, logits, ids):
                 nll_sum += weighted_nll(window, row, target)
                 num_tokens += window.num_scored
-    total = torch.stack((nll_sum, nll_sum.new_tensor(num_tokens)))
-    whole_sum, num_tokens = ranks.sum_(total).tolist()
+    count = torch.tensor(num_tokens, dtype=torch.float64, device=ranks.device)
+    whole_sum, num_tokens = ranks.sum_(torch.stack((nll_sum, count))).tolist()
     nll = whole_sum / num_tokens
     return Perplexity(exponential(nll), nll, int(num_tokens), len(windows))
 
