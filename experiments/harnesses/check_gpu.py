@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpu_check.findings import Row
+from gpu_check.page import REHEARSAL, page
 from gpu_check.parts import PARTS, Part
 from gpu_check.processes import Settings, run_part
 from gpu_check.sizes import SIZES
@@ -46,13 +47,13 @@ def main() -> int:
     )
     out.mkdir(parents=True, exist_ok=True)
     if flags.device == "cpu":
-        print("REHEARSAL on the CPU with smaller shapes: no figure here is a GPU's.\n")
+        print(REHEARSAL + "\n")
     rows: list[Row] = []
     for done in results([PARTS[name] for name in flags.parts], settings):
         print(table(done) + "\n", flush=True)
         rows += done
         write(out, rows, flags.device, time.monotonic() - start)
-    print(f"{summary(rows)} in {time.monotonic() - start:.0f} s; see {out}/gpu.json")
+    print(f"{summary(rows)} in {time.monotonic() - start:.0f} s; see {out}/gpu.html")
     return int(any(row.status in ("failed", "not_run") for row in rows))
 
 
@@ -88,9 +89,11 @@ def write(out: Path, rows: list[Row], device: str, seconds: float) -> None:
         "device": device,
         "written_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
+        "summary": summary(rows),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
     (out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "gpu.html").write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gpu_check.findings import Finding, Skipped
 from gpu_check.sizes import SIZES, Place
 
@@ -53,7 +51,7 @@ def main() -> None:
             tell(end=name, status=status, seconds=time.monotonic() - start, **asdict(finding))
             if broken:
                 sys.exit(BROKEN_DEVICE)
-            release(place)
+            release()
 
 
 def outcome(case: Any, place: Place) -> tuple[str, Finding, bool]:
@@ -65,18 +63,18 @@ def outcome(case: Any, place: Place) -> tuple[str, Finding, bool]:
     except Exception as error:
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        return "failed", Finding(message), "CUDA error" in str(error) and not out_of_memory
+        return "failed", Finding(message), "CUDA error" in str(error)
     if finding.broken:
         finding.text = f"{'; '.join(finding.broken)} ({finding.text})"
         return "failed", finding, False
     return "passed", finding, False
 
 
-def release(place: Place) -> None:
+def release() -> None:
     """Give the memory of a case back."""
     gc.collect()
-    if place.device == "cuda":
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

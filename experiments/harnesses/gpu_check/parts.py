@@ -14,7 +14,7 @@ class Part:
     """Module with the dict `CASES`: functions from a `Place` to a `Finding`, by name."""
     title: str
     limit: float
-    """Seconds that one case may take on a GPU, the start of a process included."""
+    """Seconds that one case may take on a GPU."""
     alone: bool = False
     """True if other work on the machine would change the figures."""
 

@@ -25,6 +25,8 @@ ROOTS = (HARNESSES, HARNESSES.parent / "benches", HARNESSES.parents[1])
 """Folders of the modules that a part imports: this package, the benches, the project."""
 START = "(start)"
 """Case of a row about a process that ended before its first case."""
+START_LIMIT = 120.0
+"""Seconds until a process must have imported its part."""
 TIME_OVER = "the time of the whole check was over"
 
 
@@ -131,8 +133,8 @@ def watch(
             take(event, part, progress)
         if code is not None:
             return code
-        end = min(progress.since + part.limit_on(settings.device), settings.deadline)
-        if time.monotonic() > end:
+        limit = part.limit_on(settings.device) if progress.running else START_LIMIT
+        if time.monotonic() > min(progress.since + limit, settings.deadline):
             return None
         time.sleep(0.05)
 
@@ -151,9 +153,9 @@ def read_events(told: Any) -> list[dict[str, Any]]:
 
 def take(event: dict[str, Any], part: Part, progress: Progress) -> None:
     """Add an event to the state of a part."""
+    progress.since = time.monotonic()
     if "cases" in event:
         progress.cases = event["cases"]
-        return  # The start of the process counts to its first case.
     progress.running = event.get("start")
     if "end" in event:
         status: Status = event["status"]
@@ -167,7 +169,6 @@ def take(event: dict[str, Any], part: Part, progress: Progress) -> None:
             figures or event["figures"],
         )
         progress.rows.append(row)
-        progress.since = time.monotonic()
 
 
 def environment(settings: Settings) -> dict[str, str]:
