@@ -52,7 +52,7 @@ class Ranks:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over ranks in place, and return it."""
         if self.size > 1:
-            on_device = tensor.to(self.device)
+            on_device = tensor.to(self.device).contiguous()
             dist.all_reduce(on_device, group=self.group)
             tensor.copy_(on_device)
         return tensor
@@ -77,7 +77,7 @@ class Ranks:
     def sum_to_(self, tensor: Tensor, owner: int) -> None:
         """Sum a tensor over ranks in place at `owner`; on other ranks its content is undefined."""
         if self.size > 1:
-            on_device = tensor.to(self.device)
+            on_device = tensor.to(self.device).contiguous()
             dist.reduce(on_device, group=self.group, group_dst=owner)
             tensor.copy_(on_device)
 

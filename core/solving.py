@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from core.activations import Group
 from core.models.mask_files import Masks
@@ -18,7 +19,7 @@ from core.parallel import Ranks
 from core.pruners.layer_error import relative_error
 from core.pruners.pruner import Pruned, Pruner, PruningError, require_finite
 from core.pruners.quantise import stacked
-from core.split.costs import Machine, Work, solve_seconds
+from core.split.costs import Machine, Work
 from core.split.plan import Team, make_plan, rows_of
 from core.targets import Target
 
@@ -64,13 +65,13 @@ def solve_block(problem: Problem, groups: Sequence[Group], ranks: Ranks) -> Solv
     """
     plan = plan_block(problem, groups, ranks)
     sum_statistics(groups, plan, ranks)
-    mine, team = Team(range(0), ()), ranks
+    own: list[Group] = []
+    team = ranks
     for each in plan:
         # Every rank takes part in forming every team.
         formed = ranks.among(each.members)
         if ranks.rank in each.members:
-            mine, team = each, formed
-    own = [groups[i] for i in mine.inputs]
+            own, team = [groups[i] for i in each.inputs], formed
     part = solve_part(problem, own, team)
     grids = {name: one.grid.cpu() for name, one in part.pruned.items() if one.grid is not None}
     fell_back = {name for name, one in part.pruned.items() if one.fell_back}
@@ -96,8 +97,7 @@ def solve_block(problem: Problem, groups: Sequence[Group], ranks: Ranks) -> Solv
 def plan_block(problem: Problem, groups: Sequence[Group], ranks: Ranks) -> list[Team]:
     """Return the teams that solve the inputs of a block."""
     works = [work_of(problem, group) for group in groups]
-    machine = Machine.of(ranks)
-    return make_plan(len(works), ranks.size, lambda i, n: solve_seconds(works[i], n, machine))
+    return make_plan(works, ranks.size, Machine.of(ranks))
 
 
 def work_of(problem: Problem, group: Group) -> Work:
@@ -162,15 +162,30 @@ def whole_matrix(part: Pruned | None, weight: Tensor, members: range, ranks: Ran
     if ranks.size == 1:
         assert part is not None
         return part
-    new, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.uint8)
+    new = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    mask = torch.empty_like(new, dtype=torch.bool)
     for place, member in enumerate(members):
         rows = rows_of(len(weight), place, len(members))
+        bits = torch.empty(-(-mask[rows].numel() // 8), dtype=torch.uint8, device=mask.device)
         if member == ranks.rank:
             assert part is not None
-            new[rows], mask[rows] = part.weight, part.mask
+            new[rows], bits = part.weight, packed(part.mask)
         ranks.broadcast_(new[rows], member)
-        ranks.broadcast_(mask[rows], member)
-    return Pruned(new, mask.bool())
+        ranks.broadcast_(bits, member)
+        mask[rows] = unpacked(bits, mask[rows].shape)
+    return Pruned(new, mask)
+
+
+def packed(mask: Tensor) -> Tensor:
+    """Return the bits of a mask on its device, eight to a byte, row after row."""
+    bits = functional.pad(mask.flatten().byte(), (0, -mask.numel() % 8)).view(-1, 8)
+    return (bits << torch.arange(8, device=mask.device)).sum(1, dtype=torch.uint8)
+
+
+def unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
+    """Return the mask of a shape whose bits `packed` returned."""
+    found = (bits[:, None] >> torch.arange(8, device=bits.device)) & 1
+    return found.flatten()[: shape.numel()].view(shape).bool()
 
 
 def layer_errors(

@@ -19,7 +19,7 @@ from core.pruners import make_pruner
 from core.pruners.hessian import factorise
 from core.pruners.masks import lowest
 from core.pruners.pruner import PruningError
-from core.split.costs import Machine
+from core.split.costs import Machine, Work
 from core.split.factor import FACTOR_BLOCK, reversed_cholesky
 from core.split.plan import make_plan, plan_seconds, rows_of
 from core.split.selection import lowest_of_all
@@ -261,22 +261,22 @@ def test_a_model_pruned_by_teams_equals_one_rank(alone, folder):
 
 def test_a_plan_gives_every_input_to_one_team_and_ends_first():
     # One input of nine tenths of the work goes to most ranks; latency keeps a small one on one.
-    costs = [90.0, 5.0, 4.0, 0.5]
-
-    def seconds(i: int, ranks: int) -> float:
-        return costs[i] / ranks + (0.5 if ranks > 1 else 0.0)
-
-    plan = make_plan(4, 8, seconds)
+    costs = (90.0, 5.0, 4.0, 0.5)
+    works = tuple(Work((100,), 10, by_row, selections=1) for by_row in costs)
+    machine = Machine(operations=1, column=0, corner=0, bandwidth=1, latency=0.1)
+    plan = make_plan(works, 8, machine)
     assert sorted(i for team in plan for i in team.inputs) == [0, 1, 2, 3]
     members = [rank for team in plan for rank in team.members]
     assert members == sorted(set(members)) and set(members) <= set(range(8))
-    assert plan_seconds(plan, seconds) < 1.15 * sum(costs) / 8
+    assert plan_seconds(plan, works, machine) < 1.15 * 99.5 / 8
 
 
 def test_a_plan_of_costly_messages_has_single_ranks_only():
-    plan = make_plan(3, 2, lambda i, ranks: 1.0 if ranks == 1 else 100.0)
+    works = (Work((100,), 10, 1.0, selections=1),) * 3
+    machine = Machine(operations=1, column=0, corner=0, bandwidth=1, latency=25)
+    plan = make_plan(works, 2, machine)
     assert [len(team.members) for team in plan] == [1, 1]
-    assert plan_seconds(plan, lambda i, ranks: 1.0) == 2.0
+    assert plan_seconds(plan, works, machine) == 2.0
 
 
 if __name__ == "__main__":

@@ -170,6 +170,8 @@ class Layer:
                     inverse, info = torch.empty_like(self.hessian), 0
                 else:
                     inverse, info = own
+                if size > 1:
+                    inverse = inverse.contiguous()
                 self.ranks.broadcast_(inverse, owner)
                 yield inverse, info
 

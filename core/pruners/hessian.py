@@ -14,16 +14,13 @@ from torch import Tensor
 
 from core.parallel import ALONE, Ranks
 from core.pruners.pruner import PruningError, Statistic
-from core.split.costs import Machine, shares_factor
+from core.split.costs import ACCUMULATION_BLOCK, Machine, shares_factor
 from core.split.factor import reversed_cholesky
 
 logger = logging.getLogger(__name__)
 
 # Each failed Cholesky multiplies the damping by this. Above the limit H says too little to prune.
 DAMPENING_STEP, DAMPENING_LIMIT = 10.0, 1.0
-# Columns of one product while H accumulates: wide enough for full speed, narrow enough to skip the
-# half above the diagonal.
-ACCUMULATION_BLOCK = 256
 # Columns mirrored at once: a block row and its transposed copy fit in a core's cache.
 MIRROR_BLOCK = 64
 
@@ -66,8 +63,11 @@ class Hessian(Statistic):
         self.num_tokens += len(inputs)
 
     def tensors(self) -> list[Tensor]:
-        """Return products and count."""
-        return [self.products, self.num_tokens]
+        """Return the block rows that are computed, up to the diagonal, and the count."""
+        starts = range(0, len(self.products), ACCUMULATION_BLOCK)
+        ends = [*starts[1:], len(self.products)]
+        rows = [self.products[start:end, :end] for start, end in zip(starts, ends, strict=True)]
+        return [*rows, self.num_tokens]
 
     def matrix(self) -> Tensor:
         """Return `H = 2/n sum(x xT)`, symmetric [in_features, in_features]."""

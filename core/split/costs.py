@@ -18,6 +18,9 @@ OPERATIONS_OF_A_CHOICE = 100.0
 """Operations in whose time a processor scores and compares one weight, which memory bounds."""
 ROUNDS_OF_A_CHOICE = 4
 """Collectives of a few KB for one choice of the lowest scores of whole matrices."""
+ACCUMULATION_BLOCK = 256
+"""Columns of one product while H accumulates: wide enough for full speed, narrow enough to skip the
+half above the diagonal. Ranks sum the block rows."""
 WIDTH = 4.0
 """Bytes of a float32, in which statistics and factors travel."""
 
@@ -49,10 +52,10 @@ class Machine:
 
 CPU = Machine(operations=50e9, column=60e-6, corner=0.4e-3, bandwidth=1e9, latency=0.2e-3)
 """Measured on two cores with gloo between them."""
-GPU = Machine(operations=12e12, column=5e-6, corner=0.2e-3, bandwidth=200e9, latency=20e-6)
-"""An A100 and NVLink, from data sheets; calls as launches of 5 us; not measured."""
-GPU_NODES = Machine(operations=12e12, column=5e-6, corner=0.2e-3, bandwidth=11e9, latency=40e-6)
-"""An A100 and 100 Gbit/s to the next one."""
+GPU = Machine(operations=12e12, column=3e-6, corner=0.2e-3, bandwidth=220e9, latency=20e-6)
+"""A100s and NVLink by their data sheets, calls as launches of 5 us each; not measured."""
+GPU_NODES = Machine(operations=12e12, column=3e-6, corner=0.2e-3, bandwidth=11e9, latency=40e-6)
+"""The same cards, one in each machine, and 100 Gbit/s between them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Work:
         return self.by_row + (self.factors / 3 + self.inverses) * self.cols**3
 
 
+@functools.cache
 def solve_seconds(work: Work, size: int, machine: Machine) -> float:
     """Return the seconds in which `size` ranks solve; infinite if a rank would have no row."""
     if size > min(work.rows):
@@ -126,9 +130,11 @@ def statistic_seconds(cols: int, team: int, size: int, machine: Machine) -> floa
     if size == 1:
         return 0.0
     passes = 1 if team == 1 else 2
-    return passes * (size - 1) / size * WIDTH * cols**2 / machine.bandwidth
+    # Block rows up to the diagonal.
+    sent = WIDTH * cols * (cols + ACCUMULATION_BLOCK) / 2
+    return passes * (size - 1) / size * sent / machine.bandwidth
 
 
 def result_seconds(weights: int, width: int, size: int, machine: Machine) -> float:
     """Return the seconds in which all ranks get pruned weights of `width` bytes and their masks."""
-    return weights * (width + 1.0) / machine.bandwidth if size > 1 else 0.0
+    return weights * (width + 1 / 8) / machine.bandwidth if size > 1 else 0.0
