@@ -106,3 +106,8 @@ def block_seconds(works: Sequence[Work], size: int, machine: Machine, width: int
     sent = sums_seconds(plan, works, size, machine)
     sent += result_seconds(weights, width, size, machine)
     return plan_seconds(plan, works, machine) + sent
+
+
+def rows_of(rows: int, rank: int, size: int) -> slice:
+    """Return the rows of a matrix that one rank of a team solves."""
+    return slice(rows * rank // size, rows * (rank + 1) // size)
