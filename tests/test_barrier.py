@@ -1,19 +1,31 @@
-"""The barrier of ranks under a collective that only enqueues, as nccl's do."""
+"""Ranks wait for each other under a collective that only enqueues, as nccl's do.
 
+The stand-in for nccl sums over gloo in the background. The host waits for it only where it reads a
+value. A barrier that reads nothing would then let every rank go at once.
+"""
+
+import json
 import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
-LATE_SECONDS = 1.5
-"""Rank 1 comes to the barrier this much later than rank 0."""
+import pytest
+
+LATE_SECONDS = 0.7
+"""One rank comes, or ends its work, this much later than the other."""
 
 
-def test_the_host_waits_although_the_collective_only_enqueues(tmp_path):
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory) -> list[dict[str, float]]:
+    """What each of two ranks saw."""
+    folder = tmp_path_factory.mktemp("ranks")
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path)],
+            [sys.executable, __file__, str(rank), str(folder)],
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             text=True,
@@ -21,43 +33,115 @@ def test_the_host_waits_although_the_collective_only_enqueues(tmp_path):
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=120)[0].split() for process in processes]
+        return [json.loads(process.communicate(timeout=300)[0]) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    (_, first_left), (last_came, _) = ((float(came), float(left)) for came, left in said)
-    assert first_left >= last_came
 
 
-def wait(rank: int, folder: Path) -> tuple[float, float]:
-    """Return the times at which a rank comes to the barrier and leaves it, on a clock of both."""
+def test_the_barrier_holds_the_host(seen):
+    assert seen[0]["left"] >= seen[1]["came"]
+
+
+def test_no_rank_leaves_before_a_stage_is_published(seen):
+    assert seen[1]["published"]
+
+
+def test_no_rank_loads_before_the_first_of_its_node_has(seen):
+    assert seen[1]["loaded"]
+
+
+def test_fetched_files_stay_until_the_last_rank_has_read_them(seen):
+    assert seen[1]["fetched"]
+
+
+def enqueue_only() -> None:
+    """Make sums over ranks return at once, and reads of a value wait for all of them."""
     import torch
     import torch.distributed as dist
 
-    from core.parallel import Ranks
-
-    address = f"file://{folder / 'rendezvous'}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    ranks, reduce, read, pending = Ranks.current(), dist.all_reduce, torch.Tensor.item, []
-    ranks.gather(0)
+    reduce, read, pending = dist.all_reduce, torch.Tensor.item, []
 
     def read_when_done(tensor):
         while pending:
             pending.pop().wait()
         return read(tensor)
 
-    dist.all_reduce = lambda tensor: pending.append(reduce(tensor, async_op=True))
+    dist.all_reduce = lambda *args, **named: pending.append(reduce(*args, **named, async_op=True))
     torch.Tensor.item = read_when_done
-    if rank == 1:
-        time.sleep(LATE_SECONDS)
+
+
+def slow(file: Path) -> None:
+    """Write a file after a while."""
+    time.sleep(LATE_SECONDS)
+    file.touch()
+
+
+def published(ranks, folder: Path) -> bool:
+    """Publish a stage slowly on rank 0; return True if it is there afterwards."""
+    from orchestrator.trial.workspace import Workspace
+
+    @contextmanager
+    def directory():
+        yield folder
+
+    place = SimpleNamespace(publish=lambda directory, record: slow(directory / "published"))
+    store = SimpleNamespace(
+        scratch=SimpleNamespace(directory=directory), stages=SimpleNamespace(at=lambda _: place)
+    )
+    space = object.__new__(Workspace)
+    space.ranks, space.store = ranks, store
+    space.record = lambda stage, metrics: {}
+    space.publish_metrics(SimpleNamespace(id="stage"), {})
+    return (folder / "published").exists()
+
+
+def loaded(ranks, folder: Path) -> bool:
+    """Load slowly on rank 0; return True if rank 1 finds what it loaded."""
+    from orchestrator.trial.nodes import leader_first
+
+    with leader_first(ranks):
+        if ranks.rank == 0:
+            slow(folder / "loaded")
+        return (folder / "loaded").exists()
+
+
+def fetched(ranks, folder: Path) -> bool:
+    """Fetch a file that is removed afterwards; return True if a slow rank 1 still reads it."""
+    from orchestrator.trial.nodes import opened_once
+
+    @contextmanager
+    def opened():
+        (folder / "fetched").touch()
+        yield folder
+        (folder / "fetched").unlink()
+
+    remote = SimpleNamespace(files=SimpleNamespace(is_local=False), opened=opened)
+    with opened_once(remote, ranks) as place:  # pyright: ignore[reportArgumentType]
+        time.sleep(LATE_SECONDS * ranks.rank)
+        return (place / "fetched").exists()
+
+
+def run(rank: int, folder: Path) -> dict[str, float]:
+    """Return what a rank sees; times are of a clock that both ranks share."""
+    import torch.distributed as dist
+
+    from core.parallel import Ranks
+
+    address = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    ranks = Ranks.current()
+    ranks.gather(0)
+    enqueue_only()
+    time.sleep(LATE_SECONDS * rank)
     came = time.monotonic()
     ranks.barrier()
-    left = time.monotonic()
-    while pending:
-        pending.pop().wait()
+    found = {"came": came, "left": time.monotonic()}
+    found |= {each.__name__: each(ranks, folder) for each in (published, loaded, fetched)}
+    ranks.barrier()
     dist.destroy_process_group()
-    return came, left
+    return found
 
 
 if __name__ == "__main__":
-    print(*wait(int(sys.argv[1]), Path(sys.argv[2])))
+    print(json.dumps(run(int(sys.argv[1]), Path(sys.argv[2]))))
