@@ -117,7 +117,12 @@ def test_the_tables_of_the_readme_are_complete():
 def test_every_experiment_is_in_the_index():
     folder = ROOT / "experiments"
     index = read("experiments/README.md")
-    scripts = [path.relative_to(folder) for path in folder.rglob("*.py")]
+    packages = [path.parent for path in folder.rglob("__init__.py")]
+    for package in packages:  # Its docstring is its index.
+        told = (package / "__init__.py").read_text(encoding="utf-8")
+        assert not [path.name for path in package.glob("[!_]*.py") if path.name not in told]
+    files = (path for path in folder.rglob("*.py") if path.parent not in packages)
+    scripts = [path.relative_to(folder) for path in files]
     unlisted = [str(path) for path in scripts if f"`{path}`" not in index]
     # Shared by both benches; runs nothing by itself.
     assert unlisted == ["benches/original_sparsegpt.py"]

@@ -13,6 +13,7 @@ In the order of the flow:
     training.py       part: objectives, memory savers and checkpoints on the embedded model
     sweeps.py         part: sweeps through Ray
     solvers.py        part: seconds of solves at the shapes of known models
+    random_models.py  random models of known shapes, and the memory expected for them
     whole_models.py   part: seconds and memory of whole models
     token_rates.py    part: tokens a second of training and evaluation
     table.py page.py  the table in the terminal, and the page
