@@ -4,6 +4,7 @@ Trials are walked in forked processes without Ray, so that many can be killed;
 `test_faults_ray.py` does it through Ray, `experiments/harnesses/fault_harness.py` at length.
 """
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -70,6 +71,7 @@ def undisturbed(make_config, tmp_path_factory):
 
 
 def forked(config, kill_at=None):
+    gc.collect()  # A process group that an earlier test left cannot be destroyed in a fork.
     process = multiprocessing.get_context("fork").Process(target=walk_until, args=(config, kill_at))
     process.start()
     return process

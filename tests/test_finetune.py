@@ -174,6 +174,13 @@ def test_checkpoints_keep_their_distance_in_time(model, tmp_path):
     assert saver.steps == []
 
 
+def test_a_checkpoint_that_cannot_wait_is_made_at_the_next_step_that_asks(model, tmp_path):
+    saver, answers = Saver(tmp_path), iter([True, False])
+    notice = lambda: next(answers)  # noqa: E731
+    train(model, {}, save_checkpoint=saver, save_every_seconds=3600, save_now=notice)
+    assert saver.steps == [1]
+
+
 def test_without_masks_the_dense_model_trains(model):
     before = weights_of(model)
     report = train(model, {})

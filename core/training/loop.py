@@ -38,6 +38,9 @@ class Loop:
     """Stores what `write(directory)` writes."""
     save_every_seconds: float = 60.0
     """Shortest time between two checkpoints."""
+    save_now: Callable[[], bool] = lambda: False
+    """Returns True on all ranks if a checkpoint cannot wait; asked about every five seconds
+    (collective)."""
     report: Report | None = None
     """Receives the loss after each step."""
 
@@ -100,5 +103,6 @@ class Progress:
         self.saved_at = time.monotonic()
 
     def _is_due(self) -> bool:
-        """Return True if the last checkpoint is old enough by this rank's clock."""
-        return time.monotonic() - self.saved_at >= self.loop.save_every_seconds
+        """Return True if a checkpoint cannot wait, or the last is old by this rank's clock."""
+        now, age = self.loop.save_now(), time.monotonic() - self.saved_at
+        return now or age >= self.loop.save_every_seconds

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from core.finished_blocks import FinishedBlock, Resumption, block_file, load_block, save_blocks
+from core.pace import ASK_EVERY_SECONDS, Pace
 from orchestrator.plan.stages import Stage
 from orchestrator.trial.checkpoints import Opened, add_checkpoint, opened_checkpoint
-from orchestrator.trial.notice import ASK_EVERY_SECONDS
 from orchestrator.trial.workspace import Workspace
 
 
@@ -30,7 +30,9 @@ class Blocks:
         self.unsaved: list[FinishedBlock] = []
         self.saves = True
         """False once another sweep has finished this stage, or saves it with other numbers."""
-        self.saved_at = self.asked_at = time.monotonic()
+        self.saved_at = time.monotonic()
+        seconds = space.job.limits.checkpoint_seconds
+        self.pace = Pace(space.ranks, min(ASK_EVERY_SECONDS, seconds))
 
     def resumption(self) -> Resumption:
         """Return both ends for `prune_`."""
@@ -64,16 +66,13 @@ class Blocks:
 
         Blocks of a streamed model are saved at once, for to keep them would take memory.
         """
-        if self.space.weights.streams:
-            return True
-        now, limits = time.monotonic(), self.space.job.limits
-        due = now - self.saved_at >= limits.checkpoint_seconds
-        asks = now - self.asked_at >= ASK_EVERY_SECONDS
-        due, asks = self.space.ranks.gather((due, asks))[0]
-        if asks:
-            self.asked_at = now
-            due = self.space.notice.save_now() or due
-        return due
+        return self.space.weights.streams or self.pace.asks(self._is_due)
+
+    def _is_due(self) -> bool:
+        """Return True if a notice came, or the last save is old enough by this rank's clock."""
+        noticed = self.space.notice.save_now()
+        age = time.monotonic() - self.saved_at
+        return noticed or age >= self.space.job.limits.checkpoint_seconds
 
 
 @contextmanager

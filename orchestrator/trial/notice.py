@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-ASK_EVERY_SECONDS = 5.0
-"""Time between two questions. Clouds give half a minute to two minutes of notice."""
-
 
 class Notice:
     """Asks if a notice has come until it has; then the half-done stage is saved once."""
@@ -19,8 +16,8 @@ class Notice:
     def save_now(self) -> bool:
         """Return True on all ranks the first time that a notice is found (collective).
 
-        All ranks must call it equally often: about every `ASK_EVERY_SECONDS`, and only where a
-        half-done stage can be saved.
+        All ranks must call it equally often, and only where a half-done stage can be saved. Every
+        five seconds is enough: clouds give half a minute to two minutes of notice.
         """
         if self.came:
             return False

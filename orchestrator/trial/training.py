@@ -120,6 +120,7 @@ class Round:
                     space.store, space.ranks, self.name, step, write
                 ),
                 save_every_seconds=space.job.limits.checkpoint_seconds,
+                save_now=space.notice.save_now,
             )
             batches = windows.split(max(1, work.batch_tokens // seq_len))
             training = replace(work.training, lr=self.rate)
