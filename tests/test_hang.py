@@ -24,6 +24,7 @@ class Trial:
     workers: Workers = Workers("cuda", 3, 8, micro_batch_tokens=2048, memory_bytes=2**30)
     limits: Limits = Limits(60.0, timeout_seconds=1000.0, stop_perplexity=None, block_seconds=9.0)
     id: str = "trial"
+    store_root: str = "out"
 
 
 def test_the_detector_is_on_for_groups_that_use_nccl_alone():
@@ -106,11 +107,11 @@ def test_the_row_names_the_rank_that_the_others_wait_for(watch, tmp_path):
     # Ranks go on for ten reports; then rank 1 no longer begins what the others have begun.
     error, seconds = watch(lambda seen: [min(seen, 10) + 1, min(seen, 10), min(seen, 10) + 1])
     assert seconds == pytest.approx(150 + 900, abs=30)
-    failure = describe(Trial(), error, str(tmp_path))
+    failure = describe(Trial(store_root=str(tmp_path)), error)
     assert failure.line.startswith("nccl hung: rank 1 did not begin") and "\n" not in failure.line
     assert failure.interrupted and failure.retry
 
 
-def test_a_hang_without_reports_is_still_told(tmp_path):
-    failure = describe(Trial(), NCCLHangError("no progress", {}), str(tmp_path))
+def test_a_hang_without_reports_is_still_told():
+    failure = describe(Trial(), NCCLHangError("no progress", {}))
     assert "no report tells which rank" in failure.line

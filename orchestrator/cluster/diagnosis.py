@@ -56,19 +56,14 @@ def lost_node(error: BaseException) -> bool:
     return any(NODE_LOST in str(cause) or getattr(cause, "preempted", False) for cause in causes)
 
 
-def describe(job: Job, error: BaseException, storage: str = "") -> Failure:
+def describe(job: Job, error: BaseException) -> Failure:
     """Return why a worker group ended, from the errors of its ranks.
 
     If one rank is lost, the others fail too because they wait for it. So we look for lost ranks
     before we look at other errors.
-
-    Args:
-        job: the trial.
-        error: the error of its group.
-        storage: folder or URI of Ray's files.
     """
     if isinstance(error, NCCLHangError):
-        return Failure(describe_hang(error, storage), interrupted=True)
+        return Failure(describe_hang(error, job.store_root), interrupted=True)
     workers, timeout = job.workers, job.limits.timeout_seconds
     unplaced = getattr(error, "controller_failure", None)
     if type(unplaced).__name__ == NO_ROOM:

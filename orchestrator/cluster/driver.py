@@ -64,7 +64,7 @@ def run_trial(config: dict[str, Any], jobs: Mapping[str, Job]) -> None:
         except Exception as error:
             if not isinstance(error, ray.train.TrainingFailedError) and not is_no_space(error):
                 raise
-            failure = describe(job, error, config["storage_path"])
+            failure = describe(job, error)
         logger.warning("a worker group ended early: %s", failure.line)
         if failure.halts:
             ray.tune.report({HALTED: failure.line})

@@ -75,15 +75,15 @@ def why_off(job: Job) -> str | None:
     return None
 
 
-def describe_hang(error: NCCLHangError, storage: str) -> str:
+def describe_hang(error: NCCLHangError, store_root: str) -> str:
     """Return a row's error: the rank that did not begin what the others wait in.
 
     Args:
         error: the verdict of Ray's detector; its text names a folder of reports.
-        storage: folder or URI of Ray's files, in which that folder lies.
+        store_root: the store; that folder lies in it too.
     """
     found = HISTORY.search(str(error))
-    ranks = [] if found is None else late_ranks(Files(storage).filesystem, found.group(1))
+    ranks = [] if found is None else late_ranks(Files(store_root).filesystem, found.group(1))
     if not ranks:
         return "nccl hung, and no report tells which rank; run the same command again"
     who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
