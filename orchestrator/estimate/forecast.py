@@ -76,6 +76,9 @@ def count_text_tokens(
 def memory_lines(cost: ModelCost, trains: bool, num_workers: int, micro_batch: int) -> list[str]:
     """Return the GiB of a worker in each phase, part by part."""
     phases = memory.phases(cost, trains, num_workers, micro_batch)
+    for found in phases.values():
+        # One column for shards and what is whole for now, so that lines fit a terminal.
+        found["weights"] += found.pop("gathered")
     parts = [p for p in dict.fromkeys(n for f in phases.values() for n in f) if p != "base"]
     widths = {part: max(8, len(part) + 1) for part in parts}
     head = "".join(f"{part:>{widths[part]}}" for part in parts)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from core.models.families import FAMILIES
 from orchestrator.estimate.devices import BASE_BYTES, WIDTHS
 from orchestrator.estimate.model_cost import ModelCost
-from orchestrator.estimate.training import offloaded_parts, training_parts
+from orchestrator.estimate.training import HEAD_WIDTH, offloaded_parts, training_parts
 
 Parts = dict[str, float]
 """Bytes by part: base, weights, activations, ..."""
@@ -44,25 +44,37 @@ class Sizes:
         self.cost, self.num_workers, self.tokens = cost, num_workers, tokens
         self.width = 4 if trains else WIDTHS[cost.inputs.dtype]
         self.block = sum(one.rows * one.cols for group in self.groups for one in group)
-        # FSDP2 shards weights, and makes one block whole at a time, the next one ahead of it.
-        ahead = 2 * self.block if num_workers > 1 else 0
-        self.weights = self.width * (facts.num_parameters / num_workers + ahead)
-        # Full masks stay on the CPU; training keeps its shard on the device.
-        self.masks = 1.0 * cost.block_parameters if cost.device == "cpu" else 0.0
+        self.outside = facts.num_parameters - cost.block_parameters
+        self.weights = self.width * facts.num_parameters / num_workers
+        # Masks are bits in host memory; training keeps this rank's booleans on the device.
+        self.masks = cost.block_parameters / 8 if cost.device == "cpu" else 0.0
         self.reads = sum(group[0].cols for group in self.groups)
         self.makes = sum(one.rows for group in self.groups for one in group)
         self.logits = tokens * facts.vocab_size
         self.base = float(BASE_BYTES[cost.device])
 
+    def gathered(self, width: int) -> float:
+        """Return the bytes of weights that FSDP2 makes whole; 0 where it does not run.
+
+        These are two blocks, one of them ahead of its turn, and all that lies outside of blocks.
+        """
+        shards = self.num_workers > 1 or self.cost.cpu_offload or width < self.width
+        return float(width * (2 * self.block + self.outside)) if shards else 0.0
+
     def evaluating(self) -> Parts:
         """Return the parts of an evaluation."""
         activations = self.tokens * (self.reads + self.makes) * self.width
         activations += self.logits * self.width * 2
-        return {"base": self.base, "weights": self.weights, "activations": activations}
+        return self.resting() | {"activations": activations}
+
+    def resting(self) -> Parts:
+        """Return the parts that evaluating and pruning share."""
+        gathered = self.gathered(self.width)
+        return {"base": self.base, "weights": self.weights, "gathered": gathered}
 
     def pruning(self) -> Parts:
         """Return the parts of pruning."""
-        found = {"base": self.base, "weights": self.weights, "masks": self.masks}
+        found = self.resting() | {"masks": self.masks}
         calibration = self.cost.inputs.calibration
         if calibration is None:
             return found
@@ -79,21 +91,38 @@ class Sizes:
         """Return the parts of training."""
         cost, facts, n = self.cost, self.cost.facts, self.num_workers
         compute = WIDTHS[cost.inputs.training_dtype]
-        # Autocast keeps a copy of the weights in its dtype through a forward and backward.
-        copied = facts.num_parameters if n == 1 else 2 * self.block
-        copies = compute * copied if compute < 4 else 0
-        # Norms and rotary embeddings keep float32, however narrow products are.
-        apart = FAMILIES[facts.model_type].kept_widths * 4 * facts.hidden_size
-        per_token = facts.num_blocks * ((self.reads + self.makes) * compute + apart)
+        gathered = self.gathered(compute)
+        if gathered:
+            # Gradients of whole weights, and the float32 buffer in which ranks sum them.
+            gathered += (compute + 4) * max(self.block, self.outside)
+        block, outside = self.kept(compute)
+        # Beside what waits for the backward pass: gradients in one block, and of the logits.
+        working = (self.reads + self.makes) * compute + HEAD_WIDTH * facts.vocab_size
         plain = {
             "base": self.base,
-            "weights": self.weights + copies,
+            "weights": self.weights,
+            "gathered": gathered,
             "gradients": 4 * facts.num_parameters / n,
             "adam": 8 * facts.num_parameters / n,
             "masks": self.masks + cost.block_parameters / n,
-            "activations": self.tokens * per_token + self.logits * (compute + 12),
+            "activations": self.tokens * (facts.num_blocks * block + outside + working),
         }
-        return training_parts(cost, plain, n, self.tokens, per_token)
+        return training_parts(cost, plain, n, self.tokens, self.kept(compute))
+
+    def kept(self, compute: int) -> tuple[float, float]:
+        """Return the bytes that a token keeps from the forward to the backward pass.
+
+        Returns:
+            The bytes in one block, and those after the last block, logits included.
+        """
+        facts, family = self.cost.facts, FAMILIES[self.cost.facts.model_type]
+        narrow, wide = (width * facts.hidden_size for width in family.kept_widths)
+        rows = {one.name.rsplit(".", 1)[-1]: one.rows for group in self.groups for one in group}
+        outputs = sum(rows[name] for name in family.kept_outputs)
+        block = compute * (self.reads + outputs + narrow) + 4 * wide
+        # The final norm is half of a block's norms. Its output is the input of the head.
+        outside = compute * (narrow / 2 + facts.hidden_size + facts.vocab_size) + 2 * wide
+        return block, outside
 
 
 def host_memory(cost: ModelCost, num_workers: int, micro_batch_tokens: int) -> float:

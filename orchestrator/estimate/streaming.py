@@ -26,6 +26,8 @@ def streamed_phases(
     sizes = Sizes(cost, False, num_workers, micro_batch_tokens)
     found = {"evaluate": sizes.evaluating(), "prune": sizes.pruning()}
     facts, width = cost.facts, sizes.width
+    for parts in found.values():
+        parts["gathered"] = 0.0  # Every rank reads whole blocks.
     outside = facts.num_parameters - cost.block_parameters
     for parts in found.values():
         parts["weights"] = float(width * max(sizes.block, outside))

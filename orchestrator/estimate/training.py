@@ -18,7 +18,11 @@ VECTORS = 8
 
 
 def training_parts(
-    cost: ModelCost, plain: dict[str, float], num_workers: int, tokens: int, per_token: float
+    cost: ModelCost,
+    plain: dict[str, float],
+    num_workers: int,
+    tokens: int,
+    kept: tuple[float, float],
 ) -> dict[str, float]:
     """Return the peak bytes of a worker by part, the same parts as of plain training.
 
@@ -27,26 +31,31 @@ def training_parts(
         plain: the parts of plain training.
         num_workers: ranks that the model is sharded over.
         tokens: of a forward pass.
-        per_token: bytes that a token keeps from forward to backward, of all blocks.
+        kept: bytes that a token keeps from the forward to the backward pass: in one block, and
+            after the last block.
     """
     config, facts, parts = cost.finetune, cost.facts, dict(plain)
-    blocks, hidden = facts.num_blocks, facts.hidden_size
-    teacher = WIDTHS[cost.inputs.dtype] * facts.num_parameters / num_workers
+    blocks, hidden, compute = facts.num_blocks, facts.hidden_size, cost.inputs.training_dtype
+    block = cost.block_parameters / blocks
+    # The teacher of distillation has bf16 weights where the student computes in bf16.
+    narrow = config.distill and compute == "bfloat16"
+    width = WIDTHS["bfloat16" if narrow else cost.inputs.dtype]
+    teacher = width * facts.num_parameters / num_workers
     if config.objective == "reconstruct":
         # One block at a time is whole, the dense one beside it, and half of it trains; no logits.
-        block = cost.block_parameters / blocks
         hidden_states = 2 * 4.0 * cost.inputs.finetune_tokens / num_workers * hidden
         parts |= {
             "weights": 4.0 * facts.num_parameters / num_workers + teacher + 2 * 4 * block,
             "gradients": 4 * block * 2 / 3,
             "adam": 8 * block * 2 / 3,
-            "activations": 2 * tokens * per_token / blocks + hidden_states,
+            "gathered": 4 * (facts.num_parameters - cost.block_parameters) * (num_workers > 1),
+            "activations": 2 * tokens * kept[0] + hidden_states,
         }
         blocks = 1
     elif cost.recompute:
-        head = WIDTHS[cost.inputs.training_dtype] + HEAD_WIDTH
-        kept = 4.0 * blocks * hidden + per_token / blocks
-        parts["activations"] = tokens * (kept + head * facts.vocab_size)
+        # Blocks keep their inputs, and the one that runs again all the rest.
+        parts["activations"] -= tokens * (blocks - 1) * kept[0]
+        parts["activations"] += tokens * (blocks - 1) * hidden * WIDTHS[compute]
     if config.trainable != "all":
         trained = VECTORS * hidden * blocks / num_workers
         if config.trainable == "masklora":
@@ -54,8 +63,12 @@ def training_parts(
             factors = sum(one.rows + one.cols for one in facts.linears if one.block < blocks)
             trained += 4 / 3 * config.rank * factors
         parts |= {"gradients": 4 * trained, "adam": 8 * trained}
+        parts["masks"] -= cost.block_parameters / num_workers
     if config.distill:
         parts["weights"] += teacher
+        if num_workers > 1:
+            outside = facts.num_parameters - cost.block_parameters
+            parts["gathered"] += width * (2 * block + outside)
         parts["activations"] += DISTILL_WIDTH * tokens * facts.vocab_size
     return parts
 
@@ -74,9 +87,9 @@ def offloaded_parts(cost: ModelCost, parts: dict[str, float], width: int) -> dic
     block = cost.block_parameters / cost.facts.num_blocks
     outside = cost.facts.num_parameters - cost.block_parameters
     models = 2 if cost.finetune.distill and "adam" in parts else 1
-    copy = WIDTHS[cost.inputs.training_dtype] if "adam" in parts else 0
     most = {
-        "weights": models * (width + copy) * (2 * block + outside),
+        # Shards on the way; the part `gathered` has what they become.
+        "weights": models * width * (block + outside),
         "gradients": 4 * (block + outside),
         "adam": 0.0,
         "masks": 0.0,
