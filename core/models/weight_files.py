@@ -92,9 +92,10 @@ class WeightFiles:
         found, rules = origins(model, self._file_of)
         # Saving reverts them.
         model._weight_conversions = rules  # pyright: ignore[reportArgumentType]
-        for origin in found:
-            for name, shape in self._shapes_of(origin).items():
-                self._origins[name], self._shapes[name] = (origin, name), shape
+        with self.opened():
+            for origin in found:
+                for name, meta in origin.convert(model, self._meta).items():
+                    self._origins[name], self._shapes[name] = (origin, name), meta.shape
         self._dtypes = keep_dtypes_(model)
         self.unmapped: list[str] = []
         """Weights and buffers that the files do not have, or in another shape."""
@@ -107,6 +108,8 @@ class WeightFiles:
         if self.unmapped:
             told = f"{len(self.unmapped)} weights ({self.unmapped[0]}, ...)"
             logger.warning("%s: loaded whole, since no slice of a file is %s", directory, told)
+        # Now, while no weight is real that could be initialised again.
+        self._computed = {} if self.unmapped else computed_buffers(model)
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         """Return a weight or persistent buffer, or the given rows of its first dimension.
@@ -174,34 +177,29 @@ class WeightFiles:
         finally:
             self._opened, self._made = None, (None, {})
 
-    def _slice(self, key: str, rows: slice | None = None) -> Tensor:
-        """Return rows of a tensor in a file, mapped into memory."""
+    def _stored(self, key: str) -> Any:
+        """Return the file of a tensor, opened."""
         assert self._opened is not None
         file = self._file_of[key]
         if file not in self._opened:
             self._opened[file] = safe_open(file, framework="pt")
+        return self._opened[file]
+
+    def _slice(self, key: str, rows: slice | None = None) -> Tensor:
+        """Return rows of a tensor in a file, mapped into memory."""
         if rows is None:
-            part = self._opened[file].get_tensor(key)
+            part = self._stored(key).get_tensor(key)
         else:
-            stored = self._opened[file].get_slice(key)
+            stored = self._stored(key).get_slice(key)
             start, stop, _ = rows.indices(stored.get_shape()[0])
             # safetensors refuses an empty slice.
             part = stored[start : max(stop, start + 1)][: stop - start]
         self.bytes_read += part.nbytes
         return part
 
-    def _shapes_of(self, origin: Origin) -> dict[str, torch.Size]:
-        """Return the shapes of the weights that an origin makes, from the headers alone."""
-        with self.opened():
-            made = origin.convert(self.model, lambda key: self._meta(key))
-        return {name: tensor.shape for name, tensor in made.items()}
-
     def _meta(self, key: str) -> Tensor:
-        assert self._opened is not None
-        file = self._file_of[key]
-        if file not in self._opened:
-            self._opened[file] = safe_open(file, framework="pt")
-        return torch.empty(self._opened[file].get_slice(key).get_shape(), device="meta")
+        """Return a tensor of the shape that a file's header states."""
+        return torch.empty(self._stored(key).get_slice(key).get_shape(), device="meta")
 
     def _tie(self) -> None:
         """Let tied names read the copy that is stored.
@@ -236,13 +234,6 @@ class WeightFiles:
                 if not torch.equal(self.read(one, rows), self.read(other, rows)):
                     return False
         return True
-
-    @cached_property
-    def _computed(self) -> dict[str, Tensor]:
-        if self.unmapped:
-            names = {name for name, _ in self.model.named_non_persistent_buffers()}
-            return {n: b for n, b in self._whole.items() if n in names}
-        return computed_buffers(self.model)
 
     @property
     def absent(self) -> list[str]:
