@@ -24,12 +24,11 @@ from pathlib import Path
 
 from gpu_check.findings import Row
 from gpu_check.page import REHEARSAL, page
-from gpu_check.parts import PARTS, Part
+from gpu_check.parts import PARTS, SECONDS, SLOWNESS, Part
 from gpu_check.processes import Settings, run_part
 from gpu_check.sizes import SIZES
 from gpu_check.table import summary, table
 
-SECONDS = {"cuda": 360, "cpu": 600}
 SIDE_BY_SIDE = 3
 """Parts that run at the same time on a GPU, if they time nothing."""
 
@@ -38,11 +37,13 @@ def main() -> int:
     """Run the chosen parts; print their rows and write them."""
     flags = parse()
     out, start = flags.out_dir.expanduser().absolute(), time.monotonic()
+    seconds = flags.seconds or SECONDS[flags.device]
     settings = Settings(
         flags.device,
         flags.sizes or ("gpu" if flags.device == "cuda" else "rehearsal"),
         out / "parts",
-        deadline=start + (flags.seconds or SECONDS[flags.device]),
+        deadline=start + seconds,
+        patience=SLOWNESS[flags.device] * max(1.0, seconds / SECONDS[flags.device]),
         reference=flags.reference,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -65,10 +66,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--device", choices=SECONDS, default="cuda")
     parser.add_argument("--out-dir", type=Path, default=Path("results/gpu_check"))
-    parser.add_argument("--seconds", type=float, help="limit of the whole check")
+    parser.add_argument(
+        "--seconds", type=float, help="limit of the whole check; those of cases grow too"
+    )
     parser.add_argument("--sizes", choices=SIZES, help="sizes of the work, by default the device's")
     parser.add_argument("--reference", type=Path, help="checkout of the original SparseGPT code")
-    return parser.parse_args()
+    flags = parser.parse_args()
+    if flags.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: torch sees no GPU here; --device cpu is a rehearsal")
+    return flags
 
 
 def results(parts: list[Part], settings: Settings) -> Iterator[list[Row]]:
@@ -89,6 +98,7 @@ def write(out: Path, rows: list[Row], device: str, seconds: float) -> None:
         "device": device,
         "written_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
+        "processor_seconds": round(os.times().children_user + os.times().children_system, 1),
         "summary": summary(rows),
         "rows": [dataclasses.asdict(row) for row in rows],
     }

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SECONDS = {"cuda": 360.0, "cpu": 600.0}
+"""Seconds of the whole check by default."""
+SLOWNESS = {"cuda": 1.0, "cpu": 3.0}
+"""Factor of the limits of cases on a device."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -14,13 +19,9 @@ class Part:
     """Module with the dict `CASES`: functions from a `Place` to a `Finding`, by name."""
     title: str
     limit: float
-    """Seconds that one case may take on a GPU."""
+    """Seconds that one case may take on a GPU, if the whole check may take `SECONDS`."""
     alone: bool = False
     """True if other work on the machine would change the figures."""
-
-    def limit_on(self, device: str) -> float:
-        """Return the seconds that one case may take; a rehearsal has three times as many."""
-        return self.limit if device == "cuda" else 3 * self.limit
 
 
 PARTS = {

@@ -40,6 +40,8 @@ class Settings:
     """Folder for logs, events and the files of the parts."""
     deadline: float
     """Moment of the monotonic clock at which everything must have ended."""
+    patience: float = 1.0
+    """Factor of the limits of cases."""
     reference: Path | None = None
     threads: int | None = None
     """Threads of a process; None leaves the choice to torch."""
@@ -133,7 +135,7 @@ def watch(
             take(event, part, progress)
         if code is not None:
             return code
-        limit = part.limit_on(settings.device) if progress.running else START_LIMIT
+        limit = part.limit * settings.patience if progress.running else START_LIMIT
         if time.monotonic() > min(progress.since + limit, settings.deadline):
             return None
         time.sleep(0.05)
@@ -176,6 +178,7 @@ def environment(settings: Settings) -> dict[str, str]:
     path = [*map(str, ROOTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
     found |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    found.setdefault("CUDA_VISIBLE_DEVICES", "0")  # The check is about one card.
     if settings.threads is not None:
         found["OMP_NUM_THREADS"] = str(settings.threads)
     return found
