@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from core.models.sources import is_stored
 from orchestrator.estimate import forecast
-from orchestrator.estimate.devices import GPUS
+from orchestrator.estimate.devices import GPUS, cpus_per_worker, gpus_per_worker, usable_bytes
 from orchestrator.estimate.keep_policy import kept_bytes
+from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.estimate.plans import Machine, plan_lines
+from orchestrator.estimate.streaming import untrained_bytes
 from orchestrator.inputs.models import ResolvedModel
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.changed_settings import changes
 from orchestrator.plan.trials import Trial
-from orchestrator.preparation import Sweep, Texts
+from orchestrator.preparation import MICRO_BATCH_TOKENS, Sweep, Texts
 from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
 
 TIMES_NOTE = "  (rough times by nominal rates; hours under `here` are timed on this machine)"
 """The times of trials are nominal. On a busy machine timed hours differ from them by factors."""
+LARGE_CARDS = ("A100", "H100")
 
 
 def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial]) -> str:
@@ -69,8 +76,35 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel) -> list[str
     to_run = [stage for stage in stages if stage.id in sweep.needed]
     price = sweep.config.resources.price_per_gpu_hour
     lines += forecast.work_lines(costs, to_run, texts.num_tokens, trains, price)
+    machines = [*here(sweep, timed), *cards(sweep, cost)]
+    if any(untrained_bytes(cost, 1, m.micro_batch_tokens) > m.usable_bytes for m in machines):
+        lines += plan_lines(machines, to_run, texts.num_tokens)
+    if not is_stored(model.source):
+        lines.append("  its weights are not here: all of this follows from its config")
     kept = kept_bytes(stages, sweep.costs, sweep.dropped)
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
+
+
+def here(sweep: Sweep, timed: ModelCost | None) -> list[Machine]:
+    """Return the workers that this machine would run; none without the device."""
+    if timed is None:
+        return []
+    resources = sweep.config.resources
+    threads, gpus = cpus_per_worker(resources), gpus_per_worker(resources)
+    usable = usable_bytes(torch.device(sweep.device), threads, gpus)
+    name, count = "this machine", resources.num_workers
+    return [Machine(name, timed, count, usable, sweep.micro_batch_tokens)]
+
+
+def cards(sweep: Sweep, cost: ModelCost) -> list[Machine]:
+    """Return one large card, and eight."""
+    tokens = sweep.config.resources.micro_batch_tokens or MICRO_BATCH_TOKENS["cuda"]
+    return [
+        Machine(f"{count} x {name} 80 GB", on_card, count, GPUS[name].usable_bytes, tokens)
+        for name in LARGE_CARDS
+        for on_card in [forecast.on_gpu(cost, name)]
+        for count in (1, 8)
+    ]
 
 
 def found(sweep: Sweep, cell: Cell) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Set
 
-from orchestrator.cluster.slots import cpus_per_worker, gpus_per_worker
+from orchestrator.estimate.devices import cpus_per_worker, gpus_per_worker
 from orchestrator.estimate.memory import memory
 from orchestrator.estimate.seconds import block_seconds
-from orchestrator.estimate.streaming import untrained_bytes
+from orchestrator.estimate.streaming import streamed_bytes, untrained_bytes
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.job import Job, Limits, Run, Workers
 from orchestrator.plan.stages import Stage
@@ -74,6 +74,7 @@ def workers_of(sweep: Sweep, model: str) -> Workers:
         micro_batch_tokens=micro_batch,
         memory_bytes=memory(cost, trains, resources.num_workers, micro_batch),
         untrained_bytes=untrained_bytes(cost, resources.num_workers, micro_batch),
+        streamed_bytes=streamed_bytes(cost, resources.num_workers, micro_batch),
         gpus=gpus_per_worker(resources),
         activation_checkpointing=resources.activation_checkpointing,
         cpu_offload=resources.cpu_offload,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
+import torch
+
 from orchestrator.cluster import connection, slots, tune
 from orchestrator.cluster.hang import why_off
 from orchestrator.cluster.lone_stages import run_alone
@@ -13,6 +15,10 @@ from orchestrator.cluster.pulse import Pulse
 from orchestrator.cluster.trackers import callbacks_of, require_usable
 from orchestrator.config import SweepConfig
 from orchestrator.dry_run import describe_plan
+from orchestrator.estimate.devices import gpus_per_worker, usable_bytes
+from orchestrator.estimate.memory import memory
+from orchestrator.estimate.plans import require_tasks_fit, require_training_fits
+from orchestrator.estimate.streaming import untrained_bytes
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import task_job, trial_job
 from orchestrator.plan.trials import shared_stages
@@ -45,6 +51,8 @@ def run_sweep(config: SweepConfig) -> int:
         slots.num_slots(resources, slots.local_resources())
     sweep = prepare(config)
     texts = read_texts(sweep)
+    if not on_cluster and not config.output.dry_run:
+        require_memory(sweep)
     if config.output.dry_run:
         trials = trials_of(sweep, texts.seconds, slots.planned_slots(resources))
         print(describe_plan(sweep, texts, trials))
@@ -59,6 +67,27 @@ def run_sweep(config: SweepConfig) -> int:
         print(f"all {len(sweep.plan.cells)} cells already done")
     failed_tasks = run_tasks(sweep)
     return max(collect(sweep), int(failed_tasks > 0))
+
+
+def require_memory(sweep: Sweep) -> None:
+    """Refuse training and tasks of a model that does not fit the workers of this machine."""
+    resources, device = sweep.config.resources, torch.device(sweep.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return
+    count, tokens = resources.num_workers, sweep.micro_batch_tokens
+    gpus = gpus_per_worker(resources)
+    usable = usable_bytes(device, (os.cpu_count() or 1) // count, gpus)
+    tasks = {stage.model for stage in sweep.missing_tasks()}
+    trained = {
+        stage.model
+        for stage in sweep.plan.stages.values()
+        if stage.work.trains and stage.id in sweep.needed
+    }
+    for name, cost in sweep.costs.items():
+        if name in trained:
+            require_training_fits(name, memory(cost, True, count, tokens), usable)
+        if name in tasks:
+            require_tasks_fit(name, untrained_bytes(cost, 1, tokens), usable)
 
 
 def run_missing(sweep: Sweep, texts: Texts) -> None:

@@ -87,6 +87,7 @@ class Streamed(InMemory):
         files: WeightFiles,
         ranks: Ranks,
         scratch: Path | None = None,
+        room: float | None = None,
     ) -> None:
         """Note the residence in the model, and put its buffers on the device.
 
@@ -94,10 +95,11 @@ class Streamed(InMemory):
             files: the weights to start from, and a skeleton of their model on `meta`.
             ranks: this process among the others, all of which read.
             scratch: directory for hidden states that do not fit host memory.
+            room: bytes of host memory for them; by default half of what is free.
         """
         super().__init__()
         model = files.model
-        self.files, self.ranks, self.scratch = files, ranks, scratch
+        self.files, self.ranks, self.scratch, self.room = files, ranks, scratch, room
         self.output: ModelWriter | None = None
         self.path = family_of(model).blocks
         self.blocks: dict[nn.Module, int] = {
@@ -149,7 +151,7 @@ class Streamed(InMemory):
 
     def hidden_states(self) -> HiddenStates:
         """Return an empty list in host memory, or on disk past a limit."""
-        return HiddenStates(self.ranks.device, self.scratch)
+        return HiddenStates(self.ranks.device, self.scratch, self.room)
 
     def places(self, part: nn.Module) -> list[Place]:
         """Return the places of all parameters of a part."""

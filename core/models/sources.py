@@ -47,8 +47,12 @@ class ModelSource:
     """The hub commit with the safetensors weights, if it is another one than `revision`."""
 
 
-def resolve_model(name: str, revision: str | None = None) -> ModelSource:
+def resolve_model(
+    name: str, revision: str | None = None, needs_weights: bool = True
+) -> ModelSource:
     """Find a model by directory, hub name (`org/model` or `org/model@revision`) or `embedded`.
+
+    Config and tokenizer are enough to plan: without `needs_weights` the weights may be absent.
 
     Raises:
         ValueError: in one line, if there is none or it has no safetensors weights.
@@ -61,7 +65,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
             name,
             f"revision {revision} has no effect on a local directory; leave it out",
         )
-        return local_source(name, path)
+        return local_source(name, path, needs_weights)
     repo, _, asked = name.partition("@")
     require(
         re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", repo) is not None,
@@ -70,10 +74,10 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
         "no such directory; give a model directory, a hub name such as facebook/opt-125m, or "
         f"{EMBEDDED!r}",
     )
-    return _hub_source(name, repo, revision or asked or None)
+    return _hub_source(name, repo, revision or asked or None, needs_weights)
 
 
-def local_source(name: str, path: Path) -> ModelSource:
+def local_source(name: str, path: Path, needs_weights: bool = True) -> ModelSource:
     """Return the source of a checkpoint directory; raise ValueError if a part of it is absent."""
     require(
         (path / "config.json").is_file(),
@@ -83,7 +87,7 @@ def local_source(name: str, path: Path) -> ModelSource:
     )
     weights = weight_paths(path)
     require(
-        bool(weights),
+        bool(weights) or not needs_weights,
         "models",
         name,
         "has no (or not all of its) *.safetensors weights; save it with safetensors",
@@ -92,6 +96,14 @@ def local_source(name: str, path: Path) -> ModelSource:
     files += [file for file in path.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
     # The path is absolute, because workers run in a directory of their own.
     return ModelSource(name, str(path.absolute()), None, f"sha256:{files_hash(files)}")
+
+
+def is_stored(source: ModelSource) -> bool:
+    """Return True if the weights of a model are on this machine."""
+    if source.revision is None:
+        return bool(weight_paths(Path(source.path_or_repo)))
+    revision = source.weights_revision or source.revision
+    return _cached_weights(source.path_or_repo, revision) is not None
 
 
 def weight_paths(directory: Path) -> list[Path]:
@@ -106,7 +118,8 @@ def weight_paths(directory: Path) -> list[Path]:
     return [index, *files] if all(file.is_file() for file in files) else []
 
 
-def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
+def _hub_source(name: str, repo: str, revision: str | None, needs_weights: bool) -> ModelSource:
+    commit = None
     try:
         commit = hub_commit(repo, "config.json", revision, "model")
         require(commit is not None, "models", name, "has no config.json on the hub")
@@ -117,6 +130,8 @@ def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
         if weights is None and revision is None:
             weights = _asked_conversion(repo)
     except ConnectionError as error:
+        if commit is not None and not needs_weights:
+            return ModelSource(name, repo, commit, commit)
         if get_close_matches(name, [EMBEDDED]):
             remedy = f"no such directory; did you mean {EMBEDDED!r}? The hub says: {error}"
             raise BadInputError(f"--models {name}: {remedy}") from error
@@ -130,9 +145,9 @@ def _hub_source(name: str, repo: str, revision: str | None) -> ModelSource:
         given = name if "@" in name or revision is None else f"{name}@{revision}"
         raise NotFetchedError("models", given, str(error), downloads) from error
     remedy = "has no safetensors weights, and pickled ones are not loaded; convert it first"
-    require(weights is not None, "models", name, remedy)
-    assert commit is not None and weights is not None
-    if weights == commit:
+    require(weights is not None or not needs_weights, "models", name, remedy)
+    assert commit is not None
+    if weights in (None, commit):
         return ModelSource(name, repo, commit, commit)
     return ModelSource(name, repo, commit, f"{commit}+{weights}", weights)
 

@@ -14,20 +14,11 @@ import yaml
 
 from core.checks import BadInputError, require
 from orchestrator.config import ResourceConfig
+from orchestrator.estimate.devices import cpus_per_worker, gpus_per_worker
 
 SCALING_FLAG = "--autoscaling-config="
 FIRST_WORKER_SECONDS = 900
 """Installing torch on a new machine takes minutes."""
-
-
-def cpus_per_worker(config: ResourceConfig) -> int:
-    """Return the CPU cores of a worker, which are also its torch threads."""
-    return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // config.num_workers)
-
-
-def gpus_per_worker(config: ResourceConfig) -> float:
-    """Return the GPUs of a worker; a fraction lets workers share one."""
-    return (config.gpus_per_worker or 1.0) if config.use_gpu else 0.0
 
 
 def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:

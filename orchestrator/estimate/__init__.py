@@ -4,6 +4,8 @@ model_cost.py   counts of a model: parameters, operations, rates
 devices.py      memory and rates of CPUs and known GPUs
 seconds.py      seconds of stages
 memory.py       peak memory of a worker, part by part
+streaming.py    peak memory of a worker whose model is streamed, one block at a time
+plans.py        machines that one-shot cells fit, whole or streamed
 training.py     the parts of memory that objectives and offloading change
 solving.py      cost of the solvers
 rates.py        rates of this machine, timed

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from orchestrator.config import ResourceConfig
+
 GIB = 2.0**30
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
@@ -25,10 +27,8 @@ RATES = {
 MEMORY_BYTES_A_SECOND = {"cpu": 5e9, "cuda": 500e9}
 BASE_BYTES = {"cpu": 0.45e9, "cuda": 0.6e9}
 """Memory of Python, torch and transformers before any model is loaded; on a GPU of its context."""
-GPU_SHARE = 0.93
-"""Part of a card's memory that an allocator can have."""
-HOST_SHARE = 0.9
-"""Part of a machine's memory that workers may fill."""
+USABLE_SHARE = 0.93
+"""Part of the memory of a card, or of a machine, that workers may fill."""
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -47,7 +47,17 @@ def gpu(gib: float, fp32_tflops: float, half_tflops: float) -> Gpu:
     """Return a card: 93 % of its memory, 60 % of its fp32 peak, 45 % of its half-type peak."""
     half = 0.45e12 * half_tflops
     rates = {"float32": 0.6e12 * fp32_tflops, "bfloat16": half, "float16": half}
-    return Gpu(GPU_SHARE * gib * GIB, rates)
+    return Gpu(USABLE_SHARE * gib * GIB, rates)
+
+
+def cpus_per_worker(config: ResourceConfig) -> int:
+    """Return the CPU cores of a worker, which are also its torch threads."""
+    return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // config.num_workers)
+
+
+def gpus_per_worker(config: ResourceConfig) -> float:
+    """Return the GPUs of a worker; a fraction lets workers share one."""
+    return (config.gpus_per_worker or 1.0) if config.use_gpu else 0.0
 
 
 def usable_bytes(device: torch.device, threads: int, gpus: float) -> float:
@@ -57,8 +67,8 @@ def usable_bytes(device: torch.device, threads: int, gpus: float) -> float:
     """
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        return GPU_SHARE * min(1.0, gpus) * total
-    return HOST_SHARE * min(1.0, threads / (os.cpu_count() or 1)) * machine_bytes()
+        return USABLE_SHARE * min(1.0, gpus) * total
+    return USABLE_SHARE * min(1.0, threads / (os.cpu_count() or 1)) * machine_bytes()
 
 
 def machine_bytes() -> float:

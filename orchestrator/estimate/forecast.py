@@ -15,7 +15,7 @@ import torch
 from orchestrator.estimate import memory
 from orchestrator.estimate.devices import GIB, GPUS
 from orchestrator.estimate.model_cost import ModelCost
-from orchestrator.estimate.rates import measured_rates
+from orchestrator.estimate.rates import measured_rates, product_rates
 from orchestrator.estimate.seconds import seconds as seconds_of
 from orchestrator.inputs.models import ResolvedModel
 from orchestrator.inputs.tokens import num_stored_tokens, tokens_id
@@ -27,18 +27,22 @@ from orchestrator.store.store import Store
 GPU_MICRO_BATCH_TOKENS = 2_048
 """Tokens a forward pass for the smallest number of workers: fewer fit a large model."""
 LARGEST_TIMED = 2_000_000_000
-"""Most parameters of a model that this machine is timed on."""
+"""Most parameters of a model of which two blocks are timed."""
 
 
 def on_this_machine(model: ResolvedModel, cost: ModelCost) -> ModelCost | None:
-    """Return the counts with rates measured now; None without the device or for a large model."""
+    """Return the counts with rates measured now; None without the device.
+
+    A large model is not built for it: the product with its widest matrix is timed alone.
+    """
     device = torch.device(cost.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         return None
-    if model.facts.num_parameters > LARGEST_TIMED:
-        return None
     dtypes = model.inputs.dtype, model.inputs.training_dtype
-    rates = measured_rates(model.source, model.facts, *dtypes, device)
+    if model.facts.num_parameters > LARGEST_TIMED:
+        rates = product_rates(model.facts, {*dtypes, "float32"}, device)
+    else:
+        rates = measured_rates(model.source, model.facts, *dtypes, device)
     return dataclasses.replace(cost, rates=rates)
 
 

@@ -6,8 +6,9 @@ stages do. So norms, rotary embeddings, softmax and the loss count as well.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -55,7 +56,7 @@ def measured_rates(
         model.zero_grad()
 
     rates[f"training {training_dtype}"] = 3 * operations / best_seconds(step)
-    return rates | {"float32": product_rate(facts, device)}
+    return rates | product_rates(facts, ["float32"], device)
 
 
 def sample_operations(facts: ModelFacts, tokens: torch.Tensor) -> float:
@@ -72,13 +73,23 @@ def loss_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def product_rate(facts: ModelFacts, device: torch.device) -> float:
-    """Return the rate of float32 products as wide as the model's: statistics and solves."""
+def product_rates(
+    facts: ModelFacts, dtypes: Iterable[str], device: torch.device
+) -> dict[str, float]:
+    """Return the rates of products as wide as the model's, by dtype."""
     widest = max(facts.linears, key=lambda one: one.rows * one.cols)
-    inputs = torch.ones(512, widest.cols, device=device)
-    weight = torch.ones(widest.rows, widest.cols, device=device)
-    seconds = best_seconds(lambda: (inputs @ weight.T).sum().item())
-    return 2.0 * inputs.numel() * widest.rows / seconds
+    rates = {}
+    for dtype in dtypes:
+        inputs = torch.ones(512, widest.cols, device=device, dtype=DTYPES[dtype])
+        weight = torch.ones(widest.rows, widest.cols, device=device, dtype=DTYPES[dtype])
+        seconds = best_seconds(functools.partial(multiply, inputs, weight))
+        rates[dtype] = 2.0 * inputs.numel() * widest.rows / seconds
+    return rates
+
+
+def multiply(inputs: torch.Tensor, weight: torch.Tensor) -> float:
+    """Compute a product and wait for it."""
+    return (inputs @ weight.T).sum().item()
 
 
 def best_seconds(call: Callable[[], object], limit: float = 1.0) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.estimate.devices import WIDTHS
 from orchestrator.estimate.memory import Parts, Sizes, phases
 from orchestrator.estimate.model_cost import ModelCost
 
@@ -12,16 +13,16 @@ def untrained_bytes(cost: ModelCost, num_workers: int, micro_batch_tokens: int) 
     return max(sum(parts.values()) for parts in found.values())
 
 
-def streamed_phases(
-    cost: ModelCost, num_workers: int, micro_batch_tokens: int, eval_tokens: int
-) -> dict[str, Parts]:
+def streamed_phases(cost: ModelCost, num_workers: int, micro_batch_tokens: int) -> dict[str, Parts]:
     """Return the peak bytes of a worker on its device, part by part, in each phase.
+
+    Hidden states are not among them: they fill what is left of the host's memory, and then go to
+    disk.
 
     Args:
         cost: counts of the model.
         num_workers: ranks; each opens the same blocks.
         micro_batch_tokens: tokens a forward pass.
-        eval_tokens: tokens of the longest text that is evaluated.
     """
     sizes = Sizes(cost, False, num_workers, micro_batch_tokens)
     found = {"evaluate": sizes.evaluating(), "prune": sizes.pruning()}
@@ -35,19 +36,20 @@ def streamed_phases(
     found["prune"]["weights"] += width * sizes.block
     found["prune"]["masks"] = 1.0 * sizes.block
     calibration = cost.inputs.calibration
-    tokens = 0 if calibration is None else calibration.num_tokens
-    for phase, parts in found.items():
-        hidden = facts.hidden_size * width / num_workers
-        if phase == "prune" and "activations" in parts:
-            parts["activations"] -= hidden * tokens
-        if cost.device == "cpu":
-            parts["hidden states"] = hidden * (tokens if phase == "prune" else eval_tokens)
+    if calibration is not None:
+        hidden = facts.hidden_size * width * calibration.num_tokens / num_workers
+        found["prune"]["activations"] -= hidden
     return found
 
 
-def host_bytes(cost: ModelCost, num_workers: int, eval_tokens: int) -> float:
-    """Return the host memory that hidden states take beside a GPU, and one block as it is read."""
+def streamed_bytes(cost: ModelCost, num_workers: int, micro_batch_tokens: int) -> float:
+    """Return the peak of `streamed_phases`."""
+    found = streamed_phases(cost, num_workers, micro_batch_tokens)
+    return max(sum(parts.values()) for parts in found.values())
+
+
+def hidden_bytes(cost: ModelCost, num_workers: int, eval_tokens: int) -> float:
+    """Return the hidden states of the longer of calibration and evaluation, on each worker."""
     calibration = cost.inputs.calibration
     tokens = max(eval_tokens, 0 if calibration is None else calibration.num_tokens)
-    sizes = Sizes(cost, False, num_workers, 0)
-    return sizes.width * (tokens / num_workers * cost.facts.hidden_size + 2 * sizes.block)
+    return WIDTHS[cost.inputs.dtype] * cost.facts.hidden_size * tokens / num_workers

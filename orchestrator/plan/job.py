@@ -26,6 +26,8 @@ class Workers:
     """Estimated peak of a worker."""
     untrained_bytes: float = 0.0
     """Estimated peak of a worker that prunes and evaluates a whole model, or its shard of one."""
+    streamed_bytes: float = 0.0
+    """Estimated peak of a worker that streams the model, without hidden states."""
     gpus: float = 1.0
     """GPUs of a worker; workers of a fraction share a card."""
     activation_checkpointing: bool = False

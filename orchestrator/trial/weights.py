@@ -63,6 +63,8 @@ class Weights:
         workers = job.workers
         usable = usable_bytes(ranks.device, workers.threads, workers.gpus)
         fits = workers.untrained_bytes <= usable or any(stage.work.trains for stage in job.stages)
+        self.room = usable - workers.streamed_bytes if ranks.device.type == "cpu" else None
+        """Host memory for the hidden states of a streamed model; None if a GPU has the rest."""
         self.streams = not all(ranks.gather(fits))
         """True if models are too large for memory and stay in files, one block open at a time."""
 
@@ -119,7 +121,7 @@ class Weights:
         with leader_first(self.ranks):
             files = open_model(source, dtype)
         if self.streams:
-            Streamed(files, self.ranks, scratch=self.store.scratch.folder())
+            Streamed(files, self.ranks, self.store.scratch.folder(), self.room)
             return files.model
         with files.opened():
             shard_(files.model, self.ranks, self.job.workers.cpu_offload, read=files.read)

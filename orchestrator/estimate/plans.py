@@ -1,0 +1,137 @@
+"""Plans of one-shot cells: machines, whether the model is whole or streamed there, memory, hours.
+
+A model that does not fit a worker whole, or as its shard, is streamed (`streaming.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from core.checks import require
+from core.pruners import make_pruner
+from core.split.costs import CPU, GPU, solve_seconds
+from core.split.plan import make_plan, plan_seconds
+from orchestrator.estimate.devices import GIB
+from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.estimate.seconds import DISK_BYTES_A_SECOND, seconds
+from orchestrator.estimate.streaming import (
+    hidden_bytes,
+    streamed_bytes,
+    streamed_phases,
+    untrained_bytes,
+)
+from orchestrator.plan.kinds import Prune
+from orchestrator.plan.stages import Stage
+
+WITHOUT_HESSIAN = ("magnitude", "wanda")
+"""Methods that need no Hessian."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Workers that a plan is made for."""
+
+    name: str
+    cost: ModelCost
+    """Counts of the model with the rates of a worker."""
+    num_workers: int
+    usable_bytes: float
+    """Memory of a worker."""
+    micro_batch_tokens: int
+
+
+def plan_lines(
+    machines: Iterable[Machine], stages: Iterable[Stage], eval_tokens: Mapping[str, int]
+) -> list[str]:
+    """Return a line for each machine: how the model lies there, memory of a worker, hours.
+
+    Args:
+        machines: the machines to plan for.
+        stages: stages of one model, to run; those of training are left out.
+        eval_tokens: tokens of evaluated texts by stage.
+    """
+    untrained = [stage for stage in stages if not stage.work.trains]
+    longest = max((eval_tokens.get(stage.id, 0) for stage in untrained), default=0)
+    head = f"{'GiB a worker':>14}{'on host or disk':>17}{'hours':>11}"
+    lines = [f"  {'plans without training':<44}{head}"]
+    for machine in machines:
+        way, size = way_to_run(machine)
+        streamed = way.startswith("streamed")
+        hidden = hidden_bytes(machine.cost, machine.num_workers, longest) / GIB
+        aside = f"{hidden:.2f}" if streamed else ""
+        taken = sum(
+            shared_seconds(machine, stage, eval_tokens.get(stage.id, 0), streamed)
+            for stage in untrained
+        )
+        row = f"{size / GIB:>14.2f}{aside:>17}{taken / 3600:>9,.2f} h"
+        lines.append(f"  {f'{machine.name}: {way}':<44}{row}")
+    return lines
+
+
+def way_to_run(machine: Machine) -> tuple[str, float]:
+    """Return how a model lies on the workers of a machine, and the bytes of one of them.
+
+    Where not even one block with its Hessians fits, methods without one may.
+    """
+    cost, count, tokens = machine.cost, machine.num_workers, machine.micro_batch_tokens
+    size, usable = untrained_bytes(cost, count, tokens), machine.usable_bytes
+    if size <= usable:
+        return "whole" if count == 1 else "in shards", size
+    size = streamed_bytes(cost, count, tokens)
+    if size <= usable:
+        return "streamed", size
+    found = streamed_phases(cost, count, tokens)
+    found["prune"].pop("hessians", None)
+    without = max(sum(parts.values()) for parts in found.values())
+    if without <= usable:
+        return f"streamed, only {' or '.join(WITHOUT_HESSIAN)}", without
+    return "does not fit", size
+
+
+def shared_seconds(machine: Machine, stage: Stage, text_tokens: int, streamed: bool) -> float:
+    """Return the seconds of a stage on several workers, which share windows and solves."""
+    cost, count, work = machine.cost, machine.num_workers, stage.work
+    alone = seconds(cost, stage, text_tokens)
+    stored = cost.stage_bytes(trained=False)
+    # Each worker reads every block from the disk, and a new block goes to two places.
+    read = 0.0
+    if streamed:
+        read = stored / DISK_BYTES_A_SECOND * (3 if work.stores_weights else 1)
+    if count == 1:
+        return alone + read
+    solving = 0.0
+    if isinstance(work, Prune):
+        operations = work.operations(cost, text_tokens).get(("solve", "float32"), 0.0)
+        solving = operations / cost.rate("solve", "float32") + work.further_seconds(cost)
+        alone -= solving
+        solving /= solve_speedup(cost, work, count)
+    around = 2 * stored / DISK_BYTES_A_SECOND if work.stores_weights else 0.0
+    return around + max(0.0, alone - around) / count + solving + read
+
+
+def solve_speedup(cost: ModelCost, work: Prune, num_workers: int) -> float:
+    """Return by how much several workers solve a block faster than one."""
+    pruner, machine = make_pruner(work.method, work.settings), GPU if cost.device == "cuda" else CPU
+    works = [pruner.work([one.rows for one in group], group[0].cols) for group in cost.groups()]
+    alone = sum(solve_seconds(each, 1, machine) for each in works)
+    plan = make_plan(len(works), num_workers, lambda i, n: solve_seconds(works[i], n, machine))
+    shared = plan_seconds(plan, lambda i, n: solve_seconds(works[i], n, machine))
+    return alone / shared if shared else 1.0
+
+
+def require_training_fits(name: str, needed_bytes: float, usable_bytes: float) -> None:
+    """Refuse to train a model that does not fit the workers of this machine."""
+    sizes = f"{needed_bytes / GIB:.1f} GiB a worker, and {usable_bytes / GIB:.1f} are here"
+    remedy = (
+        f"training takes about {sizes}; use more --num-workers on a cluster, or --regimes oneshot, "
+        "which needs memory for one block"
+    )
+    require(needed_bytes <= usable_bytes, "models", name, remedy)
+
+
+def require_tasks_fit(name: str, needed_bytes: float, usable_bytes: float) -> None:
+    """Refuse zero-shot tasks of a model that does not fit whole."""
+    sizes = f"{needed_bytes / GIB:.1f} GiB, and {usable_bytes / GIB:.1f} are here"
+    remedy = f"tasks need the whole model, about {sizes}; use a larger machine, or no --eval.tasks"
+    require(needed_bytes <= usable_bytes, "models", name, remedy)
