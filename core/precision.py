@@ -50,7 +50,7 @@ def inference_dtype(wanted: DType, stored: str, device: torch.device) -> str:
 
 
 def training_dtype(wanted: DType, device: torch.device) -> str:
-    """Return the autocast dtype of training: bf16 if native, else float32; weights are float32."""
+    """Return the dtype of products in training: bf16 if native, else float32, like the weights."""
     if wanted == "auto":
         return "bfloat16" if has_bfloat16(device) else "float32"
     # float16 gradients would need loss scaling. bf16 has the range of float32.

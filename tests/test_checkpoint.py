@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from core.models.loading import load_model
-from core.models.mask_files import MASKS_FILE, load_masks, save_masks
+from core.models.mask_files import MASKS_FILE, PackedMasks, load_masks, save_masks
 from core.models.saving import save_model
 from core.models.sources import WEIGHTS
 from core.parallel import Ranks
@@ -46,6 +46,13 @@ def test_masks_come_back_bit_for_bit(tmp_path, shape):
 def test_masks_take_a_bit_a_weight(tmp_path):
     save_masks(tmp_path / "masks", {"a": random_mask(512, 512)})
     assert (tmp_path / "masks").stat().st_size < 512 * 512 / 8 + 500
+
+
+def test_masks_in_memory_take_a_bit_a_weight_too(tmp_path):
+    save_masks(tmp_path / "masks", {"a": random_mask(512, 512)})
+    loaded = load_masks(tmp_path / "masks")
+    assert isinstance(loaded, PackedMasks)
+    assert [bits.nbytes for bits, _ in loaded.bits.values()] == [512 * 512 // 8]
 
 
 def test_a_mask_seen_through_a_transpose_comes_back(tmp_path):
