@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig
+from transformers.core_model_loading import Transpose, WeightConverter
 
 from core.models.loading import load_model
 from core.models.saving import save_model
@@ -48,6 +49,24 @@ def test_files_have_the_names_that_save_pretrained_gives_them(tmp_path, name):
         wanted, found = load_file(tmp_path / "wanted" / WEIGHTS), load_file(folder / WEIGHTS)
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[key], tensor) for key, tensor in wanted.items())
+
+
+def test_a_conversion_that_keeps_the_shape_is_reverted(tmp_path, monkeypatch):
+    square = LLAMA | {"intermediate_size": LLAMA["hidden_size"]}
+    with torch.random.fork_rng():
+        model = AutoModelForCausalLM.from_config(LlamaConfig(**square), dtype=torch.float32)
+
+    def rules(*_, **__):
+        return [WeightConverter("mlp.up", "mlp.up_proj.weight", [Transpose(0, 1)])]
+
+    monkeypatch.setattr("core.models.conversion.get_model_conversion_mapping", rules)
+    model._weight_conversions = rules()
+    save_model(tmp_path, model, {}, RANKS)
+    name = "model.layers.0.mlp.up_proj.weight"
+    weight = model.get_parameter(name)
+    assert torch.equal(load_file(tmp_path / WEIGHTS)["model.layers.0.mlp.up"], weight.T)
+    files = WeightFiles(tmp_path, meta_model(model.config, torch.float32))
+    assert torch.equal(files.read(name), weight)
 
 
 def test_a_model_past_the_size_is_written_in_shards(tmp_path, tiny_llama_dir):
