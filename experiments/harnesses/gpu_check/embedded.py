@@ -38,12 +38,12 @@ class Bounds:
     masks: float = 0.999
     """Least share of equal mask entries in the first block."""
     error: float = 1e-3
-    """Of each matrix in the first block."""
+    """Relative difference of each error in the first block."""
     all_masks: float = 0.999
     """Least share of equal mask entries in the whole model."""
     perplexity: float = 1e-3
     loss: float = 1e-3
-    """Of each step."""
+    """Relative difference of the loss of each step."""
 
 
 STRICT = Bounds()
