@@ -169,21 +169,21 @@ def whole_matrix(part: Pruned | None, weight: Tensor, members: range, ranks: Ran
         bits = torch.empty(-(-mask[rows].numel() // 8), dtype=torch.uint8, device=mask.device)
         if member == ranks.rank:
             assert part is not None
-            new[rows], bits = part.weight, packed(part.mask)
+            new[rows], bits = part.weight, bits_of(part.mask)
         ranks.broadcast_(new[rows], member)
         ranks.broadcast_(bits, member)
-        mask[rows] = unpacked(bits, mask[rows].shape)
+        mask[rows] = mask_of(bits, mask[rows].shape)
     return Pruned(new, mask)
 
 
-def packed(mask: Tensor) -> Tensor:
+def bits_of(mask: Tensor) -> Tensor:
     """Return the bits of a mask on its device, eight to a byte, row after row."""
     bits = functional.pad(mask.flatten().byte(), (0, -mask.numel() % 8)).view(-1, 8)
     return (bits << torch.arange(8, device=mask.device)).sum(1, dtype=torch.uint8)
 
 
-def unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Return the mask of a shape whose bits `packed` returned."""
+def mask_of(bits: Tensor, shape: torch.Size) -> Tensor:
+    """Return the mask of a shape whose bits `bits_of` returned."""
     found = (bits[:, None] >> torch.arange(8, device=bits.device)) & 1
     return found.flatten()[: shape.numel()].view(shape).bool()
 

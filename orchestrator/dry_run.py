@@ -72,7 +72,7 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel) -> list[str
     lines += forecast.memory_lines(cost, trains, workers, sweep.micro_batch_tokens)
     timed = forecast.on_this_machine(model, cost)
     costs = {} if timed is None else {"here": timed}
-    costs |= {name: forecast.on_gpu(cost, name) for name in GPUS}
+    costs |= {name: forecast.on_gpu(cost, name, workers) for name in GPUS}
     to_run = [stage for stage in stages if stage.id in sweep.needed]
     price = sweep.config.resources.price_per_gpu_hour
     lines += forecast.work_lines(costs, to_run, texts.num_tokens, trains, price)

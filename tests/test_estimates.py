@@ -245,6 +245,15 @@ def test_a_faster_card_takes_fewer_seconds(opt_1b, name):
     assert seconds(fastest, one, 0) <= seconds(card, one, 0)
 
 
+def test_workers_share_everything_of_a_prune_stage_but_messages(opt_1b):
+    card = dataclasses.replace(opt_1b, rates=GPUS["A10G"].rates)
+    alone, eight = (
+        compute_seconds(dataclasses.replace(card, num_workers=workers), pruning(), 0)
+        for workers in (1, 8)
+    )
+    assert 4 < alone / eight < 8
+
+
 def test_published_time_of_sparsegpt_on_opt_1b_is_met_within_a_factor_of_three(opt_1b):
     # 363 s on one V100 (ALPS paper), whose fp32 peak is half an A10G's.
     a10g = dataclasses.replace(opt_1b, rates=GPUS["A10G"].rates)

@@ -140,7 +140,7 @@ def models(folder: Path, ranks: Ranks) -> dict[str, Any]:
         pruner = make_pruner(method, PruneConfig(weight_bits=bits))
         report = prune_(model, pruner, Target(0.6), ranks, calibration)
         grids = {name: grid.scale for name, grid in report.grids.items()}
-        found[method, bits] = {"masks": report.masks, "errors": report.errors, "grids": grids}
+        found[method, bits] = {"masks": dict(report.masks), "errors": report.errors, "grids": grids}
     return {"cases": found, "team sizes": sizes}
 
 

@@ -51,11 +51,14 @@ class Machine:
 
 
 CPU = Machine(operations=50e9, column=60e-6, corner=0.4e-3, bandwidth=1e9, latency=0.2e-3)
-"""Measured on two cores with gloo between them."""
+"""A core of a server and gloo between processes; rough figures, a plan needs no better ones."""
 GPU = Machine(operations=12e12, column=3e-6, corner=0.2e-3, bandwidth=220e9, latency=20e-6)
 """A100s and NVLink by their data sheets, calls as launches of 5 us each; not measured."""
 GPU_NODES = Machine(operations=12e12, column=3e-6, corner=0.2e-3, bandwidth=11e9, latency=40e-6)
 """The same cards, one in each machine, and 100 Gbit/s between them."""
+
+MACHINES = {"cpu": CPU, "cuda": GPU}
+"""The machine that estimates assume, by device."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 It follows from models' configs, from texts tokenised to count evaluated tokens, and from two blocks
 of random weights timed on this machine; no stage runs. Hours are of all stages to run, one after
-another on one device: this machine as measured now, and four GPUs by their data sheets.
+another: on this machine as measured now, and on as many workers as the sweep has for a trial, each
+with one GPU of four kinds by their data sheets.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ def on_this_machine(model: ResolvedModel, cost: ModelCost) -> ModelCost | None:
     return dataclasses.replace(cost, rates=rates)
 
 
-def on_gpu(cost: ModelCost, name: str) -> ModelCost:
-    """Return the counts with the rates of a card; training is in bf16."""
+def on_gpu(cost: ModelCost, name: str, num_workers: int = 1) -> ModelCost:
+    """Return the counts with the rates of some cards of a kind; training is in bf16."""
     inputs = dataclasses.replace(cost.inputs, training_dtype="bfloat16")
-    return dataclasses.replace(cost, inputs=inputs, device="cuda", rates=GPUS[name].rates)
+    return dataclasses.replace(
+        cost, inputs=inputs, device="cuda", rates=GPUS[name].rates, num_workers=num_workers
+    )
 
 
 def count_text_tokens(
@@ -131,12 +134,15 @@ def work_lines(
             totals[name] += seconds
             row += f"{hours(seconds):>10}"
         lines.append(row)
-    lines.append(f"  {'hours':<25}" + "".join(f"{hours(totals[name]):>10}" for name in costs))
+    ranks = max(cost.num_workers for cost in costs.values())
+    of = "hours" if ranks == 1 else f"hours, {ranks} of each GPU"
+    lines.append(f"  {of:<25}" + "".join(f"{hours(totals[name]):>10}" for name in costs))
     fits = {name: workers(cost, name, trains) for name, cost in costs.items()}
     lines.append(f"  {'fewest workers':<25}" + "".join(f"{fits[name]:>10}" for name in costs))
     note = f"  (workers with --micro-batch-tokens {GPU_MICRO_BATCH_TOKENS})"
     if price is not None:
-        row = (f"{totals[n] / 3600 * price:,.2f}" if n in GPUS else "" for n in costs)
+        paid = {n: totals[n] / 3600 * price * cost.num_workers for n, cost in costs.items()}
+        row = (f"{paid[n]:,.2f}" if n in GPUS else "" for n in costs)
         lines.append(f"  {f'price at {price:g} an hour':<25}" + "".join(f"{p:>10}" for p in row))
     return [*lines, note]
 

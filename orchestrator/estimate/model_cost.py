@@ -35,6 +35,8 @@ class ModelCost:
     """Objective and choice of what trains."""
     recompute: bool = False
     """True if blocks run again in the backward pass."""
+    num_workers: int = 1
+    """Workers whose seconds together are estimated, each as fast as `rates` says."""
     cpu_offload: bool = False
     """True if shards of weights, gradients and moments stay in host memory."""
 
@@ -76,14 +78,17 @@ class ModelCost:
         return self.facts.num_blocks * solve_operations(self.groups(), pruner, tokens)
 
     def solve_seconds(self, method: str, settings: PruneConfig) -> float:
-        """Return the seconds of all solves beside their products."""
+        """Return the seconds of all solves beside products that workers share evenly."""
         pruner = make_pruner(method, settings)
-        return self.facts.num_blocks * solve_seconds(self.groups(), pruner, self.device)
+        rate, width = self.rate("solve", "float32"), WIDTHS[self.inputs.dtype]
+        return self.facts.num_blocks * solve_seconds(
+            self.groups(), pruner, self.device, rate, self.num_workers, width
+        )
 
     def optimizer_seconds(self, steps: float) -> float:
         """Return the seconds that optimizer steps take to move memory."""
         moved = STEP_BYTES * self.facts.num_parameters * steps
-        return moved / MEMORY_BYTES_A_SECOND[self.device]
+        return moved / MEMORY_BYTES_A_SECOND[self.device] / self.num_workers
 
     def stage_bytes(self, trained: bool) -> float:
         """Return the disk of one stage's weights and bit-packed masks."""

@@ -33,7 +33,7 @@ def stage_seconds(
 
 
 def seconds(cost: ModelCost, stage: Stage, text_tokens: int) -> float:
-    """Return the estimated seconds of one stage on one worker."""
+    """Return the estimated seconds of one stage on the workers of `cost`."""
     work = stage.work
     if work.runs_in == "nowhere":
         return 0.0
@@ -46,7 +46,7 @@ def compute_seconds(cost: ModelCost, stage: Stage, text_tokens: int) -> float:
     """Return the seconds of a stage's own work, without loading and storing."""
     operations = stage.work.operations(cost, text_tokens)
     found = sum(count / cost.rate(*work) for work, count in operations.items())
-    return found + stage.work.further_seconds(cost)
+    return found / cost.num_workers + stage.work.further_seconds(cost)
 
 
 def block_seconds(cost: ModelCost, stages: Iterable[Stage]) -> float:

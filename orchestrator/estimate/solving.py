@@ -1,4 +1,4 @@
-"""Cost of the solvers of a prune stage: products with Hessians, calls of columns, swaps.
+"""Cost of the solvers of a prune stage: products with Hessians, calls of columns, messages, swaps.
 
 Each pruner counts its own products. All figures here are of one block.
 """
@@ -6,12 +6,14 @@ Each pruner counts its own products. All figures here are of one block.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from core.models.facts import Linear
 from core.pruners.hessian import Hessian
 from core.pruners.pruner import Pruner
 from core.pruners.refine import Refined
-from core.split.costs import CPU
+from core.split.costs import MACHINES
+from core.split.plan import block_seconds
 
 SWAP_SECONDS = {
     ("cpu", True): 7e-9,
@@ -40,12 +42,26 @@ def solve_operations(groups: Groups, pruner: Pruner, tokens: int) -> float:
     )
 
 
-def solve_seconds(groups: Groups, pruner: Pruner, device: str) -> float:
-    """Return the seconds that solves take beside their products."""
+def solve_seconds(
+    groups: Groups, pruner: Pruner, device: str, rate: float, num_workers: int, width: int
+) -> float:
+    """Return the seconds of solves beside their products, which workers would share evenly.
+
+    Args:
+        groups: the matrices of one block.
+        pruner: the method.
+        device: `cpu` or `cuda`.
+        rate: float32 operations a second of a worker.
+        num_workers: workers that share the solves of a block, as `core/split/plan.py` plans.
+        width: bytes of a weight, which the workers send each other.
+    """
     if pruner.statistic is not Hessian:
         return 0.0
-    seconds = CPU.column * sum(group[0].cols for group in groups)
+    works = [pruner.work([one.rows for one in group], group[0].cols) for group in groups]
+    machine = replace(MACHINES[device], operations=rate)
+    products = sum(work.operations for work in works) / rate
+    seconds = block_seconds(works, num_workers, machine, width) - products / num_workers
     if isinstance(pruner, Refined):
-        searched = sum(one.rows * one.cols**2 for group in groups for one in group)
+        searched = sum(one.rows * one.cols**2 for group in groups for one in group) / num_workers
         seconds += SWAP_SECONDS[device, pruner.method.facts.keeps_values] * searched
     return seconds
