@@ -12,7 +12,8 @@ The flow, with the file of each step:
     model and masks -> files           models/saving.py, models/mask_files.py
 
 Settings are in config.py, targets in targets.py, facts about methods in methods.py. hub/ tells the
-identity of hub content and how to download it. Several ranks work on one model through parallel.py.
+identity of hub content and how to download it. Several ranks work on one model through parallel.py,
+share the solves of a block by solving.py and split/, and ask questions at the pace of pace.py.
 Dtypes are chosen in precision.py, and accelerator.py tells a CPU from other devices. checks.py
 refuses bad input. Core knows no Ray, Parquet or plots; rows and curves belong to the orchestrator.
 """
