@@ -25,8 +25,8 @@ ROOTS = (HARNESSES, HARNESSES.parent / "benches", HARNESSES.parents[1])
 """Folders of the modules that a part imports: this package, the benches, the project."""
 START = "(start)"
 """Case of a row about a process that ended before its first case."""
-START_LIMIT = 120.0
-"""Seconds until a process must have imported its part."""
+START_LIMIT = 60.0
+"""Seconds until a process must have imported its part, on a GPU."""
 TIME_OVER = "the time of the whole check was over"
 
 
@@ -135,7 +135,7 @@ def watch(
             take(event, part, progress)
         if code is not None:
             return code
-        limit = part.limit * settings.patience if progress.running else START_LIMIT
+        limit = (part.limit if progress.running else START_LIMIT) * settings.patience
         if time.monotonic() > min(progress.since + limit, settings.deadline):
             return None
         time.sleep(0.05)
