@@ -6,6 +6,7 @@ The flow, with the file of each step:
     name -> text -> token windows      texts/sources.py, texts/content.py, texts/windows.py
     walk over blocks, their inputs     sequential.py, activations.py; resumed by finished_blocks.py
     sparsity of each matrix            allocation.py; the path of rounds in schedule.py
+    solves shared by ranks             solving.py; plan, factor and choice of masks in split/
     inputs -> H -> mask and weights    pruners/hessian.py, pruners/masks.py, a file for each method
     masked training                    training/finetune.py, training/reconstruction.py
     perplexity, sparsity, tasks        measures/
