@@ -5,7 +5,11 @@ Two trials share the card; the same command again computes nothing; a killed wor
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,13 +26,25 @@ PERPLEXITY = COMPARED.index("perplexity")
 
 
 def start(place: Place, out: Path, *flags: str) -> Sweep:
-    """Start a small sweep on the device, in a cluster and a home of its own."""
+    """Start a small sweep on the device, in a cluster, a home and a Ray folder of its own.
+
+    Ray's shared folder may hold the address of a dead cluster, and a sweep would wait for it.
+    """
     (place.folder / "home").mkdir(exist_ok=True)
     os.environ.pop("RAY_ADDRESS", None)
     # Ray keeps a token below the home.
     environment = {"HOME": str(place.folder / "home"), "RAY_AUTH_MODE": "disabled"}
+    environment["RAY_TMPDIR"] = ray_folder()
     on_gpu = () if place.rehearsal else ("--use-gpu", *flags)
     return Sweep(out, *GRID, *on_gpu, **environment)
+
+
+@functools.cache
+def ray_folder() -> str:
+    """Return a new folder with a short path: sockets lie in it."""
+    folder = tempfile.mkdtemp(prefix="gpu-check-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def share_card(place: Place) -> Finding:
