@@ -19,7 +19,9 @@ HANGS = "a worker that hangs while its group starts is never killed and holds up
 LEAKS = "a group that is lost while it starts keeps its cores, and every later group waits for them"
 PAGES = "a lost node prints pages of Ray's internals on the terminal"
 NAMELESS = "the row of a group that hung in nccl does not name the rank that the others wait for"
+WAITS = "a sweep waits for ever for a cluster that was killed on this machine"
 NEEDED = {
+    "ray._private.utils:read_ray_address": WAITS,
     "ray._private.state:actors": HANGS,
     "ray._private.worker:global_worker": HANGS,
     "ray._raylet:CoreWorker.kill_actor": HANGS,

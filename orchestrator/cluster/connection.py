@@ -11,20 +11,27 @@ import ray
 
 from orchestrator import interruption
 from orchestrator.cluster import messages as ray_messages
+from orchestrator.cluster.ray_internals import started_here
 
 DASHBOARD = "RAY_API_SERVER_ADDRESS"
 """Variable from which Ray's processes, which inherit it, learn the address of their dashboard."""
 STARTING_WORKERS = "RAY_worker_maximum_startup_concurrency"
 """Ray warns on the terminal when it runs four times as many processes as this, the number of cores
 by default. Two trials on two cores take eight processes, most of which only wait."""
+ANSWER_SECONDS = 5.0
+"""Longest wait for a sign of life of a cluster that was started on this machine."""
 
 
 def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine."""
+    """Join the cluster that RAY_ADDRESS names or `ray start` started, or start Ray here."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**options)
     else:
+        left = started_here()
+        if left is not None and not answers(left):
+            # Ray would wait for that cluster for ever.
+            options["address"] = "local"
         # The dashboard stays on: without it Ray never gives the resources of a killed trial back.
         # The process that does so looks for the only Ray of this machine, unless it knows its own.
         port = free_port()
@@ -45,3 +52,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def answers(address: str) -> bool:
+    """Return True if somebody listens at an address, `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,8 +1,8 @@
 """Private modules of Ray 2.60: no other file of the project imports one.
 
-Ray has no public form of these: who owns an actor, killing an actor by its id, callbacks of Ray
-Train's controller, the place that a worker group holds, the reading of nccl's reports, and the
-printing of messages from nodes.
+Ray has no public form of these: the address of the Ray that `ray start` left, who owns an actor,
+killing an actor by its id, callbacks of Ray Train's controller, the place that a worker group
+holds, the reading of nccl's reports, and the printing of messages from nodes.
 `tests/test_ray_internals.py` names each of them and says what breaks when Ray moves it.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray._private import state, worker
+from ray._private.utils import read_ray_address
 from ray.train.v2._internal.callbacks.nccl_ras import parse_ras_schema
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
@@ -22,6 +23,14 @@ WORKER_CLASS = "RayTrainWorker"
 
 class GroupCallback(ControllerCallback, WorkerGroupCallback):
     """Hooks into the controller of a worker group: a method named as Ray names it is called."""
+
+
+def started_here() -> str | None:
+    """Return the address, host and port, of the Ray that `ray start` left on this machine.
+
+    It may have ended since. None if there is no such address.
+    """
+    return read_ray_address() or None
 
 
 def place_of(worker_group: Any) -> Any:

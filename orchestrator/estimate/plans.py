@@ -6,12 +6,9 @@ A model that does not fit a worker whole, or as its shard, is streamed (`streami
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.checks import require
-from core.pruners import make_pruner
-from core.split.costs import CPU, GPU, solve_seconds
-from core.split.plan import make_plan, plan_seconds
 from orchestrator.estimate.devices import GIB
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.seconds import DISK_BYTES_A_SECOND, seconds
@@ -21,7 +18,6 @@ from orchestrator.estimate.streaming import (
     streamed_phases,
     untrained_bytes,
 )
-from orchestrator.plan.kinds import Prune
 from orchestrator.plan.stages import Stage
 
 WITHOUT_HESSIAN = ("magnitude", "wanda")
@@ -91,33 +87,13 @@ def way_to_run(machine: Machine) -> tuple[str, float]:
 
 def shared_seconds(machine: Machine, stage: Stage, text_tokens: int, streamed: bool) -> float:
     """Return the seconds of a stage on several workers, which share windows and solves."""
-    cost, count, work = machine.cost, machine.num_workers, stage.work
-    alone = seconds(cost, stage, text_tokens)
-    stored = cost.stage_bytes(trained=False)
+    cost = replace(machine.cost, num_workers=machine.num_workers)
+    found = seconds(cost, stage, text_tokens)
+    if not streamed:
+        return found
     # Each worker reads every block from the disk, and a new block goes to two places.
-    read = 0.0
-    if streamed:
-        read = stored / DISK_BYTES_A_SECOND * (3 if work.stores_weights else 1)
-    if count == 1:
-        return alone + read
-    solving = 0.0
-    if isinstance(work, Prune):
-        operations = work.operations(cost, text_tokens).get(("solve", "float32"), 0.0)
-        solving = operations / cost.rate("solve", "float32") + work.further_seconds(cost)
-        alone -= solving
-        solving /= solve_speedup(cost, work, count)
-    around = 2 * stored / DISK_BYTES_A_SECOND if work.stores_weights else 0.0
-    return around + max(0.0, alone - around) / count + solving + read
-
-
-def solve_speedup(cost: ModelCost, work: Prune, num_workers: int) -> float:
-    """Return by how much several workers solve a block faster than one."""
-    pruner, machine = make_pruner(work.method, work.settings), GPU if cost.device == "cuda" else CPU
-    works = [pruner.work([one.rows for one in group], group[0].cols) for group in cost.groups()]
-    alone = sum(solve_seconds(each, 1, machine) for each in works)
-    plan = make_plan(len(works), num_workers, lambda i, n: solve_seconds(works[i], n, machine))
-    shared = plan_seconds(plan, lambda i, n: solve_seconds(works[i], n, machine))
-    return alone / shared if shared else 1.0
+    moves = 3 if stage.work.stores_weights else 1
+    return found + moves * cost.stage_bytes(trained=False) / DISK_BYTES_A_SECOND
 
 
 def require_training_fits(name: str, needed_bytes: float, usable_bytes: float) -> None:
