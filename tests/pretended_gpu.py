@@ -38,7 +38,7 @@ aten = torch.ops.aten
 
 COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
 """Operations that may take tensors of two devices."""
-RENAMINGS = {aten.detach.default, aten.alias.default}
+RENAMINGS = {aten.detach.default, aten.alias.default, aten._unsafe_view.default}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
 """Operations whose indices may lie on the host. Boolean ones must be counted: the host waits."""
 FUSED = ("_fused_", "_foreach_lerp")
