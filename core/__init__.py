@@ -4,6 +4,7 @@ The flow, with the file of each step:
 
     name -> model -> blocks            models/sources.py, models/loading.py, models/blocks.py
     name -> text -> token windows      texts/sources.py, texts/content.py, texts/windows.py
+    files -> a rank's rows of weights  models/weight_files.py, sharded by models/sharding.py
     walk over blocks, their inputs     sequential.py, activations.py; resumed by finished_blocks.py
     sparsity of each matrix            allocation.py; the path of rounds in schedule.py
     solves shared by ranks             solving.py; plan, factor and choice of masks in split/
@@ -14,7 +15,7 @@ The flow, with the file of each step:
 
 Settings are in config.py, targets in targets.py, facts about methods in methods.py. hub/ tells the
 identity of hub content and how to download it. Several ranks work on one model through parallel.py,
-share the solves of a block by solving.py and split/, and ask questions at the pace of pace.py.
+and ask questions at the pace of pace.py.
 Dtypes are chosen in precision.py, and accelerator.py tells a CPU from other devices. checks.py
 refuses bad input. Core knows no Ray, Parquet or plots; rows and curves belong to the orchestrator.
 """
