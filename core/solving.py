@@ -122,13 +122,18 @@ def sum_statistics(groups: Sequence[Group], plan: Sequence[Team], ranks: Ranks) 
 def solve_part(problem: Problem, groups: Sequence[Group], team: Ranks) -> Part:
     """Solve this rank's rows of the matrices of some inputs; collective over the team."""
     part = Part()
-    for group in groups:
+    solves = [
+        (group, target)
+        for group in groups
+        for target in dict.fromkeys(problem.targets[one.name] for one in group.matrices)
+    ]
+    for group, target in solves:
         error = None
         try:
-            for target in dict.fromkeys(problem.targets[one.name] for one in group.matrices):
-                solve_matrices(problem, group, target, part, team)
+            solve_matrices(problem, group, target, part, team)
         except PruningError as e:
             error = f"{group.matrices[0].name}: {e}"
+        # One rank alone may fail, and the next solve needs them all.
         part.error = team.agree(error)
         if part.error is not None:
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Set
+from dataclasses import replace
 
 from orchestrator.estimate.devices import cpus_per_worker, gpus_per_worker
 from orchestrator.estimate.memory import memory
@@ -24,8 +25,9 @@ def trial_job(sweep: Sweep, trial: Trial, shared: Set[str]) -> Job:
 
 
 def task_job(sweep: Sweep, stage: Stage) -> Job:
-    """Return the job of one task stage."""
-    return make_job(sweep, stage.id, (stage,), (), frozenset())
+    """Return the job of one task stage, whose model is never streamed: tasks need all of it."""
+    job = make_job(sweep, stage.id, (stage,), (), frozenset())
+    return replace(job, workers=replace(job.workers, untrained_bytes=0.0))
 
 
 def make_job(

@@ -87,7 +87,9 @@ def require_memory(sweep: Sweep) -> None:
         if name in trained:
             require_training_fits(name, memory(cost, True, count, tokens), usable)
         if name in tasks:
-            require_tasks_fit(name, untrained_bytes(cost, 1, tokens), usable)
+            # A task has one process, and the machine for itself.
+            whole = usable_bytes(device, os.cpu_count() or 1, gpus)
+            require_tasks_fit(name, untrained_bytes(cost, 1, tokens), whole)
 
 
 def run_missing(sweep: Sweep, texts: Texts) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import core.accelerator
 import core.pruners.hessian
 from core.config import PruneConfig
 from core.parallel import Ranks
@@ -19,6 +20,7 @@ from core.pruners import make_pruner
 from core.pruners.hessian import factorise
 from core.pruners.masks import lowest
 from core.pruners.pruner import PruningError
+from core.split import selection
 from core.split.costs import Machine, Work
 from core.split.factor import FACTOR_BLOCK, reversed_cholesky
 from core.split.plan import make_plan, plan_seconds, rows_of
@@ -281,3 +283,18 @@ def test_a_plan_of_costly_messages_has_single_ranks_only():
 
 if __name__ == "__main__":
     two_ranks.join(int(sys.argv[1]), Path(sys.argv[2]), scenario)
+
+
+def test_a_gpu_counts_no_more_numbers_at_once_than_float32_can(monkeypatch):
+    monkeypatch.setattr(core.accelerator, "HOSTS", frozenset())
+    monkeypatch.setattr(selection, "MOST_COUNTED", 5)
+    sizes, count = [], torch.histc
+
+    def histc(part: Tensor, *args: Any) -> Tensor:
+        sizes.append(part.numel())
+        return count(part, *args)
+
+    monkeypatch.setattr(torch, "histc", histc)
+    digits = torch.tensor([[0, 0, 7, -1, 8, 0], [3, 3, 3, 3, 3, 7]], dtype=torch.int32)
+    assert selection.histogram(digits, 3).tolist() == [3, 0, 0, 5, 0, 0, 0, 2]
+    assert max(sizes) <= 5

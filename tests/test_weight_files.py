@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig
 
 from core.models.blocks import decoder_blocks
-from core.models.sources import weight_paths
+from core.models.loading import load_model, read_config
+from core.models.sources import resolve_model, weight_paths
 from core.models.weight_files import WeightFiles, meta_model
 from tests.tiny_families import FAMILIES, LLAMA
 
@@ -163,3 +164,11 @@ def test_what_no_file_has_is_loaded_whole_and_said(save, caplog):
     whole = saved.whole(torch.float32)
     files.fill_(files.model, "", CPU)
     assert_equal(files.model, whole)
+
+
+def test_settings_of_generation_are_those_of_from_pretrained():
+    source = resolve_model("embedded")
+    directory, config = source.path_or_repo, read_config(source)
+    whole = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=torch.float32)
+    found = load_model(source, torch.float32).generation_config
+    assert found.to_json_string() == whole.generation_config.to_json_string()

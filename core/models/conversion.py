@@ -112,7 +112,8 @@ def file_parts(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> list[Pa
     )
     if is_whole:
         return parts
-    logger.warning("%s is saved under its names in memory: no rule reverts them", type(model))
+    kind = type(model).__name__
+    logger.warning("%s is saved under its names in memory: no rule reverts them", kind)
     return [Part((name,), {name: meta}) for name, meta in metas.items()]
 
 

@@ -86,12 +86,13 @@ def open_model(source: ModelSource | str | Path, dtype: torch.dtype) -> WeightFi
 
 def generation_config(directory: Path, config: PreTrainedConfig) -> GenerationConfig:
     """Return the settings for generating text that are stored with the weights."""
-    for file in ("generation_config.json", "config.json"):
-        if (directory / file).is_file():
-            old = file == "config.json"
-            return GenerationConfig.from_pretrained(
-                directory, config_file_name=file, _from_model_config=old
-            )
+    if (directory / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(directory)
+    if (directory / "config.json").is_file():
+        name = "config.json"
+        found = GenerationConfig.from_pretrained(directory, name, _from_model_config=True)
+        assert isinstance(found, GenerationConfig)
+        return found
     # A conversion to safetensors on the hub may hold the weights alone.
     return GenerationConfig.from_model_config(config)
 

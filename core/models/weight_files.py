@@ -106,8 +106,8 @@ class WeightFiles:
             if name not in self._origins or self._shapes[name] != tensor.shape
         )
         if self.unmapped:
-            told = f"{len(self.unmapped)} weights ({self.unmapped[0]}, ...)"
-            logger.warning("%s: loaded whole, since no slice of a file is %s", directory, told)
+            told = f"{len(self.unmapped)} weights ({self.unmapped[0]}, ...) are not as in memory"
+            logger.warning("%s: %s; the whole model is loaded", directory, told)
         # Now, while no weight is real that could be initialised again.
         self._computed = {} if self.unmapped else computed_buffers(model)
 

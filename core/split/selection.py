@@ -13,10 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.accelerator import is_accelerator
 from core.parallel import Ranks
 
 # Bits that each round counts by and bits below them, from the highest of 32.
 ROUNDS = ((11, 21), (11, 10), (10, 0))
+MOST_COUNTED = 2**24
+"""Numbers that one histogram counts on a GPU."""
 
 
 def lowest_of_all(scores: Sequence[Tensor], counts: Sequence[int], ranks: Ranks) -> list[Tensor]:
@@ -75,10 +78,14 @@ def thresholds(
 def histogram(digits: Tensor, bits: int) -> Tensor:
     """Return how often each number below `2^bits` occurs; all others are left out."""
     size = 1 << bits
-    if digits.device.type == "cpu":
+    if not is_accelerator(digits.device):
         return torch.bincount(digits[(digits >= 0) & (digits < size)], minlength=size)
     # `bincount` would make the host wait. Halves keep whole numbers away from the edges of bins.
-    return torch.histc(digits.float() + 0.5, size, 0, size).long()
+    # CUDA counts in float32, which adds no 1 to more than `MOST_COUNTED`.
+    total = torch.zeros(size, dtype=torch.long, device=digits.device)
+    for part in digits.flatten().split(MOST_COUNTED):
+        total += torch.histc(part.float() + 0.5, size, 0, size).long()
+    return total
 
 
 def ties_before(ties: Tensor, ranks: Ranks) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from core.finished_blocks import FinishedBlock, Resumption, block_file, load_block, save_blocks
+from core.models.mask_files import PackedMasks
 from core.pace import ASK_EVERY_SECONDS, Pace
 from orchestrator.plan.stages import Stage
 from orchestrator.trial.checkpoints import Opened, add_checkpoint, opened_checkpoint
@@ -46,7 +48,9 @@ class Blocks:
         """Save the blocks since the last save if that is long ago (collective)."""
         if not self.saves:
             return
-        self.unsaved.append(block)
+        masks = PackedMasks()
+        masks.update(block.masks)
+        self.unsaved.append(replace(block, masks=masks))
         if not self.is_due():
             return
         space, blocks = self.space, self.unsaved
@@ -64,7 +68,7 @@ class Blocks:
     def is_due(self) -> bool:
         """Return True on all ranks if it is time to save by rank 0's clock, or a notice came.
 
-        Blocks of a streamed model are saved at once, for to keep them would take memory.
+        Blocks of a streamed model are saved at once, because keeping them would take memory.
         """
         return self.space.weights.streams or self.pace.asks(self._is_due)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from core.checks import require
 from core.measures.zero_shot import run_task
 from core.models.loading import load_tokenizer
 from orchestrator.plan.kinds import Tasks
@@ -16,8 +15,6 @@ def run_tasks(space: Workspace, stage: Stage) -> None:
     work, job = stage.work, space.job
     assert isinstance(work, Tasks)
     model, _ = space.weights.load(stage.parent, training=False)
-    remedy = "tasks need the whole model in memory, which it does not fit; use larger workers"
-    require(not space.weights.streams, "eval.tasks", work.task.label, remedy)
     model.eval()
     tokens = job.workers.micro_batch_tokens
     length = min(job.max_seq_len, tokens)

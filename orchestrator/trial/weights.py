@@ -63,7 +63,8 @@ class Weights:
         workers = job.workers
         usable = usable_bytes(ranks.device, workers.threads, workers.gpus)
         fits = workers.untrained_bytes <= usable or any(stage.work.trains for stage in job.stages)
-        self.room = usable - workers.streamed_bytes if ranks.device.type == "cpu" else None
+        room = max(0.0, usable - workers.streamed_bytes)
+        self.room = room if ranks.device.type == "cpu" else None
         """Host memory for the hidden states of a streamed model; None if a GPU has the rest."""
         self.streams = not all(ranks.gather(fits))
         """True if models are too large for memory and stay in files, one block open at a time."""
