@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from core.models.weight_writer import write_header
 
 MASKS_FILE = "masks.safetensors"
 
@@ -52,9 +55,10 @@ Masks = Mapping[str, Tensor]
 class PackedMasks(MutableMapping[str, Tensor]):
     """Masks that are held as bits. A read makes the booleans of one mask, on the CPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, masks: Mapping[str, Tensor] = MappingProxyType({})) -> None:
         self.bits: dict[str, tuple[Tensor, Sequence[int]]] = {}
         """The bits and the shape of each mask."""
+        self.update(masks)
 
     def __getitem__(self, name: str) -> Tensor:
         return unpacked(*self.bits[name])
@@ -81,24 +85,17 @@ class MaskFile(MutableMapping[str, Tensor]):
     def __init__(self, path: Path, shapes: Mapping[str, list[int]]) -> None:
         """Make a file with room for the mask of every matrix."""
         self.path, self.shapes, self.written = path, dict(shapes), set[str]()
-        header: dict[str, object] = {"__metadata__": {"shapes": json.dumps(self.shapes)}}
-        self.begins, end = dict[str, int](), 0
-        for name, shape in self.shapes.items():
-            size = -(-math.prod(shape) // 8)
-            entry = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
-            header[name], self.begins[name] = entry, end
-            end += size
-        # The format: length of the header, 8 bytes; the header, padded; the data.
-        data = json.dumps(header, separators=(",", ":")).encode()
-        data += b" " * (-len(data) % 8)
-        self.data_begin = 8 + len(data)
+        layout = {
+            name: torch.empty(-(-math.prod(shape) // 8), dtype=torch.uint8, device="meta")
+            for name, shape in self.shapes.items()
+        }
         with open(path, "wb") as file:
-            file.write(len(data).to_bytes(8, "little") + data)
-            file.truncate(self.data_begin + end)
+            self.begins = write_header(file, layout, {"shapes": json.dumps(self.shapes)})
+            file.truncate(file.tell() + sum(bits.nbytes for bits in layout.values()))
 
     def __setitem__(self, name: str, mask: Tensor) -> None:
         with open(self.path, "r+b") as file:
-            file.seek(self.data_begin + self.begins[name])
+            file.seek(self.begins[name])
             file.write(packed(mask).numpy().tobytes())
         self.written.add(name)
 

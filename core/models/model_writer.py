@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.models.blocks import prunable_blocks
 from core.models.mask_files import MASKS_FILE, MaskFile
-from core.models.sources import WEIGHTS_INDEX
+from core.models.weight_writer import write_index
 
 
 class ModelWriter:
@@ -27,6 +25,7 @@ class ModelWriter:
         self.directory, self.num_shards = directory, 1 + len(blocks)
         self.masks = MaskFile(directory / MASKS_FILE, shapes)
         self.written: dict[int, Path] = {}
+        self.file_of: dict[str, str] = {}
 
     def shard(self, number: int) -> Path:
         """Return the file of a shard: 0 is the root, then come the blocks."""
@@ -38,6 +37,7 @@ class ModelWriter:
         found = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         save_file(found, aside, metadata={"format": "pt"})
         self.written[number] = aside.rename(self.shard(number))
+        self.file_of |= dict.fromkeys(found, self.written[number].name)
 
     def move(self, directory: Path) -> None:
         """Move all files into another directory of the same disk."""
@@ -46,11 +46,6 @@ class ModelWriter:
 
     def finish(self) -> None:
         """Write the index of all shards."""
-        weight_map: dict[str, str] = {}
-        for number in range(self.num_shards):
-            with safe_open(self.written[number], framework="pt") as file:
-                weight_map |= dict.fromkeys(file.keys(), self.written[number].name)
+        assert len(self.written) == self.num_shards
         size = sum(path.stat().st_size for path in self.written.values())
-        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        text = json.dumps(index, indent=1) + "\n"
-        (self.directory / WEIGHTS_INDEX).write_text(text, encoding="utf-8")
+        write_index(self.directory, {"total_size": size}, self.file_of)

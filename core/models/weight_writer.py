@@ -35,6 +35,30 @@ DTYPES = {
 """Names of dtypes in a header, in the order in which tensors lie in a file."""
 
 
+def write_header(
+    file: BinaryIO, layout: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> dict[str, int]:
+    """Write the header of a safetensors file; return where in the file each tensor begins."""
+    begins, kinds, end = dict[str, int](), list(DTYPES), 0
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    for name in sorted(layout, key=lambda name: (kinds.index(layout[name].dtype), name)):
+        start, end = end, end + layout[name].nbytes
+        dtype, shape = DTYPES[layout[name].dtype], list(layout[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+        begins[name] = start
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    return {name: file.tell() + start for name, start in begins.items()}
+
+
+def write_index(directory: Path, metadata: object, file_of: Mapping[str, str]) -> None:
+    """Write the index of a model in several files: the file of each tensor by its name."""
+    index = {"metadata": metadata, "weight_map": file_of}
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (directory / WEIGHTS_INDEX).write_text(text, encoding="utf-8")
+
+
 class TensorFile:
     """One safetensors file that is open for writing."""
 
@@ -45,22 +69,11 @@ class TensorFile:
             file: an empty file.
             layout: all tensors of the file by name. Only shapes and dtypes count.
         """
-        self.file, self.starts = file, dict[str, int]()
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        kinds, end = list(DTYPES), 0
-        for name in sorted(layout, key=lambda name: (kinds.index(layout[name].dtype), name)):
-            start, end = end, end + layout[name].nbytes
-            dtype, shape = DTYPES[layout[name].dtype], list(layout[name].shape)
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-            self.starts[name] = start
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        file.write(len(text).to_bytes(8, "little") + text)
-        self.data_start = file.tell()
+        self.file, self.begins = file, write_header(file, layout, {"format": "pt"})
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Write a tensor at its place."""
-        self.file.seek(self.data_start + self.starts[name])
+        self.file.seek(self.begins[name])
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         self.file.write(flat.view(torch.uint8).numpy().data)
 
@@ -96,9 +109,4 @@ class WeightWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         self.stack.close()
         if kind is None and self.split.is_sharded:
-            index = {
-                "metadata": self.split.metadata,
-                "weight_map": self.split.tensor_to_filename,
-            }
-            text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-            (self.directory / WEIGHTS_INDEX).write_text(text, encoding="utf-8")
+            write_index(self.directory, self.split.metadata, self.split.tensor_to_filename)
