@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from core.activations import Activations, Calibration, gather_statistics
 from core.finished_blocks import FinishedBlock
 from core.models.blocks import Block, prunable_blocks
-from core.models.mask_files import Masks
+from core.models.mask_files import Masks, PackedMasks
 from core.models.residence import residence_of
 from core.parallel import Ranks, gathered
 from core.pruners.pruner import Pruner
@@ -124,7 +124,7 @@ def finish_block_(
     return FinishedBlock(
         index=block.index,
         weights={name: matrix.read() for name, matrix in block.matrices.items()},
-        masks={name: result.mask.cpu() for name, result in solved.pruned.items()},
+        masks=PackedMasks({name: result.mask for name, result in solved.pruned.items()}),
         grids={name: one.grid for name, one in solved.pruned.items() if one.grid is not None},
         errors=solved.errors,
         fell_back=sorted(name for name, one in solved.pruned.items() if one.fell_back),

@@ -143,8 +143,9 @@ def solve_part(problem: Problem, groups: Sequence[Group], team: Ranks) -> Part:
 def solve_matrices(problem: Problem, group: Group, target: Target, part: Part, team: Ranks) -> None:
     """Solve this rank's rows of the matrices of one input that have the same target."""
     chosen = [one for one in group.matrices if problem.targets[one.name] == target]
-    # One rank's rows may be finite where another's are not, but all must stop alike.
-    require_finite([one.read() for one in chosen])
+    if team.size > 1:
+        # One rank's rows may be finite where another's are not, but all must stop alike.
+        require_finite([one.read() for one in chosen])
     at = [rows_of(one.rows, team.rank, team.size) for one in chosen]
     weights = [one.read()[rows] for one, rows in zip(chosen, at)]
     earlier = None

@@ -21,7 +21,7 @@ LATE_SECONDS = 0.7
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory) -> list[dict[str, float]]:
-    """What each of two ranks saw."""
+    """Return the values that each of two ranks printed."""
     folder = tmp_path_factory.mktemp("ranks")
     processes = [
         subprocess.Popen(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from core.finished_blocks import FinishedBlock, Resumption, block_file, load_block, save_blocks
-from core.models.mask_files import PackedMasks
 from core.pace import ASK_EVERY_SECONDS, Pace
 from orchestrator.plan.stages import Stage
 from orchestrator.trial.checkpoints import Opened, add_checkpoint, opened_checkpoint
@@ -48,9 +46,7 @@ class Blocks:
         """Save the blocks since the last save if that is long ago (collective)."""
         if not self.saves:
             return
-        masks = PackedMasks()
-        masks.update(block.masks)
-        self.unsaved.append(replace(block, masks=masks))
+        self.unsaved.append(block)
         if not self.is_due():
             return
         space, blocks = self.space, self.unsaved
