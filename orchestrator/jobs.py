@@ -20,24 +20,21 @@ from orchestrator.results import versions
 
 def trial_job(sweep: Sweep, trial: Trial, shared: Set[str]) -> Job:
     """Return the job of a trial; weights of `shared` stages outlive it."""
-    drop = frozenset(sweep.dropped - shared)
-    return make_job(sweep, trial.id, trial.stages, trial.cells, drop)
+    job = make_job(sweep, trial.id, trial.stages, trial.cells)
+    # Only what this trial may come to hold: the whole sweep's list would be most of the job.
+    reached = {*job.by_id, *(stage.parent for stage in job.stages)}
+    drop = frozenset(s for s in reached if s in sweep.dropped and s not in shared)
+    return replace(job, drop=drop)
 
 
 def task_job(sweep: Sweep, stage: Stage) -> Job:
     """Return the job of one task stage, whose model is never streamed: tasks need all of it."""
-    job = make_job(sweep, stage.id, (stage,), (), frozenset())
+    job = make_job(sweep, stage.id, (stage,), ())
     return replace(job, workers=replace(job.workers, untrained_bytes=0.0))
 
 
-def make_job(
-    sweep: Sweep,
-    name: str,
-    stages: tuple[Stage, ...],
-    cells: tuple[Cell, ...],
-    drop: frozenset[str],
-) -> Job:
-    """Return a job of stages of one model."""
+def make_job(sweep: Sweep, name: str, stages: tuple[Stage, ...], cells: tuple[Cell, ...]) -> Job:
+    """Return a job of stages of one model that drops no weights."""
     model = sweep.model(stages[0].model if stages else cells[0].model)
     root = sweep.plan.root_of(model.inputs.name)
     return Job(
@@ -49,7 +46,7 @@ def make_job(
         known=known_stages(sweep, [root, *stages], cells),
         cells=cells,
         store_root=sweep.store.files.uri(),
-        drop=drop,
+        drop=frozenset(),
         workers=workers_of(sweep, model.inputs.name),
         limits=Limits(
             checkpoint_seconds=sweep.config.output.checkpoint_seconds,

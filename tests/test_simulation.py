@@ -8,6 +8,7 @@ from time import process_time
 import pytest
 
 from orchestrator.plan.branches import cut_branches
+from orchestrator.plan.identity import identity
 from orchestrator.plan.trials import TRIALS_A_SLOT, needed_stages, pack_trials, shared_stages
 
 PATH = Path(__file__).resolve().parents[1] / "experiments" / "benches" / "simulate_scheduling.py"
@@ -38,13 +39,61 @@ def test_ten_thousand_cells_for_a_thousand_slots_are_planned_in_seconds():
     assert {stage.id for trial in trials for stage in trial.stages} == needed
 
 
-def test_planning_ten_thousand_cells_needs_less_than_a_gigabyte():
+def test_thirty_thousand_cells_fit_in_300_megabytes():
     tracemalloc.start()
-    plan = simulation.build_plan(12)
+    plan = simulation.build_plan(4)
+    cells = list(plan.cells.values())
+    needed = needed_stages(plan, cells, set(), set())
+    trials = pack_trials(plan, cells, needed, simulation.stage_costs(plan), 100)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(plan.cells) >= 10_000
-    assert peak < 2**30
+    assert sum(len(trial.cells) for trial in trials) == len(cells)
+    assert peak / len(cells) * 30_000 < 300e6
+
+
+def operations(function):
+    """Return how many Python operations a call takes: the same on any machine."""
+    count = 0
+
+    def trace(frame, event, arg):
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_work_of_planning_and_packing_grows_as_the_grid_does(monkeypatch):
+    monkeypatch.setattr(simulation, "SEEDS", 1)
+
+    def plan_and_pack(models, slots):
+        plan = simulation.build_plan(models)
+        cells = list(plan.cells.values())
+        needed = needed_stages(plan, cells, set(), set())
+        trials = pack_trials(plan, cells, needed, simulation.stage_costs(plan), slots)
+        assert trials and all(plan.root_of(trial.model) for trial in trials)
+
+    few, many = (operations(lambda n=n: plan_and_pack(n, 20 * n)) for n in (1, 4))
+    assert many < 4.2 * few
+
+
+def test_each_stage_is_hashed_about_once(monkeypatch):
+    hashed = []
+
+    def count(value):
+        hashed.append(value)
+        return identity(value)
+
+    monkeypatch.setattr("orchestrator.plan.stages.identity", count)
+    plan = simulation.build_plan(1)
+    assert len(hashed) == len(plan.stages)
 
 
 @pytest.mark.parametrize("slots", [1, 7, 1000])

@@ -1,5 +1,7 @@
 """Trials that repeat a stage, walked one after another without Ray: every row, nothing lost."""
 
+from dataclasses import replace
+
 import pytest
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
@@ -9,6 +11,7 @@ from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepC
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
 from orchestrator.plan import trials
+from orchestrator.plan.job import Job
 from orchestrator.plan.trials import shared_stages
 from orchestrator.trial.walk import Walk
 
@@ -51,3 +54,20 @@ def test_a_seedless_stage_is_walked_by_each_seeds_trial_and_dropped_by_none(swee
     assert {row["status"] for row in rows.values()} == {"done"}
     kept = {s for s, m in sweep.store.stages.manifests().items() if m["files"]}
     assert kept == pruned
+
+
+def test_a_job_holds_its_own_trial_alone_and_is_small_when_packed(sweep):
+    def packed_sizes(seeds):
+        grid = replace(sweep.config.grid, seeds=tuple(range(seeds)))
+        whole = preparation.prepare(replace(sweep.config, grid=grid))
+        packed = preparation.trials_of(whole, dict.fromkeys(whole.plan.stages, 1000.0), seeds)
+        jobs = [trial_job(whole, trial, shared_stages(packed)) for trial in packed]
+        assert any(job.drop for job in jobs)
+        for job in jobs:
+            assert Job.unpacked(job.packed()) == job
+            assert job.drop <= {*job.by_id}
+        return [len(job.packed()) for job in jobs]
+
+    few, many = packed_sizes(8), packed_sizes(32)
+    assert len(many) > 3 * len(few)
+    assert max(many) < 1.2 * max(few), "a job does not grow with the sweep that it is of"

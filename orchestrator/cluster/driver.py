@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 import ray.train
 import ray.tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -43,14 +44,14 @@ TIMEOUTS = (
 """Ray's limits of waiting: for a place in the cluster, a report of all ranks, a sign of life."""
 
 
-def run_trial(config: dict[str, Any], jobs: Mapping[str, Job]) -> None:
+def run_trial(config: dict[str, Any], jobs: Mapping[str, ray.ObjectRef]) -> None:
     """Run the job that the trial's config names.
 
     Args:
         config: Tune's config; `trial.id` names the job, the rest is for Tune's table.
-        jobs: all jobs of the sweep by id.
+        jobs: references to all packed jobs of the sweep by id; only the trial's own is read.
     """
-    whole = jobs[config["trial"]["id"]]
+    whole = Job.unpacked(ray.get(jobs[config["trial"]["id"]]))
     store = Store(whole.store_root)
     job = without_failed(whole, store)
     os.environ.update(dict.fromkeys(TIMEOUTS, f"{whole.limits.timeout_seconds:g}"))

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 from ray.tune import (
     Callback,
     FailureConfig,
@@ -63,7 +64,8 @@ def run_trials(
         storage_path: folder or URI for Tune's own files.
         callbacks: called for trials and finished cells.
     """
-    jobs = {view["id"]: job for view, job in trials}
+    # By reference, so that no trial reads the jobs of the others.
+    jobs = {view["id"]: ray.put(job.packed()) for view, job in trials}
     tuner = Tuner(
         with_resources(with_parameters(run_trial, jobs=jobs), DRIVER_RESOURCE),
         param_space={

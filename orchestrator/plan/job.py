@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -78,10 +80,19 @@ class Job:
     cells: tuple[Cell, ...]
     store_root: str
     drop: frozenset[str]
-    """Stages whose weights go once no stage starts from them."""
+    """Stages whose weights go once no stage starts from them, of those that this trial reaches."""
     workers: Workers
     limits: Limits
     run: Run
+
+    def packed(self) -> bytes:
+        """Return the job as few bytes, for processes of the same sweep."""
+        return zlib.compress(pickle.dumps(self), level=1)
+
+    @staticmethod
+    def unpacked(data: bytes) -> Job:
+        """Return the job that `packed` made these bytes of."""
+        return pickle.loads(zlib.decompress(data))
 
     @cached_property
     def by_id(self) -> dict[str, Stage]:

@@ -25,15 +25,21 @@ class Plan:
     """Facts of the run; kinds whose numbers depend on some of them name these."""
     stages: dict[str, Stage] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
-    children: dict[str, list[str]] = field(default_factory=dict)
+    children: dict[str | None, list[str]] = field(default_factory=dict)
+    """Stages by the one that they start from; None has the dense models."""
+    named: dict[tuple[str | None, Work], str] = field(default_factory=dict, repr=False)
+    """Ids of works asked for so far, by parent: cells share most of them, and hashing is slow."""
 
     def add_stage(self, work: Work, model: str, method: str, parent: str | None) -> str:
         """Add a stage, or find the equal one; return its id."""
+        found = self.named.get((parent, work))
+        if found is not None:
+            return found
         stage = Stage.of(work, model, method, parent, self.circumstances)
+        self.named[parent, work] = stage.id
         if stage.id not in self.stages:
             self.stages[stage.id] = stage
-            if parent is not None:
-                self.children.setdefault(parent, []).append(stage.id)
+            self.children.setdefault(parent, []).append(stage.id)
         return stage.id
 
     def add_evaluations(self, model: ModelInputs, method: str, parent: str) -> tuple[str, ...]:
@@ -56,13 +62,15 @@ class Plan:
 
     def walk(self, stage_id: str) -> Iterator[Stage]:
         """Yield a stage and all below it: parents first, evaluations before further steps."""
-        yield self.stages[stage_id]
-        for child in self.children_of(stage_id):
-            yield from self.walk(child.id)
+        waiting = [self.stages[stage_id]]
+        while waiting:
+            stage = waiting.pop()
+            yield stage
+            waiting += reversed(self.children_of(stage.id))
 
     def roots(self) -> list[Stage]:
         """Return the dense models."""
-        return [stage for stage in self.stages.values() if stage.parent is None]
+        return [self.stages[stage] for stage in self.children.get(None, [])]
 
     def root_of(self, model: str) -> Stage:
         """Return the dense stage of a model."""

@@ -99,14 +99,17 @@ def pack_trials(
     cell is in one trial.
     """
     # A cell whose stages are all there but whose row is missing still needs a trial to write it.
-    groups: dict[str, list[Branch]] = {cell.model: [] for cell in cells}
+    cells_of: dict[str, list[Cell]] = {}
+    for cell in cells:
+        cells_of.setdefault(cell.model, []).append(cell)
+    groups: dict[str, list[Branch]] = {model: [] for model in cells_of}
     count = num_trials(sum(costs.get(stage, 0.0) for stage in needed), num_slots)
     groups |= cut_branches(plan, needed, costs, count)
     shares = share_trials(groups, costs, count)
     trials = []
     for model, branches in groups.items():
         bundles = spread(branches, costs, shares[model])
-        mine = share_cells([cell for cell in cells if cell.model == model], bundles, needed)
+        mine = share_cells(cells_of.get(model, []), bundles, needed)
         pairs = zip([*bundles, []], mine)
         trials += [Trial.of(model, *pair) for pair in pairs if any(pair)]
     if num_slots > 1:
@@ -171,13 +174,13 @@ def share_trials(
 def spread(branches: list[Branch], costs: Mapping[str, float], count: int) -> list[list[Stage]]:
     """Split branches into at most `count` bundles, the dearest first to the cheapest bundle."""
     cost = [branch.seconds(costs) for branch in branches]
-    load = [0.0] * min(count, len(branches))
+    bundles: list[dict[str, Stage]] = [{} for _ in range(min(count, len(branches)))]
+    loads = [(0.0, i) for i in range(len(bundles))]
     bundle_of = [0] * len(branches)
     for i in sorted(range(len(branches)), key=lambda i: -cost[i]):
-        bundle_of[i] = min(range(len(load)), key=load.__getitem__)
-        load[bundle_of[i]] += cost[i]
+        load, bundle_of[i] = loads[0]
+        heapq.heapreplace(loads, (load + cost[i], bundle_of[i]))
     # Within a bundle branches keep the order of the grid: evaluations first, sparsities rising.
-    bundles: list[dict[str, Stage]] = [{} for _ in load]
     for branch, i in zip(branches, bundle_of):
         bundles[i] |= {stage.id: stage for stage in branch.stages}
     return [list(bundle.values()) for bundle in bundles]
