@@ -35,7 +35,7 @@ from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial, needed_stages, pack_trials
 from orchestrator.results import versions
 from orchestrator.results.published import known_values
-from orchestrator.results.record import FOLDER, describe_cells
+from orchestrator.results.record import FOLDER, describe_cells, recorded_models
 from orchestrator.store.store import MARKER, Store
 
 MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
@@ -118,8 +118,12 @@ class Texts:
     """Estimated seconds of every stage."""
 
 
-def prepare(config: SweepConfig) -> Sweep:
+def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
     """Resolve names, plan, and find out what is done; write nothing.
+
+    Args:
+        config: the settings.
+        repeated: the store of the sweep that this one repeats; models have its names.
 
     Raises:
         ValueError: bad input, in one line.
@@ -128,7 +132,7 @@ def prepare(config: SweepConfig) -> Sweep:
     store = Store(config.output.out_dir)
     require_own_directory(store)
     tasks = resolve_tasks(config.eval)
-    models = tuple(resolve_inputs(config))
+    models = tuple(resolve_inputs(config, recorded_models(repeated or store)))
     planner = Planner(config.grid, config.prune, config.finetune, tasks, config.eval.task_limit)
     plan = planner.build([m.inputs for m in models], {"device": device_of(config)})
     remedy = "tasks start from kept weights; use --keep final"

@@ -91,7 +91,7 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     cell_id = newest["cell_id"]
     place = f"repeats/{cell_id[:12]}-{uuid.uuid4().hex[:6]}"
     settings = recorded_settings(config, newest, explicit, store.files.display(place))
-    sweep = preparation.prepare(settings)
+    sweep = preparation.prepare(settings, repeated=store)
     cell = sweep.plan.cells.get(cell_id)
     remedy = (
         "its recorded settings lead to another cell now: the model, a text or the version of a "

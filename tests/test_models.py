@@ -258,17 +258,6 @@ def test_a_model_loads_for_evaluation(tiny_llama_dir, capfd):
     assert "".join(capfd.readouterr()) == ""
 
 
-def test_identity_is_that_of_the_content(tiny_opt_dir, tmp_path):
-    copy = shutil.copytree(tiny_opt_dir, tmp_path / "copy")
-    identity = resolve_model(str(tiny_opt_dir)).identity
-    assert identity.startswith("sha256:") and resolve_model(str(copy)).identity == identity
-    for file in ("model.safetensors", "config.json", "tokenizer.json"):
-        other = Path(shutil.copytree(tiny_opt_dir, tmp_path / file))
-        with open(other / file, "ab") as stream:
-            stream.write(b" ")
-        assert resolve_model(str(other)).identity != identity
-
-
 @pytest.mark.parametrize(
     ("absent", "remedy"), [("config.json", "no config.json"), ("model.safetensors", "safetensors")]
 )

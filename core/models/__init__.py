@@ -4,6 +4,7 @@ This is the only package that knows model families and where a prunable weight i
 
     families.py      facts of each family
     sources.py       names -> directories or hub commits
+    local_identity.py  a local model's identity: weights, tokenizer, keys that change numbers
     loading.py       configs, weights and tokenizers from a source
     weight_files.py  a model directory read by slices, one weight at a time
     conversion.py    names and shapes in files against those in memory

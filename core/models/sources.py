@@ -20,10 +20,10 @@ from core.hub.identity import (
     MovedError,
     cached_refs,
     cached_snapshot,
-    files_hash,
     first_line,
     hub_commit,
 )
+from core.models.local_identity import former_identity, local_identity
 
 EMBEDDED = "embedded"
 EMBEDDED_DIR = Path(__file__).parents[1] / "assets" / "model"
@@ -42,9 +42,11 @@ class ModelSource:
     revision: str | None
     """The hub commit; None for a local directory."""
     identity: str
-    """The hub commit, or `sha256:` of the local config, tokenizer and weights."""
+    """The hub commit, or `sha256:` of all that the numbers of a local model depend on."""
     weights_revision: str | None = None
     """The hub commit with the safetensors weights, if it is another one than `revision`."""
+    aliases: tuple[str, ...] = ()
+    """Further identities of the same model, by which a store may know it."""
 
 
 def resolve_model(
@@ -92,10 +94,12 @@ def local_source(name: str, path: Path, needs_weights: bool = True) -> ModelSour
         name,
         "has no (or not all of its) *.safetensors weights; save it with safetensors",
     )
-    files = [path / "config.json", *weights]
-    files += [file for file in path.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
+    tokenizer = [file for file in path.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
+    files = [*weights, *tokenizer]
+    former = former_identity(path, files)
     # The path is absolute, because workers run in a directory of their own.
-    return ModelSource(name, str(path.absolute()), None, f"sha256:{files_hash(files)}")
+    place = str(path.absolute())
+    return ModelSource(name, place, None, local_identity(path, files), aliases=(former,))
 
 
 def is_stored(source: ModelSource) -> bool:

@@ -1,6 +1,7 @@
 """Inputs: names become models, texts and tokens, checked before anything runs.
 
 models.py       models with their texts
+known_models.py a model's name in results, and the names and identities that a store knows
 text_names.py   the name of each role's text: the flag's, else the default
 texts.py        each role's text with its windows
 task_names.py   zero-shot tasks

@@ -6,9 +6,9 @@ starts and before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ from core.precision import inference_dtype, training_dtype
 from core.texts.protocols import PROTOCOLS
 from core.texts.sources import Text
 from orchestrator.config import SweepConfig
+from orchestrator.inputs.known_models import Recorded, as_known, name_in_results
 from orchestrator.inputs.text_names import text_names
 from orchestrator.inputs.texts import ModelTexts, resolve_texts
 from orchestrator.plan.inputs import ModelInputs
@@ -40,8 +41,12 @@ class ResolvedModel:
     """Texts by identity."""
 
 
-def resolve_inputs(config: SweepConfig) -> list[ResolvedModel]:
+def resolve_inputs(config: SweepConfig, recorded: Sequence[Recorded] = ()) -> list[ResolvedModel]:
     """Resolve and check all models and texts of a sweep; read no weights.
+
+    Args:
+        config: the settings.
+        recorded: the models of earlier sweeps of the store, whose names and identities stay.
 
     Raises:
         ValueError: one line naming flag, value and remedy.
@@ -53,9 +58,16 @@ def resolve_inputs(config: SweepConfig) -> list[ResolvedModel]:
         raise NotFetchedError.together(all_missing(config) or [error]) from error
     seen: dict[str, str] = {}
     for model in models:
-        name, twin = model.inputs.name, seen.setdefault(model.source.identity, model.inputs.name)
+        name, twin = model.source.name, seen.setdefault(model.source.identity, model.source.name)
         require(twin == name, "models", name, f"is the same model as {twin}; name each once")
-    return models
+    return [known_one(model, recorded) for model in models]
+
+
+def known_one(model: ResolvedModel, recorded: Sequence[Recorded]) -> ResolvedModel:
+    """Return a model under the name and the identity that the store knows it by."""
+    name, source = as_known(model.inputs.name, model.source, recorded)
+    inputs = replace(model.inputs, name=name, identity=source.identity)
+    return replace(model, source=source, inputs=inputs)
 
 
 def all_missing(config: SweepConfig) -> list[NotFetchedError]:
@@ -99,7 +111,7 @@ def resolve_one(config: SweepConfig, name: str, device: torch.device) -> Resolve
     seq_len = found.training.seq_len if found.training else 0
     tokens, batch = config.finetune.tokens, config.finetune.batch_tokens
     inputs = ModelInputs(
-        name=name,
+        name=name_in_results(source),
         identity=source.identity,
         dtype=inference_dtype(config.grid.dtype, facts.dtype, device),
         training_dtype=training_dtype(config.grid.dtype, device),

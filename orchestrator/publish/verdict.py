@@ -20,6 +20,7 @@ from orchestrator.publish.comparison import (
 from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.parquet import read_rows
 from orchestrator.results.published import load_published, published_model
+from orchestrator.results.record import recorded_models
 from orchestrator.results.schema import Row
 from orchestrator.store.store import Store
 
@@ -35,15 +36,10 @@ def rows_of(config: SweepConfig) -> list[Row]:
 def models_of(config: SweepConfig) -> dict[str, str | None]:
     """Return the name that papers use for each model of the sweep; None if they do not know it."""
     # Imported here: presets import this module before they parse flags, and torch takes a second.
-    import torch
+    from orchestrator.inputs.models import resolve_inputs
 
-    from orchestrator.inputs.models import resolve_one
-
-    found = {}
-    for name in config.grid.models:
-        one = resolve_one(config, name, torch.device("cpu"))
-        found[name] = published_model(one.source, one.facts)
-    return found
+    models = resolve_inputs(config, recorded_models(Store(config.output.out_dir)))
+    return {one.inputs.name: published_model(one.source, one.facts) for one in models}
 
 
 def against_tables(*sources: str) -> Callable[[SweepConfig], int]:

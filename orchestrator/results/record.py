@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.plan import Plan
+from orchestrator.store.files import read_object
 from orchestrator.store.store import Store
 
 FOLDER = "sweeps"
@@ -40,6 +41,18 @@ def describe_cells(plan: Plan) -> list[dict[str, Any]]:
 def read_record(store: Store, sweep_id: str) -> Record:
     """Read the record of one sweep."""
     return json.loads(store.files.read_bytes(FOLDER, f"{sweep_id}.json"))
+
+
+def recorded_models(store: Store) -> list[dict[str, Any]]:
+    """Return the models of all sweeps of a store: the fields of their sources, and `row_name`."""
+    names = sorted(name for name in store.files.names(FOLDER) if name.endswith(".json"))
+    contents = store.files.for_each(names, lambda name: store.files.try_read(FOLDER, name))
+    records = [read_object(data) or {} for data in contents if data is not None]
+    return [
+        {**source, "row_name": name}
+        for record in records
+        for name, source in record.get("sources", {}).items()
+    ]
 
 
 def labels_of(record: Record) -> Labels:
