@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from orchestrator.store.store import Store
@@ -22,6 +23,12 @@ class Manifests:
                 return None
             self.found[stage_id] = manifest
         return self.found[stage_id]
+
+    def find_all(self, stage_ids: Iterable[str]) -> set[str]:
+        """Look for many manifests, several at a time below a URI; return the stages found."""
+        wanted = dict.fromkeys(stage_ids)
+        found = self.store.files.for_each(wanted, self.find)
+        return {stage for stage, manifest in zip(wanted, found) if manifest is not None}
 
     def need(self, stage_id: str) -> dict[str, Any]:
         """Return a manifest that must be there."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from core.parallel import Ranks
 from core.pruners.pruner import PruningError
@@ -24,10 +25,12 @@ from orchestrator.results.rows import Outcome, build_row
 from orchestrator.store.store import Store
 from orchestrator.trial.clock import restart_peak
 from orchestrator.trial.notice import Notice
+from orchestrator.trial.open_cells import OpenCells
 from orchestrator.trial.runners import RUNNERS
 from orchestrator.trial.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CELL_ERRORS = (PruningError, TrainingError)
 """Errors that fail a cell, on all ranks alike, and let the walk go on."""
@@ -58,27 +61,42 @@ class Walk:
         """
         self.job, self.store, self.ranks, self.report = job, store, ranks, report
         self.space = Workspace(job, store, ranks, Notice(notice))
+        self.cells = OpenCells(job.cells)
+        self.looks: dict[str | None, list[Stage]] = {}
+        """Evaluations by the stage whose weights they look at."""
+        for stage in job.known:
+            if isinstance(stage.work, Evaluate):
+                self.looks.setdefault(stage.parent, []).append(stage)
         self.failed: dict[str, str] = {}
         self.stopped: dict[str, tuple[str, float]] = {}
         """For each stopped stage: the reason, and the perplexity that was too high."""
-        self.written: set[str] = set()
         self.restored: list[str] = []
+        self.num_settled = 0
 
     def run(self) -> None:
         """Run all stages in order; write each cell's rows as soon as its last stage is done."""
-        last_use = {stage.parent: i for i, stage in enumerate(self.job.stages)}
-        self.settle_cells()
-        for i, stage in enumerate(self.job.stages):
+        uses = Counter(stage.parent for stage in self.job.stages)
+        parts = {*self.cells.parts, *(s.id for s in self.job.stages)} - {self.job.root.id}
+        found = self.told(lambda: self.space.manifests.find_all(parts))
+        self.write_all(self.cells.take_stored(found))
+        for stage in self.job.stages:
             self.run_or_fail(stage)
-            self.settle_cells()
-            for parent, use in last_use.items():
-                if use == i and parent is not None:
-                    self.let_go(parent)
-            if stage.work.stores_weights and stage.id not in last_use:
+            self.settle(stage)
+            uses[stage.parent] -= 1
+            if uses[stage.parent] == 0 and stage.parent is not None:
+                self.let_go(stage.parent)
+            if stage.work.stores_weights and not uses[stage.id]:
                 self.let_go(stage.id)
         for stage_id in self.restored:
             self.let_go(stage_id)
         self.space.weights.forget()
+
+    def told(self, question: Callable[[], T]) -> T:
+        """Return rank 0's answer on all ranks (collective).
+
+        Another sweep may publish into this store at any time, so rank 0 decides for all.
+        """
+        return cast(T, self.ranks.gather(question() if self.ranks.rank == 0 else None)[0])
 
     def run_or_fail(self, stage: Stage) -> None:
         """Run a stage unless it is stored already, an ancestor failed, or its branch is stopped."""
@@ -88,8 +106,7 @@ class Walk:
         if stage.parent in self.stopped:
             self.stopped[stage.id] = self.stopped[stage.parent]
             return
-        # Another sweep may publish into this store at any time, so rank 0 decides for all.
-        stored, passed = self.ranks.gather((self.is_stored(stage), self.passed_limit(stage)))[0]
+        stored, passed = self.told(lambda: (self.is_stored(stage), self.passed_limit(stage)))
         if stored:
             return
         if passed is not None:
@@ -146,9 +163,7 @@ class Walk:
         limit = self.job.limits.stop_perplexity
         if limit is None or not stage.work.stores_weights or stage.parent == self.job.root.id:
             return None
-        for other in self.job.known:
-            if not isinstance(other.work, Evaluate) or other.parent != stage.parent:
-                continue
+        for other in self.looks.get(stage.parent, ()):
             manifest = self.space.manifests.find(other.id)
             value = math.nan if manifest is None else manifest["metrics"]["perplexity"]
             if manifest is not None and not value <= limit:
@@ -164,24 +179,18 @@ class Walk:
 
     # Rows ---------------------------------------------------------------------------------------
 
-    def settle_cells(self) -> None:
-        """Write and report the rows of cells that are complete, failed or stopped."""
-        settled = [cell.id for cell in self.job.cells if self.is_settled(cell)]
-        # All ranks must report the same cells, so rank 0's list is used.
-        settled = self.ranks.gather(settled)[0]
-        for cell in self.job.cells:
-            if cell.id in settled:
-                self.written.add(cell.id)
-                self.report(self.write_rows(cell) if self.ranks.rank == 0 else {})
+    def settle(self, stage: Stage) -> None:
+        """Write and report the rows of cells that this stage completes, or ends."""
+        if stage.id in self.failed or stage.id in self.stopped:
+            self.write_all(self.cells.take_ended(stage.id))
+        elif self.told(lambda: self.space.manifests.find(stage.id) is not None):
+            self.write_all(self.cells.take_stored({stage.id}))
 
-    def is_settled(self, cell: Cell) -> bool:
-        """Return True if a cell's rows can be written and are not yet."""
-        stages = cell.all_stages()
-        if cell.id in self.written:
-            return False
-        if any(s in self.failed or s in self.stopped for s in stages):
-            return True
-        return all(self.space.manifests.find(s) is not None for s in stages[1:])
+    def write_all(self, cells: list[Cell]) -> None:
+        """Write and report the rows of settled cells; all ranks report the same ones."""
+        for cell in cells:
+            self.num_settled += 1
+            self.report(self.write_rows(cell) if self.ranks.rank == 0 else {})
 
     def write_rows(self, cell: Cell) -> dict[str, Any]:
         """Write a cell's rows; return what the report says of it."""
@@ -201,7 +210,7 @@ class Walk:
             "perplexity": perplexities[0],
             "status": outcome.status,
             "error": outcome.error or "",
-            "cells_done": len(self.written),
+            "cells_done": self.num_settled,
         }
 
     def outcome_of(self, cell: Cell) -> Outcome:
@@ -217,8 +226,6 @@ class Walk:
 
     def failure_status(self, cell: Cell) -> str:
         """Return `failed` for the shortest affected cells, `not_run` for longer ones."""
-        broken = {s for s in cell.all_stages() if s in self.failed}
-        shortest = min(
-            len(other.stages) for other in self.job.cells if broken & {*other.all_stages()}
-        )
+        broken = [stage for stage in cell.all_stages() if stage in self.failed]
+        shortest = min(self.cells.shortest[stage] for stage in broken)
         return "failed" if len(cell.stages) == shortest else "not_run"
