@@ -13,7 +13,8 @@ The flow, with the file of each step:
     perplexity, sparsity, tasks        measures/
     model and masks -> files           models/saving.py, models/mask_files.py
 
-Settings are in config.py, targets in targets.py, facts about methods in methods.py. hub/ tells the
+Settings are in config.py, targets in targets.py, facts about methods in methods.py; typed_values.py
+gives settings the types of their fields. hub/ tells the
 identity of hub content and how to download it. Several ranks work on one model through parallel.py,
 and ask questions at the pace of pace.py.
 Dtypes are chosen in precision.py, and accelerator.py tells a CPU from other devices. checks.py

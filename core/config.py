@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from core.checks import require, require_known, require_positive, require_unique, require_used
+from core.typed_values import give_types_
 
 Sampling = Literal["documents", "stream"]
 Budget = Literal["round", "total"]
@@ -40,6 +41,7 @@ class CalibrationConfig:
     windows of the joined text. By default documents for c4, else stream, as in the papers' code."""
 
     def __post_init__(self) -> None:
+        give_types_(self, "calibration.")
         require_positive("calibration.num-samples", self.num_samples, "use 1 or more")
         require_window("calibration.seq-len", self.seq_len)
 
@@ -66,6 +68,7 @@ class PruneConfig:
     """Number of consecutive inputs of a row that share a scale and a zero point. By default all."""
 
     def __post_init__(self) -> None:
+        give_types_(self, "prune.")
         remedy = "use a positive share, 0.01 in the paper"
         require_positive("prune.dampening-frac", self.dampening_frac, remedy)
         require_positive("prune.block-size", self.block_size, "use 1 or more, e.g. 128")
@@ -124,6 +127,7 @@ class Training:
     """Rank of the updates of `masklora`. By default 16."""
 
     def __post_init__(self) -> None:
+        give_types_(self, "finetune.")
         require_unique("finetune.lr", self.lrs)
         for flag, value in (
             *(("finetune.lr", lr) for lr in self.lrs),
@@ -267,6 +271,7 @@ class EvalConfig:
     """Number of examples of each task. By default all."""
 
     def __post_init__(self) -> None:
+        give_types_(self, "eval.")
         if self.texts:
             require_unique("eval.texts", self.texts)
         require_window("eval.seq-len", self.seq_len)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from core.checks import require
+from core.typed_values import give_types_
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Target:
     """`"N:M"` or None for unstructured."""
 
     def __post_init__(self) -> None:
+        give_types_(self)
         remedy = "a sparsity is a fraction between 0 and 1"
         is_fraction = math.isfinite(self.sparsity) and 0 <= self.sparsity <= 1
         require(is_fraction, "sparsities", self.sparsity, remedy)
@@ -58,7 +60,8 @@ class Target:
     @classmethod
     def structured(cls, text: str) -> Target:
         """Return the target of an N:M structure."""
-        return cls(round(MaskStructure.parse(text).sparsity, 6), text)
+        structure = MaskStructure.parse(text)
+        return cls(round(structure.sparsity, 6), str(structure))
 
     @cached_property
     def structure(self) -> MaskStructure | None:

@@ -17,8 +17,9 @@ from core.checks import require, require_known, require_positive, require_unique
 from core.config import CalibrationConfig, DType, EvalConfig, FinetuneConfig, PruneConfig
 from core.methods import METHODS
 from core.schedule import Schedule, scheduled_path, structured_path, unstructured_path
-from core.targets import Target
+from core.targets import MaskStructure, Target
 from core.texts.protocols import PROTOCOLS, ProtocolName
+from core.typed_values import give_types_
 
 T = TypeVar("T")
 Unprefixed = Annotated[T, tyro.conf.arg(name="")]
@@ -63,12 +64,15 @@ class GridConfig:
     """Data type of weights and activations. `auto` is the one in which the weights are stored."""
 
     def __post_init__(self) -> None:
+        give_types_(self)
         for flag in ("models", "methods", "regimes", "seeds"):
             require_unique(flag, getattr(self, flag))
         if self.sparsities or not self.mask_structures:
             require_unique("sparsities", [round(s, 6) for s in self.sparsities])
         if self.mask_structures:
-            require_unique("mask-structures", self.mask_structures)
+            require_unique(
+                "mask-structures", map(str, map(MaskStructure.parse, self.mask_structures))
+            )
         for method in self.methods:
             require_known("methods", method, METHODS)
         for regime in self.regimes:
@@ -141,6 +145,7 @@ class ResourceConfig:
     such weights, and the cells that need it become `stopped`."""
 
     def __post_init__(self) -> None:
+        give_types_(self)
         for name in ("num_workers", "cpus_per_worker", "max_concurrent_trials"):
             require_positive(name.replace("_", "-"), getattr(self, name), "use 1 or more")
         remedy = "use a positive number of tokens"
@@ -187,6 +192,7 @@ class OutputConfig:
     them where model, text and windows agree."""
 
     def __post_init__(self) -> None:
+        give_types_(self)
         require(bool(self.out_dir.strip()), "out-dir", "(empty)", "name a directory or URI")
         seconds = self.checkpoint_seconds
         require(seconds >= 0, "checkpoint-seconds", seconds, "use 0 or more seconds")
