@@ -36,6 +36,7 @@ from orchestrator.plan.trials import Trial, needed_stages, pack_trials
 from orchestrator.results import versions
 from orchestrator.results.published import known_values
 from orchestrator.results.record import FOLDER, describe_cells, recorded_models
+from orchestrator.store.files import SCRATCH
 from orchestrator.store.store import MARKER, Store
 
 MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
@@ -205,7 +206,7 @@ def require_own_directory(store: Store) -> None:
     if store.files.is_local and os.path.exists(path):
         require(os.path.isdir(path), "out-dir", store.root, "is a file; name a directory")
         # A sweep killed in its first moment leaves a half-written marker.
-        others = [name for name in os.listdir(path) if not name.startswith(MARKER)]
+        others = [n for n in os.listdir(path) if not n.startswith((MARKER, SCRATCH))]
         remedy = "holds something else; name a new directory or one of an earlier sweep"
         require(not others or store.files.exists(MARKER), "out-dir", store.root, remedy)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -60,10 +61,17 @@ def run(place: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+RANDOM_FOLDER = re.compile("(?<=^stages/[0-9a-f]{32})/[0-9a-f]{32}/")
+
+
 def file_names(out: Path) -> list[str]:
-    """Return the relative names of a store's files, without those that Ray writes."""
+    """Return the relative names of a store's files, without those that Ray writes.
+
+    A stage's files lie in a folder with a random name, which is left out. They had none before.
+    """
     files = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
-    return sorted(str(path) for path in files if path.parts[0] != "ray")
+    names = [RANDOM_FOLDER.sub("/", str(path)) for path in files if path.parts[0] != "ray"]
+    return sorted(names)
 
 
 def kept_files(store: Store) -> dict[str, dict[str, str]]:

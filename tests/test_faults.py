@@ -141,6 +141,10 @@ def trained_stages(store):
     return [m for m in manifests.values() if m["kind"] == "finetune" and m["method"] != "dense"]
 
 
+def weights_file(store, stage):
+    return next(Path(store.files.join("stages", stage)).rglob("model.safetensors"))
+
+
 def truncate(file):
     file.write_bytes(file.read_bytes()[:-1000])
 
@@ -151,15 +155,15 @@ def flip(file):
     file.write_bytes(data)
 
 
-def unlink_manifest(file):
-    file.with_name("manifest.json").unlink()
+def empty_manifest(file):
+    (file.parents[1] / "manifest.json").write_bytes(b"")
 
 
-@pytest.mark.parametrize("harm", [truncate, flip, unlink_manifest])
+@pytest.mark.parametrize("harm", [truncate, flip, empty_manifest])
 def test_a_damaged_stage_of_a_finished_sweep_is_computed_again(harm, copied, undisturbed, caplog):
     store = Store(copied.output.out_dir)
     stage = trained_stages(store)[0]["id"]
-    harm(Path(store.files.join("stages", stage, "model.safetensors")))
+    harm(weights_file(store, stage))
     walk(copied)
     assert "set aside" in caplog.text and stage in caplog.text
     assert rows_of(copied.output.out_dir) == undisturbed[1]
@@ -173,7 +177,7 @@ def test_damage_that_only_the_hash_shows_is_repaired_by_whoever_reads_it(
     store = Store(copied.output.out_dir)
     first = next(m for m in trained_stages(store) if m["fields"]["round"] == 1)
     # A bad disk changes no times; a row and a stage behind it are missing, so that it is read.
-    file = Path(store.files.join("stages", first["id"], "model.safetensors"))
+    file = weights_file(store, first["id"])
     before = file.stat()
     flip(file)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))

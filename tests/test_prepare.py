@@ -76,7 +76,8 @@ def damaged(config):
         with sweep.store.scratch.directory() as directory:
             (directory / "model.bin").write_bytes(b"weights")
             sweep.store.stages.at(stage).publish(directory, {"id": stage, "metrics": {}})
-        Path(sweep.store.files.join("stages", stage, "model.bin")).write_bytes(b"wei")
+        folder = Path(sweep.store.files.join("stages", stage))
+        next(folder.rglob("model.bin")).write_bytes(b"wei")
     return wanted
 
 

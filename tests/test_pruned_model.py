@@ -86,6 +86,11 @@ def sweep(tmp_path_factory, tiny_llama_dir):
     return sweep
 
 
+def stored_file(sweep, structure, name):
+    folder = Path(sweep.store.files.join("stages", STAGES[structure]))
+    return next(folder.rglob(name))
+
+
 def cell_id(sweep, number):
     return sweep.rows[number]["cell_id"]
 
@@ -141,9 +146,7 @@ def test_the_sparse_form_is_smaller_and_reads_back_to_the_same_weights(
     form = json.loads((directory / "config.json").read_text())["quantization_config"]
     sparse = form["sparsity_config"]
     assert sparse["format"] == ("sparse-24-bitmask" if structure == "2:4" else "sparse-bitmask")
-    before = load_file(
-        Path(sweep.store.files.join("stages", STAGES[structure], "model.safetensors"))
-    )
+    before = load_file(stored_file(sweep, structure, "model.safetensors"))
     after = dict(sparse_files.compressor(sparse).decompress(str(directory)))
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
@@ -202,7 +205,7 @@ def test_an_existing_directory_is_never_written_into(sweep, tmp_path):
 
 
 def test_damaged_files_are_refused(sweep, tmp_path):
-    file = Path(sweep.store.files.join("stages", STAGES["1:4"], "config.json"))
+    file = stored_file(sweep, "1:4", "config.json")
     whole = file.read_bytes()
     file.write_bytes(whole[:-2] + b" }")
     try:

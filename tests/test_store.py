@@ -3,14 +3,14 @@
 import json
 import math
 import os
-import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
+from orchestrator.store.files import SCRATCH
+from orchestrator.store.local_files import describe_files
 from orchestrator.store.published import Published
-from orchestrator.store.scratch import SCRATCH, owned_name
 from orchestrator.store.store import Store
 
 
@@ -25,6 +25,20 @@ def publish(store, name="abc", content=b"weights", **record):
         store.stages.at(name).publish(directory, {"id": name, "metrics": {}, **record})
 
 
+def weights_of(store, name="abc"):
+    """Path of the weights of a stage or of a step of a checkpoint, wherever it keeps them."""
+    return next(Path(store.files.join("stages", name)).rglob("model.bin"))
+
+
+def publish_as_older_versions(store, name="abc"):
+    """Put the weights beside the manifest, as on every local store before."""
+    folder = Path(store.files.join("stages", name))
+    folder.mkdir(parents=True)
+    (folder / "model.bin").write_bytes(b"weights")
+    record = {"id": name, "metrics": {}, "files": describe_files(folder)}
+    (folder / "manifest.json").write_text(json.dumps(record))
+
+
 def test_opening_a_store_writes_nothing(store):
     assert store.stages.manifests() == {} and store.rows.read() == {}
     assert not Path(store.files.path).exists()
@@ -37,8 +51,21 @@ def test_a_published_stage_is_found_with_its_files(store):
         assert (directory / "model.bin").read_bytes() == b"weights"
 
 
-def test_a_stage_without_manifest_is_set_aside(store):
-    publish(store)
+def test_a_stage_of_older_versions_is_read_and_dropped(store):
+    publish_as_older_versions(store)
+    assert set(store.stages.manifests()) == {"abc"}
+    publish(store, content=b"later")
+    with store.stages.at("abc").opened() as directory:
+        assert (directory / "model.bin").read_bytes() == b"weights"
+    store.stages.drop_weights("abc")
+    assert store.files.names("stages/abc") == {"manifest.json"}
+    publish(store, content=b"later")
+    with store.stages.at("abc").opened() as directory:
+        assert (directory / "model.bin").read_bytes() == b"later"
+
+
+def test_a_stage_of_older_versions_without_manifest_is_set_aside(store):
+    publish_as_older_versions(store)
     Path(store.files.join("stages", "abc", "manifest.json")).unlink()
     assert store.stages.manifests() == {}
     assert any(name.startswith("abc-") for name in store.files.names("set-aside"))
@@ -46,13 +73,15 @@ def test_a_stage_without_manifest_is_set_aside(store):
 
 def test_a_truncated_file_is_found_and_set_aside(store):
     publish(store)
-    Path(store.files.join("stages", "abc", "model.bin")).write_bytes(b"wei")
+    weights_of(store).write_bytes(b"wei")
     assert store.stages.manifests() == {}
+    assert any(name.startswith("abc-") for name in store.files.names("set-aside"))
+    assert store.files.names("stages") == set()
 
 
 def test_changed_content_of_equal_size_is_found_by_its_hash(store):
     publish(store)
-    file = Path(store.files.join("stages", "abc", "model.bin"))
+    file = weights_of(store)
     before = file.stat()
     file.write_bytes(b"wEights")
     manifest = store.stages.at("abc").manifest()
@@ -80,7 +109,7 @@ def test_what_another_sweep_drops_meanwhile_is_not_taken_for_damage(store, monke
 def test_damage_is_told_before_anything_is_set_aside(store):
     publish(store)
     publish(store, "whole")
-    file = Path(store.files.join("stages", "abc", "model.bin"))
+    file = weights_of(store)
     file.write_bytes(b"wei")
     whole, damaged = store.stages.inspect()
     assert set(whole) == {"whole"}
@@ -126,26 +155,11 @@ def test_leftovers_of_a_killed_writer_are_not_stages(store):
     assert set(store.stages.manifests()) == {"abc"}
 
 
-def test_only_leftovers_of_processes_that_are_gone_are_removed(store):
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    name = owned_name().split(".")
-    names = {
-        "mine": ".".join(name),
-        "gone": ".".join([*name[:-2], str(ended.pid), name[-1]]),
-        "elsewhere": f"another-machine.{ended.pid}.abc",
-    }
-    for each in names.values():
-        Path(store.files.join(SCRATCH, each)).mkdir(parents=True)
-    store.scratch.tidy()
-    assert store.files.names(SCRATCH) == {names["mine"], names["elsewhere"]}
-
-
 def test_the_first_of_two_equal_stages_stays(store):
     publish(store, content=b"first")
     publish(store, content=b"other")
-    assert Path(store.files.join("stages", "abc", "model.bin")).read_bytes() == b"first"
-    assert [n for n in store.files.names("stages") if n.startswith(".")] == []
+    assert weights_of(store).read_bytes() == b"first"
+    assert len(store.files.names("stages/abc")) == 2, "the manifest and one folder"
 
 
 def test_of_two_equal_stages_without_weights_the_first_stays(store):
@@ -160,15 +174,19 @@ def test_a_stage_is_on_the_disk_before_it_is_seen(store, monkeypatch):
     synced, real = {}, os.fsync
 
     def sync(handle):
-        synced[os.fstat(handle).st_ino] = store.stages.ids()
+        synced[os.fstat(handle).st_ino] = store.stages.ids() and store.stages.at("abc").manifest()
         real(handle)
 
     monkeypatch.setattr(os, "fsync", sync)
     publish(store)
     stage = Path(store.files.join("stages", "abc"))
-    seen = [synced.get(path.stat().st_ino) for path in (stage, *sorted(stage.iterdir()))]
-    assert seen == [set()] * 3, "the directory, the manifest and the weights"
-    assert synced[stage.parent.stat().st_ino] == {"abc"}, "its name, once it is there"
+
+    def seen(path):
+        return bool(synced[path.stat().st_ino])
+
+    inner = (weights_of(store), weights_of(store).parent, stage / "manifest.json")
+    assert [seen(path) for path in inner] == [False] * 3
+    assert seen(stage) and seen(stage.parent), "its name, once it is there"
 
 
 def test_many_writers_of_one_stage_leave_one_whole_stage(store):
@@ -226,7 +244,8 @@ def test_newest_whole_checkpoint_wins(store):
             (directory / "rank-0.safetensors").write_bytes(b"x" * step)
             store.checkpoints.at("s", step).publish(directory, {"step": step})
     assert store.checkpoints.latest("s").parts == [store.checkpoints.at("s", 10)]
-    Path(store.files.join("checkpoints/s/10/rank-0.safetensors")).write_bytes(b"y" * 10)
+    newest = Path(store.files.join("checkpoints/s/10"))
+    next(newest.rglob("rank-0.safetensors")).write_bytes(b"y" * 10)
     assert store.checkpoints.latest("s").parts == [store.checkpoints.at("s", 5)]
     store.checkpoints.delete("s")
     assert store.checkpoints.latest("s") is None
@@ -248,3 +267,34 @@ def test_a_checkpoint_that_is_being_read_outlives_its_removal(store):
     assert store.checkpoints.steps("s") == set()
     assert (linked / "rank-0.safetensors").read_bytes() == b"moments" and record["step"] == 5
     assert store.checkpoints.linked("s") is None
+
+
+def test_files_that_are_being_read_outlive_a_drop(store):
+    publish(store)
+    with store.stages.at("abc").opened() as directory:
+        store.stages.drop_weights("abc")
+        assert (directory / "model.bin").read_bytes() == b"weights"
+    assert store.files.names(SCRATCH) == set()
+    with pytest.raises(FileNotFoundError, match="stages/abc has no files"):
+        store.stages.at("abc").opened().__enter__()
+
+
+def test_a_store_that_cannot_be_written_is_read(store, monkeypatch):
+    publish(store)
+
+    def refuse(*_):
+        raise PermissionError(13, "not yours")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with store.stages.at("abc").opened() as directory:
+        assert (directory / "model.bin").read_bytes() == b"weights"
+
+
+def test_what_another_writer_has_not_named_yet_is_not_set_aside(store, tmp_path):
+    publish(store)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "model.bin").write_bytes(b"weights")
+    files = store.stages.at("abc").upload(tmp_path / "theirs", "other")
+    store.stages.at("abc").set_aside("test")
+    store.stages.at("abc").publish_parts([files], "other", {"id": "abc", "metrics": {}})
+    assert store.stages.at("abc").check(deep=True)[1] is None

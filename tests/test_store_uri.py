@@ -78,7 +78,7 @@ def test_a_path_below_the_root_is_opened_as_the_same_place(store, tmp_path):
 
 
 def test_killed_between_data_and_manifest_the_stage_does_not_exist(store, tmp_path):
-    store.stages.at("a").upload(make_stage(tmp_path / "half"))
+    store.stages.at("a").upload(make_stage(tmp_path / "half"), "u")
     assert store.stages.at("a").manifest() is None
     assert store.stages.manifests() == {}
     publish(store, tmp_path)
@@ -88,9 +88,9 @@ def test_killed_between_data_and_manifest_the_stage_does_not_exist(store, tmp_pa
 def test_looking_while_a_stage_is_being_uploaded_leaves_it_alone(store, tmp_path):
     # Another trial, or a dry run, lists the store between data and manifest.
     directory = make_stage(tmp_path / "slow")
-    files = store.stages.at("a").upload(directory)
+    files = store.stages.at("a").upload(directory, "u")
     assert Store(store.root).stages.manifests() == {}
-    store.stages.at("a").write_manifest({**RECORD, "files": files})
+    store.stages.at("a").write_manifest({**RECORD, "files": files, "upload": "u"})
     found = store.stages.manifests()
     assert found.keys() == {"a"}
     assert store.stages.at("a").damage(found["a"], deep=True) is None
@@ -100,7 +100,7 @@ def test_a_truncated_file_is_deleted_and_computed_again(store, tmp_path, caplog)
     publish(store, tmp_path)
     store.files.write_bytes(b"we", *weights_of(store))
     assert store.stages.manifests() == {}
-    assert store.files.names("stages") == store.files.names("set-aside") == set()
+    assert store.files.names("stages/a") == store.files.names("set-aside") == set()
     assert "deleted and computed again" in caplog.text and "set aside" not in caplog.text
     publish(store, tmp_path, "b")
     assert store.stages.manifests().keys() == {"b"}
@@ -180,9 +180,9 @@ def test_checkpoint_of_several_processes_exists_with_its_manifest(store, tmp_pat
         directory = tmp_path / f"rank{rank}"
         directory.mkdir()
         (directory / f"rank-{rank}").write_text(f"shard {rank}")
-        parts.append(checkpoint.upload(directory))
+        parts.append(checkpoint.upload(directory, "u"))
         assert store.checkpoints.latest("a") is None
-    checkpoint.publish_parts(parts, {"id": "a", "step": 7})
+    checkpoint.publish_parts(parts, "u", {"id": "a", "step": 7})
     assert store.checkpoints.latest("a").parts == [checkpoint]
     with checkpoint.opened() as directory:
         assert (directory / "rank-1").read_text() == "shard 1"

@@ -62,8 +62,8 @@ def whole(tmp_path_factory, make_config):
 def weights_of(out: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Return the weights of every stage that has some, by stage and name."""
     found: dict[str, dict[str, torch.Tensor]] = {}
-    for path in out.glob("stages/*/model*.safetensors"):
-        found.setdefault(path.parent.name, {}).update(load_file(path))
+    for path in out.glob("stages/*/*/model*.safetensors"):
+        found.setdefault(path.parents[1].name, {}).update(load_file(path))
     return found
 
 
@@ -80,7 +80,7 @@ def require_equal(out: Path, whole: Path) -> None:
     for stage in mine:
         assert mine[stage].keys() == theirs[stage].keys()
         assert all(torch.equal(mine[stage][name], theirs[stage][name]) for name in mine[stage])
-        files = [folder / "stages" / stage for folder in (out, whole)]
+        files = [next((folder / "stages" / stage).glob("*/")) for folder in (out, whole)]
         masks, wanted = (load_masks(folder / "masks.safetensors") for folder in files)
         assert masks.keys() == wanted.keys()
         assert all(torch.equal(masks[name], wanted[name]) for name in masks)

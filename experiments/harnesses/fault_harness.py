@@ -146,17 +146,18 @@ def fill_disk(out: Path, source: random.Random, kills: int) -> int:
 
 
 def damage(out: Path, source: random.Random, kills: int) -> int:
-    """Cut a file, change a byte, remove a manifest: each is set aside, said, computed again."""
+    """Cut a file, change a byte, empty a manifest: each is set aside, said, computed again."""
     Sweep(out).end()
     stages = sorted(
         s for s, manifest in Store(str(out)).stages.manifests().items() if manifest["files"]
     )
     cut, flipped, bare = (out / "stages" / stage for stage in source.sample(stages, 3))
-    data = bytearray((flipped / "model.safetensors").read_bytes())
+    weights = next(flipped.glob("*/model.safetensors"))
+    data = bytearray(weights.read_bytes())
     data[-100] ^= 1
-    (flipped / "model.safetensors").write_bytes(data)
-    os.truncate(cut / "model.safetensors", 1000)
-    (bare / "manifest.json").unlink()
+    weights.write_bytes(data)
+    os.truncate(next(cut.glob("*/model.safetensors")), 1000)
+    os.truncate(bare / "manifest.json", 0)
     said = Sweep(out).end()
     assert said.count("set aside") == 3, said
     return 0

@@ -43,14 +43,17 @@ class Checkpoints:
         """
         steps = (name for name in self.steps(stage_id) if name.isdigit())
         for step in sorted(steps, key=int, reverse=True):
-            manifest = self.at(stage_id, step).manifest()
+            checkpoint = self.at(stage_id, step)
+            manifest = checkpoint.manifest()
             if manifest is None:
+                if not checkpoint.is_absent():
+                    checkpoint.set_aside(checkpoint.fault())
                 continue
             parts = self.back_from(stage_id, {**manifest, "step": step})
             if parts is not None:
                 return Chain(parts, manifest)
             if manifest.get("after") is not None:
-                self.try_delete(f"{FOLDER}/{stage_id}/{step}")
+                self.files.delete_folder(FOLDER, stage_id, step)
         return None
 
     def back_from(self, stage_id: str, wanted: dict[str, Any] | None) -> list[Published] | None:
@@ -101,14 +104,7 @@ class Checkpoints:
         if but is None and stage_id in self.files.names(FOLDER):
             unwanted.append(folder)
         for path in unwanted:
-            self.try_delete(path)
-
-    def try_delete(self, path: str) -> None:
-        """Remove a folder that another sweep may remove too; leftovers are harmless."""
-        try:
             self.files.delete_folder(path)
-        except OSError:
-            pass
 
 
 @dataclass(frozen=True)

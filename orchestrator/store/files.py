@@ -6,25 +6,31 @@ files mean.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
+import logging
 import os
 import posixpath
-import tempfile
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pyarrow import ArrowInvalid, Buffer, fs
 
 from core.checks import BadInputError
+from orchestrator.store.local_files import describe_files, place, sync
+from orchestrator.store.names import UnsafeNameError, is_safe, leads_out
+from orchestrator.store.owners import owned_name
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
+SCRATCH = ".scratch"
+"""The folder of everything that is being written, on the disk of a local store."""
 REQUESTS = 32
 """Requests at a time to a remote store. Each takes long to answer and costs nothing meanwhile."""
 
@@ -52,8 +58,17 @@ class Files:
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
 
     def join(self, *parts: str) -> str:
-        """Return a path below the root, as `filesystem` takes it."""
-        return "/".join((self.path.rstrip("/"), *parts))
+        """Return a path below the root, as `filesystem` takes it.
+
+        Every path of the store is made here.
+
+        Raises:
+            UnsafeNameError: it would lead out of the root.
+        """
+        name = "/".join(parts)
+        if not is_safe(name) or (self.is_local and leads_out(self.path, name)):
+            raise UnsafeNameError(self.root, name)
+        return f"{self.path.rstrip('/')}/{name}"
 
     def uri(self, *parts: str) -> str:
         """Return the root, or a path below it, in the form that other machines can open."""
@@ -68,8 +83,12 @@ class Files:
 
     def names(self, folder: str) -> set[str]:
         """Return the names directly below a folder, none if it does not exist."""
-        selector = fs.FileSelector(self.join(folder), allow_not_found=True)
-        return {info.base_name for info in self.filesystem.get_file_info(selector)}
+        return {info.base_name for info in self.infos(folder)}
+
+    def infos(self, *folder: str, recursive: bool = False) -> list[fs.FileInfo]:
+        """Return what is below a folder, with types, sizes and times; nothing if there is none."""
+        selector = fs.FileSelector(self.join(*folder), True, recursive)
+        return self.filesystem.get_file_info(selector)
 
     def for_each(self, names: Iterable[str], function: Callable[[str], T]) -> Iterator[T]:
         """Yield `function(name)` for each name in turn; many run at a time if files are remote."""
@@ -106,29 +125,50 @@ class Files:
             return stream.readall()
 
     def try_read(self, *parts: str) -> bytes | None:
-        """Read a whole file; None if it does not exist, perhaps because a sweep removed it."""
+        """Read a whole file; None if it does not exist, perhaps because a sweep removed it.
+
+        There is nothing under a name that leads out of the root either; a warning tells it.
+        """
         try:
             return self.read_bytes(*parts)
         except FileNotFoundError:
+            return None
+        except UnsafeNameError as error:
+            logger.warning("%s", error)
             return None
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Replace a file whole: other readers see the old file or the new one."""
         path = self.join(*parts)
-        self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
         if not self.is_local:
+            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
             return
-        aside = f"{path}.{uuid.uuid4().hex}.tmp"
+        aside = self.aside()
         try:
             with open(aside, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(aside, path)
+            place(aside, Path(path))
         finally:
-            Path(aside).unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
+
+    def aside(self) -> Path:
+        """Return a new path on the disk of a local store; its folder exists."""
+        path = Path(self.join(SCRATCH, owned_name()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def now_ns(self) -> int:
+        """Return the time by the store's own clock, which dates its files: nanoseconds."""
+        name = (SCRATCH, owned_name())
+        self.write_bytes(b"", *name)
+        try:
+            return self.size_and_time(*name)[1]
+        finally:
+            self.delete(*name)
 
     def delete(self, *parts: str) -> None:
         """Remove a file, if it exists."""
@@ -138,8 +178,35 @@ class Files:
             pass  # There was none, or another sweep was quicker.
 
     def delete_folder(self, *parts: str) -> None:
-        """Remove a folder and everything below it."""
-        self.filesystem.delete_dir(self.join(*parts))
+        """Remove a folder and everything below it, if it exists."""
+        path = self.join(*parts)
+        if self.is_local:
+            # Another process may remove the same folder.
+            shutil.rmtree(path, ignore_errors=True)
+            return
+        try:
+            self.filesystem.delete_dir(path)
+        except FileNotFoundError:
+            pass
+
+    def delete_if_empty(self, *parts: str) -> None:
+        """Remove a local folder without files. A remote folder without files does not exist."""
+        if self.is_local:
+            try:
+                os.rmdir(self.join(*parts))
+            except OSError:
+                pass
+
+    def move_or_delete(self, path: str, target: str) -> None:
+        """Move a local file or folder; delete a remote one, since it cannot be moved."""
+        if not self.is_local:
+            is_file = self.exists(path)
+            (self.delete if is_file else self.delete_folder)(path)
+            return
+        try:
+            place(Path(self.join(path)), Path(self.join(target)))
+        except FileNotFoundError:
+            pass  # Another sweep on this store was quicker.
 
     def upload_all(self, directory: Path, *parts: str) -> dict[str, Any]:
         """Copy the files of a local directory; return their sizes and hashes by relative name."""
@@ -151,16 +218,9 @@ class Files:
             fs.copy_files(source, target, fs.LocalFileSystem(), self.filesystem)
         return described
 
-    @contextmanager
-    def fetched(self, *parts: str) -> Iterator[Path]:
-        """A directory as a local one; a remote one is copied for the time of the `with` block."""
-        if self.is_local:
-            yield Path(self.join(*parts))
-            return
-        with tempfile.TemporaryDirectory() as directory:
-            source = self.join(*parts)
-            fs.copy_files(source, directory, self.filesystem, fs.LocalFileSystem())
-            yield Path(directory)
+    def fetch(self, directory: Path, *parts: str) -> None:
+        """Copy the files of a folder into a local directory."""
+        fs.copy_files(self.join(*parts), str(directory), self.filesystem, fs.LocalFileSystem())
 
 
 def read_object(data: bytes) -> dict[str, Any] | None:
@@ -170,26 +230,6 @@ def read_object(data: bytes) -> dict[str, Any] | None:
     except ValueError:  # Not JSON, or not text at all.
         return None
     return found if isinstance(found, dict) else None
-
-
-def sync(path: str | Path) -> None:
-    """Wait until a file, or the list of names in a directory, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems cannot fsync a directory.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)
-
-
-def sync_tree(directory: Path) -> None:
-    """Wait until a directory and everything below it is on the disk."""
-    for path in directory.rglob("*"):
-        sync(path)
-    sync(directory)
 
 
 def replace_file(
@@ -214,20 +254,3 @@ def replace_file(
         if files.get_file_info(aside).type != fs.FileType.NotFound:
             files.delete_file(aside)
         raise
-
-
-def describe_files(directory: Path) -> dict[str, Any]:
-    """Return the size and hash of every file below a directory, by relative name."""
-    return {
-        file.relative_to(directory).as_posix(): {
-            "size": file.stat().st_size,
-            "sha256": sha256(file),
-        }
-        for file in sorted(p for p in directory.rglob("*") if p.is_file())
-    }
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a local file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The manifest: a file beside the files of a stage or checkpoint that names every one of them.
+"""The manifest: a file that names every file of a stage or checkpoint.
 
 It is written last. A reader that finds a manifest finds everything that it names.
 """
@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from orchestrator.store.files import read_object
+from orchestrator.store.names import is_plain, is_safe
 
 MANIFEST = "manifest.json"
 
@@ -27,8 +28,32 @@ def manifest_bytes(manifest: dict[str, Any]) -> bytes:
 
 def read_manifest(data: bytes) -> dict[str, Any] | None:
     """Parse a manifest's file; None if it holds something else."""
+    return None if fault_of(data) else read_object(data)
+
+
+def fault_of(data: bytes) -> str | None:
+    """Return why a file is no manifest, None if it is one.
+
+    A manifest is data. It may name files of its own folder, and nothing else.
+    """
     manifest = read_object(data)
-    return manifest if manifest is not None and "files" in manifest else None
+    if manifest is None:
+        return "its manifest is not a JSON object"
+    files, upload, after = (manifest.get(name) for name in ("files", "upload", "after"))
+    if not isinstance(files, dict):
+        return "its manifest names no files"
+    names = [*files, *([upload] if "upload" in manifest else [])]
+    for name in names:
+        if not is_safe(name) or name == MANIFEST:
+            return f"its manifest names {name!r}, which leads out of the store"
+    if "upload" in manifest and not is_plain(upload):
+        return f"its manifest names {upload!r}, which is no folder of it"
+    for name, entry in files.items():
+        if not (isinstance(entry, dict) and {"size", "sha256"} <= entry.keys()):
+            return f"its manifest gives {name} no size and hash"
+    if after is not None and not (isinstance(after, dict) and str(after.get("step")).isdecimal()):
+        return "its manifest adds to no checkpoint"
+    return None
 
 
 def is_complete(manifest: dict[str, Any] | None) -> bool:

@@ -1,25 +1,26 @@
 """Directories to write files in before they are published.
 
-On a local store they lie on the store's own disk, so that publishing is one rename.
+On a local store they lie on the store's own disk, so that publishing is one rename. For a remote
+store they lie in this machine's folder for temporary files.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import tempfile
-import uuid
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from orchestrator.store.files import SCRATCH, Files
+from orchestrator.store.owners import is_alive, owned_name
 
-from orchestrator.store.files import Files
-
-SCRATCH = ".scratch"
+ABANDONED_NS = 7 * 86_400 * 10**9
+"""Age after which nobody can be writing any more, where it is unknown if the writer runs."""
+PREFIX = "prune-sweep-"
+"""Begins the names in the folder for temporary files, which other programs use too."""
 
 
 @dataclass(frozen=True)
@@ -39,39 +40,50 @@ class Scratch:
 
     def make(self) -> Path:
         """Make a directory on the store's own disk, or on this machine's for a remote store."""
-        if not self.files.is_local:
-            return Path(tempfile.mkdtemp(prefix="stage-"))
-        directory = scratch_path(self.files)
-        directory.mkdir()
+        if self.files.is_local:
+            directory = self.files.aside()
+        else:
+            directory = Path(tempfile.gettempdir(), PREFIX + owned_name())
+        directory.mkdir(mode=0o700)
         return directory
 
     def folder(self) -> Path | None:
         """Return the directory for files without a name; None is the system's own."""
-        return scratch_path(self.files).parent if self.files.is_local else None
+        return self.files.aside().parent if self.files.is_local else None
 
     def tidy(self) -> None:
-        """Remove what killed processes of this machine left half written."""
-        if self.files.is_local:
-            for name in self.files.names(SCRATCH):
-                if is_orphan(name):
-                    shutil.rmtree(self.files.join(SCRATCH, name), ignore_errors=True)
+        """Remove what killed processes left half written.
+
+        The owner of a directory has ended, or nothing has been written there for a week.
+        """
+        local = self.files.is_local
+        folder = Path(self.files.join(SCRATCH) if local else tempfile.gettempdir())
+        unknown = []
+        for path in folder.glob("*" if local else f"{PREFIX}*"):
+            alive = is_alive(path.name.removeprefix(PREFIX))
+            if alive is None:
+                unknown.append(path)
+            elif not alive:
+                remove(path)
+        if unknown:
+            now = self.files.now_ns() if local else time.time_ns()
+            for path in unknown:
+                if is_abandoned(path, now):
+                    remove(path)
 
 
-def scratch_path(files: Files) -> Path:
-    """Return a new path on the disk of a local store; its folder exists."""
-    path = Path(files.join(SCRATCH, owned_name()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def is_abandoned(path: Path, now: int) -> bool:
+    """Return True if nothing at or below a path is younger than a week."""
+    try:
+        newest = max(each.lstat().st_mtime_ns for each in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return False  # Its owner is at work on it.
+    return now - newest > ABANDONED_NS
 
 
-def owned_name() -> str:
-    """Return a new name that tells which process of which machine it belongs to."""
-    return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
-
-
-def is_orphan(name: str) -> bool:
-    """Return True if a process of this machine made the name and has ended."""
-    host, _, rest = name.rpartition(".")[0].rpartition(".")
-    if host != socket.gethostname() or not rest.isdigit():
-        return False
-    return not psutil.pid_exists(int(rest))
+def remove(path: Path) -> None:
+    """Remove a file or directory that another process may remove too."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +52,9 @@ class Stages:
         stage = self.at(stage_id)
         manifest, why = stage.check(deep=False)
         if manifest is None:
-            if not (self.files.is_local and os.path.isdir(self.files.join(FOLDER, stage_id))):
-                # Remote: another writer may be half way. Local: it took the old directory away.
+            if stage.is_absent():
                 return None, None
-            # It may have put a new one there since.
+            # Another writer may have put the manifest there since.
             manifest, why = stage.check(deep=False)
         if manifest is not None and manifest.get("id") != stage_id:
             why = "the manifest of another stage"
@@ -70,11 +68,5 @@ class Stages:
                 self.at(stage_id).set_aside(why)
 
     def drop_weights(self, stage_id: str) -> None:
-        """Remove a stage's files and keep its metrics. The manifest changes first."""
-        stage = self.at(stage_id)
-        manifest = stage.manifest()
-        if manifest is None or not manifest["files"]:
-            return
-        stage.write_manifest({**manifest, "files": {}, "dropped": True})
-        for relative in manifest["files"]:
-            self.files.delete(*stage.content(manifest), relative)
+        """Remove a stage's files and keep its metrics."""
+        self.at(stage_id).drop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,8 +15,6 @@ from orchestrator.store.checkpoints import Chain
 from orchestrator.store.published import Published
 from orchestrator.store.store import Store
 from orchestrator.trial.nodes import opened_once
-
-logger = logging.getLogger(__name__)
 
 Write = Callable[[Path], None]
 """Writes this rank's files into a directory."""
@@ -98,10 +95,7 @@ def add_checkpoint(
     """
     step, part = record["step"], ranks.gather(uuid.uuid4().hex)[0]
     checkpoint = store.checkpoints.at(stage_id, step)
-    named = {"id": stage_id, "part": part, **record}
-    # Below a URI two sweeps may write at a time, so the files of each have a folder of their own.
-    named |= {} if store.files.is_local else {"upload": part}
-    publish(store, ranks, checkpoint, named, write)
+    publish(store, ranks, checkpoint, {"id": stage_id, "part": part, **record}, write)
     after, found = None, checkpoint.manifest() if ranks.rank == 0 else None
     if found is not None and found.get("facts") == record["facts"]:
         after = {"step": step, "part": found["part"]}
@@ -120,18 +114,12 @@ def publish(
         write(Path(aside))
         ranks.barrier()
         if lead:
-            try:
-                checkpoint.publish(Path(aside), record)
-            except FileNotFoundError:
-                # Another sweep on this store has finished the stage and removed its checkpoints.
-                logger.info("%s of stage %s was taken away", checkpoint.name, record["id"])
+            checkpoint.publish(Path(aside), record)
         return
-    below = [record["upload"]] if "upload" in record else []
+    upload = ranks.gather(uuid.uuid4().hex)[0]
     with store.scratch.directory() as directory:
         write(directory)
-        part = checkpoint.upload(directory, *below)
+        part = checkpoint.upload(directory, upload)
     parts = ranks.gather(part)
-    if lead and below and checkpoint.manifest() is not None:
-        store.files.delete_folder(checkpoint.folder, checkpoint.name, *below)
-    elif lead:
-        checkpoint.publish_parts(parts, record)
+    if lead:
+        checkpoint.publish_parts(parts, upload, record)

@@ -1,0 +1,51 @@
+"""Names that are read from a store. They are data: none of them may lead out of the store."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from core.checks import BadInputError
+
+DRIVE = re.compile(r"[A-Za-z]:")
+
+
+class UnsafeNameError(BadInputError):
+    """A name leads out of the store, or could on another system."""
+
+    def __init__(self, root: str, name: object) -> None:
+        super().__init__(f"{root}: the name {name!r} leads out of the store, and is refused")
+
+
+def is_safe(name: object) -> bool:
+    """Return True if a name, joined to a folder with `/`, stays in that folder on any system.
+
+    An absolute name, a drive letter, a backslash, `.`, `..` and an empty part do not.
+    """
+    if not isinstance(name, str) or "\\" in name or "\0" in name or DRIVE.match(name):
+        return False
+    return not {"", ".", ".."} & {*name.split("/")}
+
+
+def is_plain(name: object) -> bool:
+    """Return True if a name is safe and names something directly in its folder."""
+    return is_safe(name) and "/" not in str(name)
+
+
+def leads_out(root: str, name: str) -> bool:
+    """Return True if a link among the local folders of a name leads out of the root."""
+    path = root
+    for part in name.split("/"):
+        path = os.path.join(path, part)
+        if os.path.islink(path):
+            real, inside = os.path.realpath(path), os.path.realpath(root)
+            if os.path.commonpath((real, inside)) != inside:
+                return True
+    return False
+
+
+def row_is_safe(row: dict[str, Any]) -> bool:
+    """Return True if a row names no stage outside the store."""
+    named = (row.get("stage_id"), row.get("stage_dir"))
+    return all(name is None or is_safe(name) for name in named)
