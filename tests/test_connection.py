@@ -1,25 +1,34 @@
 """The connection to Ray: which cluster a sweep joins, and when it starts its own."""
 
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import connection
+from core.checks import BadInputError
+from orchestrator.cluster import connection, temp_folder
 
 
 @pytest.fixture
-def joined(monkeypatch, tmp_path):
+def short():
+    """A folder with a short path, as Ray's sockets need."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def joined(monkeypatch, short):
     """`joined(address)` connects where `ray start` left an address; returns Ray's options."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
     options = {}
     monkeypatch.setattr(connection.ray, "init", lambda **given: options.update(given))
     monkeypatch.setattr(connection.ray_messages, "tell_in_lines", lambda: None)
     monkeypatch.setattr(connection.interruption, "install", lambda: None)
 
     def connect(address: str | None):
-        file = Path(tmp_path / "ray" / "ray_current_cluster")
+        file = short / "ray" / "ray_current_cluster"
         file.parent.mkdir()
         if address is not None:
             file.write_text(address)
@@ -45,3 +54,33 @@ def test_a_cluster_that_answers_is_joined(joined):
 
 def test_ray_is_started_here_if_nobody_has(joined):
     assert "address" not in joined(None)
+
+
+def test_a_folder_too_long_for_sockets_is_not_used(joined, monkeypatch, capsys):
+    monkeypatch.delenv("RAY_TMPDIR")
+    monkeypatch.setenv("TMPDIR", "/tmp/a_rather_long_directory_of_a_batch_job/node_0001")
+    options = joined(None)
+    assert options["_temp_dir"] == "/tmp/ray" and options["address"] == "local"
+    assert "Ray keeps its files in /tmp/ray: " in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_not_used(monkeypatch, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(file))
+    monkeypatch.setattr(temp_folder, "BELOW", "")
+    assert temp_folder.temp_folder() == "/tmp/ray"
+
+
+def test_a_machine_without_a_place_for_sockets_is_told_so_in_one_line(monkeypatch):
+    monkeypatch.setattr(temp_folder, "SOCKET_BYTES", 50)
+    with pytest.raises(BadInputError, match="/tmp/ray is too long; .*; set RAY_TMPDIR") as told:
+        temp_folder.temp_folder()
+    assert "\n" not in str(told.value)
+
+
+def test_rays_longest_socket_fits_where_the_check_says_so():
+    """A session of Ray below a folder that is just short enough."""
+    room = temp_folder.SOCKET_BYTES - len(temp_folder.BELOW)
+    assert room > len("/tmp/ray-1000000") and temp_folder.trouble("/" + "t" * (room - 1)) is None
+    assert "too long" in str(temp_folder.trouble("/" + "t" * room))

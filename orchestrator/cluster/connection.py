@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import nullcontext
 from typing import Any
 
 import ray
@@ -12,6 +13,7 @@ import ray
 from orchestrator import interruption
 from orchestrator.cluster import messages as ray_messages
 from orchestrator.cluster.ray_internals import started_here
+from orchestrator.cluster.temp_folder import short_paths
 
 DASHBOARD = "RAY_API_SERVER_ADDRESS"
 """Variable from which Ray's processes, which inherit it, learn the address of their dashboard."""
@@ -29,7 +31,8 @@ def connect() -> None:
         ray.init(**options)
     else:
         left = started_here()
-        if left is not None and not answers(left):
+        joins = left is not None and answers(left)
+        if left is not None and not joins:
             # Ray would wait for that cluster for ever.
             options["address"] = "local"
         # The dashboard stays on: without it Ray never gives the resources of a killed trial back.
@@ -38,7 +41,8 @@ def connect() -> None:
         os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
         os.environ.setdefault(STARTING_WORKERS, str(max(8, os.cpu_count() or 1)))
         try:
-            ray.init(**options, include_dashboard=True, dashboard_port=port)
+            with nullcontext({}) if joins else short_paths() as place:
+                ray.init(**options | place, include_dashboard=True, dashboard_port=port)
         finally:
             del os.environ[DASHBOARD]
     ray_messages.tell_in_lines()
