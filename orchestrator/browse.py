@@ -12,6 +12,7 @@ directory or a URI. Only `--export` writes there.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from core.checks import BadInputError, require
+from core.paths import local_path, require_writable
 from orchestrator.flags import parse_flags
+from orchestrator.terminal import use_any_terminal
 
 if TYPE_CHECKING:
     from orchestrator.page.watched import Watched
@@ -69,13 +72,14 @@ class BrowseConfig:
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the flags ask for; return the exit code (2: bad input, told in one line)."""
+    use_any_terminal()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         given = sys.argv[1:] if arguments is None else arguments
         config = parse_flags(BrowseConfig, given, description=__doc__)
         from orchestrator.page.watched import watch_all  # Only now: it imports Arrow.
 
-        sweeps = watch_all(config.out_dirs)
+        sweeps = watch_all(tuple(local_path("out-dirs", each) for each in config.out_dirs))
         if config.get is not None:
             return get_model(sweeps, *config.get, config.format or "huggingface")
         if config.export:
@@ -111,17 +115,36 @@ def export_all(sweeps: list[Watched], config: BrowseConfig) -> int:
     if config.figures is not None:
         require_figures(config.figures)
     for sweep in sweeps:
-        local = sweep.store.files.is_local
-        remedy = "is a URI; name a local directory with --export-dir"
-        require(local or config.export_dir is not None, "export", sweep.name, remedy)
-        directory = Path(config.export_dir or sweep.store.files.join("export"))
-        if config.export_dir is not None and len(sweeps) > 1:
-            directory /= f"{sweeps.index(sweep) + 1}"
+        directory = export_directory(sweep, config, sweeps.index(sweep) + 1)
         figures = config.figures or DEFAULT_FIGURES
         published = known_values(None) if sweep.published is None else sweep.published
-        for path in export(sweep.rows(), directory, figures, published):
-            print(path)
+        try:
+            for path in export(sweep.rows(), directory, figures, published):
+                print(path)
+        except PermissionError as error:
+            remedy = f"cannot be written ({error.strerror}: {error.filename})"
+            raise BadInputError(f"--export-dir {directory}: {remedy}") from None
     return 0
+
+
+def export_directory(sweep: Watched, config: BrowseConfig, number: int) -> Path:
+    """Return the folder for the figures and tables of one out-dir, the `number`th of the command.
+
+    Raises:
+        BadInputError: nothing can be written there.
+    """
+    if config.export_dir is None:
+        remedy = "is a URI; name a local directory with --export-dir"
+        require(sweep.store.files.is_local, "export", sweep.name, remedy)
+        own = sweep.store.files.join("export")
+        try:
+            require_writable("export", sweep.name, own)
+        except BadInputError as error:
+            raise BadInputError(f"{error} with --export-dir") from None
+        return Path(own)
+    asked = local_path("export-dir", config.export_dir)
+    require_writable("export-dir", config.export_dir, asked)
+    return Path(asked, str(number)) if len(config.out_dirs) > 1 else Path(asked)
 
 
 def get_model(sweeps: list[Watched], cell_id: str, destination: str, form: ModelFormat) -> int:
@@ -129,6 +152,7 @@ def get_model(sweeps: list[Watched], cell_id: str, destination: str, form: Model
     from orchestrator.publish.model_directory import find_cell, write_model
 
     sweep, rows = find_cell(sweeps, cell_id)
+    destination = os.path.realpath(local_path("get", destination))
     for line in write_model(sweep, rows, Path(destination), form):
         print(line)
     return 0

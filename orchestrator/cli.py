@@ -9,13 +9,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from core.checks import BadInputError
 from core.methods import METHODS
+from core.paths import local_path
 from orchestrator import interruption
 from orchestrator.config import SweepConfig
 from orchestrator.failure import is_no_space, no_space
 from orchestrator.flags import parse_flags
+from orchestrator.terminal import use_any_terminal
 from orchestrator.unread_flags import explicit_flags, require_alone, require_read
 
 DESCRIPTION = """\
@@ -48,6 +51,7 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
     2: bad input, told in one line before anything is written; a cluster that is too small is found
     later, but before any row is written. 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
+    use_any_terminal()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     quiet_libraries()
     config = preset
@@ -82,7 +86,17 @@ def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepC
         require_read(config, explicit)
     else:
         require_alone(explicit)
-    return config
+    return at_places(config)
+
+
+def at_places(config: SweepConfig) -> SweepConfig:
+    """Return the settings with the paths that their output flags stand for."""
+    output = config.output
+    out_dir, published = local_path("out-dir", output.out_dir), output.published
+    if published is not None:
+        # Whoever reads the record may do so from another folder.
+        published = os.path.abspath(local_path("published", published))
+    return replace(config, output=replace(output, out_dir=out_dir, published=published))
 
 
 def run(config: SweepConfig, verdict: Verdict | None) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from core.checks import BadInputError, require
+from core.checks import require
 from orchestrator.config import SweepConfig
 from orchestrator.estimate.forecast import count_text_tokens
 from orchestrator.estimate.keep_policy import stages_to_drop
@@ -26,6 +25,7 @@ from orchestrator.estimate.seconds import stage_seconds
 from orchestrator.inputs.models import ResolvedModel, resolve_inputs
 from orchestrator.inputs.task_names import resolve_tasks
 from orchestrator.inputs.tokens import missing_tokens
+from orchestrator.out_dir import require_out_dir, told_if_unwritable
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import identity
 from orchestrator.plan.missing import cells_for_tasks, dropped_cells, to_run
@@ -36,8 +36,7 @@ from orchestrator.plan.trials import Trial, needed_stages, pack_trials
 from orchestrator.results import versions
 from orchestrator.results.published import known_values
 from orchestrator.results.record import FOLDER, describe_cells, recorded_models
-from orchestrator.store.files import SCRATCH
-from orchestrator.store.store import MARKER, Store
+from orchestrator.store.store import Store
 
 MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 
@@ -131,7 +130,7 @@ def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
     """
     known_values(config.output.published)
     store = Store(config.output.out_dir)
-    require_own_directory(store)
+    require_out_dir(store, writes=not config.output.dry_run)
     tasks = resolve_tasks(config.eval)
     models = tuple(resolve_inputs(config, recorded_models(repeated or store)))
     planner = Planner(config.grid, config.prune, config.finetune, tasks, config.eval.task_limit)
@@ -200,28 +199,6 @@ def trials_of(sweep: Sweep, seconds: dict[str, float], slots: int) -> list[Trial
     return pack_trials(sweep.plan, sweep.cells, sweep.needed, seconds, slots)
 
 
-def require_own_directory(store: Store) -> None:
-    """Refuse an out-dir that holds something that is no sweep's."""
-    path = store.files.path
-    if store.files.is_local and os.path.exists(path):
-        require(os.path.isdir(path), "out-dir", store.root, "is a file; name a directory")
-        # A sweep killed in its first moment leaves a half-written marker.
-        others = [n for n in os.listdir(path) if not n.startswith((MARKER, SCRATCH))]
-        remedy = "holds something else; name a new directory or one of an earlier sweep"
-        require(not others or store.files.exists(MARKER), "out-dir", store.root, remedy)
-
-
-def require_writable(store: Store) -> None:
-    """Mark the directory as a sweep's."""
-    try:
-        if not store.files.exists(MARKER):
-            store.files.write_bytes(b'{"format": 1}\n', MARKER)
-        store.scratch.tidy()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BadInputError(f"--out-dir {store.root}: cannot be written ({reason})") from None
-
-
 def write_record(sweep: Sweep) -> None:
     """Write settings, versions and command beside the results."""
     script, *flags = sys.argv  # A preset, or the console command prune-sweep.
@@ -237,4 +214,5 @@ def write_record(sweep: Sweep) -> None:
         "versions": versions.environment(),
     }
     data = json.dumps(record, indent=1, default=str).encode()
-    sweep.store.files.write_bytes(data, FOLDER, f"{sweep.id}.json")
+    with told_if_unwritable(sweep.store):
+        sweep.store.files.write_bytes(data, FOLDER, f"{sweep.id}.json")

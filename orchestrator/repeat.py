@@ -83,6 +83,7 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     from orchestrator import preparation
     from orchestrator import sweep as sweeps
     from orchestrator.inputs.tokens import save_tokens
+    from orchestrator.out_dir import mark
 
     store = Store(config.output.out_dir)
     rows = find_rows(store, config.output.from_row or "")
@@ -101,7 +102,7 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     assert cell is not None
     sweep = preparation.only_cell(sweep, cell)
     texts = preparation.read_texts(sweep)
-    preparation.require_writable(sweep.store)
+    mark(sweep.store)
     preparation.write_record(sweep)
     save_tokens(sweep.store, texts.tokens)
     sweeps.run_missing(sweep, texts)

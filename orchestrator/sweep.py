@@ -12,6 +12,7 @@ from orchestrator.cluster.hang import why_off
 from orchestrator.cluster.lone_stages import run_alone
 from orchestrator.cluster.progress import Progress
 from orchestrator.cluster.pulse import Pulse
+from orchestrator.cluster.temp_folder import temp_folder
 from orchestrator.cluster.trackers import callbacks_of, require_usable
 from orchestrator.config import SweepConfig
 from orchestrator.dry_run import describe_plan
@@ -21,13 +22,13 @@ from orchestrator.estimate.plans import require_tasks_fit, require_training_fits
 from orchestrator.estimate.streaming import untrained_bytes
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import task_job, trial_job
+from orchestrator.out_dir import mark
 from orchestrator.plan.trials import shared_stages
 from orchestrator.preparation import (
     Sweep,
     Texts,
     prepare,
     read_texts,
-    require_writable,
     trials_of,
     write_record,
 )
@@ -49,6 +50,7 @@ def run_sweep(config: SweepConfig) -> int:
     # A dry run may plan for a cluster that is not there yet.
     if not (on_cluster or config.output.dry_run):
         slots.num_slots(resources, slots.local_resources())
+        temp_folder()
     sweep = prepare(config)
     texts = read_texts(sweep)
     if not on_cluster and not config.output.dry_run:
@@ -57,7 +59,7 @@ def run_sweep(config: SweepConfig) -> int:
         trials = trials_of(sweep, texts.seconds, slots.planned_slots(resources))
         print(describe_plan(sweep, texts, trials))
         return 0
-    require_writable(sweep.store)
+    mark(sweep.store)
     sweep.store.stages.set_aside(sweep.found.damaged)
     write_record(sweep)
     if sweep.cells:

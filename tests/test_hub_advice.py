@@ -17,8 +17,9 @@ _cache = runpy.run_path(str(Path(__file__).with_name("hub_cache.py")))
 FakeHub = runpy.run_path(str(Path(__file__).with_name("fake_hub.py")))["FakeHub"]
 MODELS = ("facebook/opt-125m", "facebook/opt-350m")
 WHOLE_LINE = (
-    "error: --models facebook/opt-125m facebook/opt-350m, --calibration.text c4, --eval.texts "
-    "wikitext2 ptb c4: not in the hub's cache, and the hub does not give them (CAUSE); fetch with "
+    "error: --models facebook/opt-125m facebook/opt-350m (no such directory), "
+    "--calibration.text c4, --eval.texts wikitext2 ptb c4: not in the hub's cache, and the hub "
+    "does not give them (CAUSE); fetch with "
     "a network: {commands} (N: on the model's page of the hub, the number of SFconvertbot's pull "
     "request 'Adding `safetensors` variant of this model'; main has pickled weights only); or give "
     "a local directory or a copy of a text's file as NAME=FILE\n"

@@ -142,7 +142,9 @@ def test_models_by_name_and_revision(home):
         (pickled, f" && hf download org/pickled {CONVERSION} (N: on the model's page"),
     ):
         assert command in message
-    assert absent.startswith("--models facebook/opt-1.3b: not in the hub's cache, and the hub does")
+    assert absent.startswith(
+        "--models facebook/opt-1.3b (no such directory): not in the hub's cache, and the hub "
+    )
     assert absent.endswith("; or give a local directory")
     assert "did you mean 'embedded'" in typo
 

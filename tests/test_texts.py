@@ -122,7 +122,7 @@ def test_unknown_texts_are_refused_in_one_line(role, name, remedy):
 def test_empty_files_and_directories_are_refused(tmp_path):
     with pytest.raises(ValueError, match="empty"):
         resolve_text(write(tmp_path / "a.txt", ""), "finetune")
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="is a folder"):
         resolve_text(str(tmp_path), "finetune")
 
 

@@ -75,7 +75,10 @@ def what_to_fetch(missing: Sequence[NotFetchedError]) -> str:
     names: dict[str, list[str]] = {}
     for one in missing:
         names.setdefault(one.flag, []).append(one.name)
-    flags = ", ".join(f"--{flag} {' '.join(given)}" for flag, given in names.items())
+    flags = ", ".join(
+        f"--{flag} {' '.join(given)}{' (no such directory)' * (flag == 'models')}"
+        for flag, given in names.items()
+    )
     downloads = merged(download for one in missing for download in one.downloads)
     commands = " && ".join(download.command for download in downloads)
     number = ""

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.checks import require, require_known
 from core.hub.identity import file_hash, first_line
+from core.paths import local_path, look_up
 
 MODULES = ("lm_eval", "accelerate")
 DEFINITIONS = (".yaml", ".yml")
@@ -35,7 +36,8 @@ def require_tasks(names: tuple[str, ...]) -> None:
     known: list[str] | None = None
     for name in names:
         if is_definition(name):
-            require(Path(name).is_file(), "eval.tasks", name, "no such file")
+            found = look_up("eval.tasks", name, local_path("eval.tasks", name))
+            require(found is not None, "eval.tasks", name, "no such file")
         else:
             known = known or known_tasks()
             require_known("eval.tasks", name, [*known, "or the path of a task's .yaml file"])

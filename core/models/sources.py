@@ -7,12 +7,15 @@ at the end of this file fetch what they need.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from core.checks import BadInputError, require
 from core.hub.downloads import NotFetchedError, model_downloads
@@ -24,6 +27,7 @@ from core.hub.identity import (
     hub_commit,
 )
 from core.models.local_identity import former_identity, local_identity
+from core.paths import local_path, look_up
 
 EMBEDDED = "embedded"
 EMBEDDED_DIR = Path(__file__).parents[1] / "assets" / "model"
@@ -59,24 +63,46 @@ def resolve_model(
     Raises:
         ValueError: in one line, if there is none or it has no safetensors weights.
     """
-    path = EMBEDDED_DIR if name == EMBEDDED else Path(name).expanduser()
-    if path.exists() or name == EMBEDDED:
-        require(
-            revision is None,
-            "models",
-            name,
-            f"revision {revision} has no effect on a local directory; leave it out",
-        )
+    repo, path = name, _directory(name)
+    if path is None and revision is None:
+        repo, _, revision = name.partition("@")
+        path = _directory(repo)
+    if path is not None:
+        remedy = f"revision {revision} has no effect on a local directory; leave it out"
+        require(not revision, "models", name, remedy)
         return local_source(name, path, needs_weights)
-    repo, _, asked = name.partition("@")
-    require(
-        re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", repo) is not None,
-        "models",
-        repr(name),
-        "no such directory; give a model directory, a hub name such as facebook/opt-125m, or "
-        f"{EMBEDDED!r}",
-    )
-    return _hub_source(name, repo, revision or asked or None, needs_weights)
+    remedy = f"no such directory{_near(repo)}; give a model directory, a hub name such as "
+    remedy += f"facebook/opt-125m, or {EMBEDDED!r}"
+    require(_is_hub_name(repo), "models", repr(name), remedy)
+    return _hub_source(name, repo, revision or None, needs_weights)
+
+
+def _directory(name: str) -> Path | None:
+    """Return the local path of a model, None if there is nothing."""
+    if name == EMBEDDED:
+        return EMBEDDED_DIR
+    path = local_path("models", name)
+    return None if look_up("models", name, path) is None else Path(path)
+
+
+def _is_hub_name(name: str) -> bool:
+    """Return True if the hub's client takes the name for a repository's."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _near(name: str) -> str:
+    """Return a hint with the directory that an absent one may be meant for, or nothing."""
+    folder, last = os.path.split(local_path("models", name).rstrip("/"))
+    try:
+        beside = [entry.name for entry in os.scandir(folder or ".") if entry.is_dir()]
+    except OSError:
+        return ""
+    near = get_close_matches(last, beside, n=1)
+    return f" (did you mean {os.path.join(folder, near[0])}?)" if near else ""
 
 
 def local_source(name: str, path: Path, needs_weights: bool = True) -> ModelSource:
@@ -141,13 +167,14 @@ def _hub_source(name: str, repo: str, revision: str | None, needs_weights: bool)
             raise BadInputError(f"--models {name}: {remedy}") from error
         if isinstance(error, MovedError):
             remedy = (
-                f"no such directory, and the hub has no such model or revision ({error}); check "
-                "the name, or log in with `hf auth login` where it is not open to all"
+                f"no such directory{_near(repo)}, and the hub has no such model or revision "
+                f"({error}); check the name, or log in with `hf auth login` where it is not open "
+                "to all"
             )
             raise BadInputError(f"--models {name}: {remedy}") from error
         downloads = model_downloads(repo, revision, _is_pickled(repo))
         given = name if "@" in name or revision is None else f"{name}@{revision}"
-        raise NotFetchedError("models", given, str(error), downloads) from error
+        raise NotFetchedError("models", given + _near(repo), str(error), downloads) from error
     remedy = "has no safetensors weights, and pickled ones are not loaded; convert it first"
     require(weights is not None or not needs_weights, "models", name, remedy)
     assert commit is not None

@@ -7,12 +7,16 @@ rows, and `windows.py` makes token windows of them.
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.checks import BadInputError, require, require_known
 from core.hub.downloads import Download, NotFetchedError
 from core.hub.identity import MovedError, file_hash, first_line, hub_commit
+from core.paths import local_path, look_up
 from core.texts.named_texts import EMBEDDED_DIR, FLAGS, NAMED, Form, Part, Role, TextName
 
 COPIES: dict[str, Form] = {".parquet": "parquet", ".gz": "json", ".json": "json", ".jsonl": "json"}
@@ -108,7 +112,7 @@ def _embedded(name: str, role: Role, part: str) -> Text:
 def _local_copy(name: str, role: Role, given: TextName, part: str) -> Text:
     """Return a part of a named text, read by its rule from a local file."""
     assert given.short is not None and given.file is not None
-    path = _existing(Path(given.file).expanduser(), role, name)
+    path = _existing(given.file, role, name)
     # A `.raw` file holds WikiText's rows, see `content.py`.
     raw: dict[str, Form] = {".raw": "raw"} if given.short == "wikitext2" else {}
     forms = COPIES | raw
@@ -131,22 +135,28 @@ def _local_copy(name: str, role: Role, given: TextName, part: str) -> Text:
 
 def _local_text(name: str, role: Role) -> Text:
     """Return a whole local file as a text of its own."""
-    flag, path = FLAGS[role], Path(name).expanduser()
-    if not path.exists() and not path.suffix and len(path.parts) == 1:
+    flag = FLAGS[role]
+    if not os.path.exists(name) and re.fullmatch(r"[\w:-]+", name):
         require_known(flag, name, [*NAMED, "or the path of a local file"])
-    _existing(path, role, name)
+    path = _existing(name, role, name)
     forms: dict[str, Form] = {".raw": "raw", ".jsonl": "jsonl", ".parquet": "parquet"}
     form = forms.get(path.suffix, "plain")
     content = f"sha256:{file_hash(path)}"
     return Text(name, role, "whole file", content, form, Part(path.name), str(path))
 
 
-def _existing(path: Path, role: Role, name: str) -> Path:
-    """Return the path of a file; refuse one that is absent or empty."""
-    flag = FLAGS[role]
-    require(path.is_file(), flag, name, "no such file; give a text file or one of the short names")
-    require(path.stat().st_size > 0, flag, name, "the file is empty; give one with text")
-    return path
+def _existing(file: str, role: Role, name: str) -> Path:
+    """Return the path of a file; refuse one that is absent, empty or not to be read."""
+    flag, path = FLAGS[role], local_path(FLAGS[role], file)
+    found = look_up(flag, name, path)
+    remedy = "no such file; give a text file or one of the short names"
+    require(found is not None, flag, name, remedy)
+    assert found is not None
+    require(not stat.S_ISDIR(found.st_mode), flag, name, "is a folder; give a text file")
+    require(stat.S_ISREG(found.st_mode), flag, name, "is no regular file; give a text file")
+    require(found.st_size > 0, flag, name, "the file is empty; give one with text")
+    require(os.access(path, os.R_OK), flag, name, "cannot be read (Permission denied)")
+    return Path(path)
 
 
 def _hub_text(name: str, role: Role, short: str, part: str) -> Text:

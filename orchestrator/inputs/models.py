@@ -75,7 +75,8 @@ def all_missing(config: SweepConfig) -> list[NotFetchedError]:
     resolve_text = PROTOCOLS[config.grid.protocol].resolve
     asks: dict[tuple[str, str], Callable[[], object]] = {}
     for name in config.grid.models:
-        asks["models", name] = partial(named_source, name, not config.output.dry_run)
+        needs_weights = not config.output.dry_run
+        asks["models", name] = partial(resolve_model, name, needs_weights=needs_weights)
     for name in config.grid.models:
         for text, role in text_names(config, is_embedded=name == EMBEDDED).roles():
             asks[role, text] = partial(resolve_text, text, role)
@@ -94,15 +95,9 @@ def all_missing(config: SweepConfig) -> list[NotFetchedError]:
         return [error for error in threads.map(missing, asks.values()) if error is not None]
 
 
-def named_source(name: str, needs_weights: bool = True) -> ModelSource:
-    """Return the model that NAME or NAME@REVISION stands for; a plan needs no weights."""
-    bare, _, revision = name.partition("@")
-    return resolve_model(bare, revision or None, needs_weights)
-
-
 def resolve_one(config: SweepConfig, name: str, device: torch.device) -> ResolvedModel:
     """Return one model with its calibration, training and evaluation texts."""
-    source = named_source(name, needs_weights=not config.output.dry_run)
+    source = resolve_model(name, needs_weights=not config.output.dry_run)
     facts = describe_model(source)
     require_widths(config, facts)
     is_embedded = name == EMBEDDED

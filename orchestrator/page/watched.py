@@ -42,8 +42,7 @@ class Watched:
             self.store = Store(out_dir)
             found = self.store.files.exists(MARKER)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise BadInputError(f"{out_dir}: cannot be read ({reason})") from None
+            raise unreadable(out_dir, error) from None
         if not found:
             raise BadInputError(f"{out_dir}: no sweep there; name the --out-dir of one")
         self.name = out_dir
@@ -57,7 +56,10 @@ class Watched:
         self.heard = Heard()
         self.version = uuid.uuid4().hex
         self.shown: tuple[str, dict[str, Any]] | None = None
-        self.refresh()
+        try:
+            self.refresh()
+        except OSError as error:
+            raise unreadable(out_dir, error) from None
 
     def refresh(self) -> str:
         """Read what is new; return a word that changes when rows or the grid have changed."""
@@ -158,6 +160,11 @@ class Watched:
         pulse = self.read_json(PULSES, f"{(self.record or {}).get('sweep_id')}.json") or {}
         cells = (self.record or {}).get("cells", ())
         return progress_of(cells, self.stored, pulse, self.heard.is_alive(pulse))
+
+
+def unreadable(out_dir: str, error: Exception) -> BadInputError:
+    """Return the refusal of an out-dir that cannot be read."""
+    return BadInputError(f"{out_dir}: cannot be read ({str(error).splitlines()[0]})")
 
 
 def published_of(record: Record) -> list[Published] | None:

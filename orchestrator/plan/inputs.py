@@ -115,7 +115,7 @@ class TaskInput:
     """A zero-shot task of lm-evaluation-harness."""
 
     name: str
-    """Name as the user gave it: of the harness, or the path of a definition."""
+    """Name in the harness, or the absolute path of a definition."""
     identity: str
     """The name, or `sha256:` of the definition."""
     label: str

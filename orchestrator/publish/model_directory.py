@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from core.checks import BadInputError
 from core.models.mask_files import MASKS_FILE, load_masks
 from core.models.sources import EMBEDDED
+from core.paths import look_up, require_writable
 from orchestrator.page.watched import Watched
 from orchestrator.publish import sparse_files
 from orchestrator.publish.model_card import LICENCE_FILES, licence_of, model_card
@@ -75,8 +77,7 @@ def write_model(sweep: Watched, rows: Sequence[Row], destination: Path, form: st
         BadInputError: the model cannot be written; the message says what to do.
     """
     row = rows[0]
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise BadInputError(f"--get {destination}: exists already; name a new directory")
+    require_new(destination)
     if form == "compressed-tensors":
         sparse_files.require_installed()
     manifest = stored_weights(sweep, row)
@@ -85,7 +86,7 @@ def write_model(sweep: Watched, rows: Sequence[Row], destination: Path, form: st
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".model-") as aside:
         directory = Path(aside) / "model"
         with sweep.store.stages.at(row["stage_id"]).opened() as stage:
-            shutil.copytree(stage, directory, ignore=shutil.ignore_patterns(MANIFEST))
+            copy_files(stage, directory)
         told = [f"{CellName.of_row(row).full}: {len(manifest['files'])} files in {destination}"]
         loading = LOADING
         if form == "compressed-tensors":
@@ -101,6 +102,22 @@ def write_model(sweep: Watched, rows: Sequence[Row], destination: Path, form: st
     values = [f"{format_perplexity(r['perplexity'])} on {r['eval_text']}" for r in rows]
     told.append(f"sparsity {row['measured_sparsity']:.6g}, perplexity {', '.join(values)}")
     return told
+
+
+def require_new(destination: Path) -> None:
+    """Refuse a place for a model that holds something, or that cannot be written."""
+    require_writable("get", str(destination), str(destination.parent))
+    look_up("get", str(destination), str(destination))
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise BadInputError(f"--get {destination}: exists already; name a new directory")
+
+
+def copy_files(stage: Path, directory: Path) -> None:
+    """Copy a stage without its manifest; the copy may be written, also that of read-only files."""
+    ignored = shutil.ignore_patterns(MANIFEST)
+    shutil.copytree(stage, directory, ignore=ignored, copy_function=shutil.copyfile)
+    for folder in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
+        folder.chmod(folder.stat().st_mode | stat.S_IRWXU)
 
 
 def stored_weights(sweep: Watched, row: Row) -> dict[str, Any]:
@@ -143,5 +160,5 @@ def add_licence(directory: Path, source: Mapping[str, Any] | None) -> str | None
     base = Path(source["path_or_repo"])
     for name in LICENCE_FILES:
         if (base / name).is_file():
-            shutil.copy(base / name, directory / name)
+            shutil.copyfile(base / name, directory / name)
     return licence_of(base, None, None)

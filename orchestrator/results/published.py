@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.checks import BadInputError
+from core.paths import local_path
 from core.targets import Target
 from orchestrator.results.names import in_words
 
@@ -146,7 +147,7 @@ def known_values(path: str | None) -> list[Published]:
     own: list[Published] = []
     if path is not None:
         try:
-            own = load_published(Path(path))
+            own = load_published(Path(local_path("published", path)))
         except OSError as error:
             raise BadInputError(f"--published {path}: cannot be read ({error.strerror})") from None
         except (KeyError, TypeError, ValueError) as error:
