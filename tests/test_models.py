@@ -338,7 +338,7 @@ def test_unknown_code_and_quantized_weights_are_refused(tiny_llama_dir, tmp_path
     copy = Path(shutil.copytree(tiny_llama_dir, tmp_path / "copy"))
     config = json.loads((copy / "config.json").read_text())
     changes = [
-        ({"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}, "cannot be read"),
+        ({"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}, "code of its own"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized"),
     ]
     for change, remedy in changes:

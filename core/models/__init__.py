@@ -5,6 +5,9 @@ This is the only package that knows model families and where a prunable weight i
     families.py      facts of each family
     sources.py       names -> directories or hub commits
     local_identity.py  a local model's identity: weights, tokenizer, keys that change numbers
+    checkpoint_files.py  JSON objects and headers of safetensors, as they must be
+    folder_kinds.py  folders that hold something else, and what to give instead
+    config_checks.py  sizes, heads, dtype and kind in a config
     loading.py       configs, weights and tokenizers from a source
     weight_files.py  a model directory read by slices, one weight at a time
     conversion.py    names and shapes in files against those in memory

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from core.models.blocks import decoder_blocks, prunable_matrices
-from core.models.loading import quiet, read_config
+from core.models.loading import CONFIG, named_errors, quiet, read_config
 from core.models.sources import ModelSource
 
 NO_LIMIT = 2**31 - 1
@@ -36,7 +36,7 @@ class ModelFacts:
     max_seq_len: int
     """Tokens; `NO_LIMIT` if the config names none."""
     dtype: str
-    """Dtype of the stored weights: `float32`, `bfloat16` or `float16`."""
+    """Dtype of the stored weights, by the config."""
     num_parameters: int
     linears: tuple[Linear, ...]
 
@@ -48,8 +48,9 @@ def describe_model(source: ModelSource) -> ModelFacts:
         ValueError: in one line, for a model that cannot be pruned here.
     """
     config = read_config(source)
-    with torch.device("meta"), quiet():
-        model = AutoModelForCausalLM.from_config(config)
+    stored = str(config.dtype or torch.float32).removeprefix("torch.")
+    with named_errors(source.name, CONFIG), torch.device("meta"), quiet():
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return ModelFacts(
         name=source.name,
         model_type=config.model_type,
@@ -57,7 +58,7 @@ def describe_model(source: ModelSource) -> ModelFacts:
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         max_seq_len=getattr(config, "max_position_embeddings", None) or NO_LIMIT,
-        dtype=str(config.dtype or torch.float32).removeprefix("torch."),
+        dtype=stored,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         linears=tuple(
             Linear(matrix.name, matrix.rows, matrix.cols, matrix.block)

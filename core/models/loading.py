@@ -21,31 +21,65 @@ from transformers.utils import logging as hf_logging
 
 from core.checks import BadInputError, require
 from core.hub.identity import first_line
-from core.models.families import FAMILIES
-from core.models.sources import ModelSource, config_dir, tokenizer_dir, weights_dir
+from core.models.checkpoint_files import POINTER, json_object, no_content
+from core.models.config_checks import (
+    require_dtype_name,
+    require_heads,
+    require_known_family,
+    require_model_type,
+    require_sizes,
+    require_unquantized,
+)
+from core.models.sources import (
+    TOKENIZER_FILES,
+    ModelSource,
+    config_dir,
+    tokenizer_dir,
+    weights_dir,
+)
 from core.models.weight_files import WeightFiles, meta_model
 
-EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""Config keys that hold the number of experts of a mixture."""
+CONFIG = "config.json"
+LONGEST_LINE = 300
+"""Characters of a library's message that are repeated."""
 
 
 def read_config(source: ModelSource) -> PreTrainedConfig:
     """Return the config of a model; refuse in one line a model that cannot be pruned here."""
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(config_dir(source), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        remedy = f"its config cannot be read: {first_line(error)}"
-        raise BadInputError(f"--models {source.name}: {remedy}") from error
-    kind, known = config.model_type, ", ".join(FAMILIES)
-    experts = max((getattr(config, key, None) or 0 for key in EXPERT_COUNTS), default=0)
-    remedy = f"a mixture of experts ({kind}) cannot be pruned; known are {known}"
-    require(experts <= 1 and "moe" not in kind, "models", source.name, remedy)
-    remedy = f"no decoder blocks are known for model type {kind!r}; known are {known}"
-    require(kind in FAMILIES, "models", source.name, remedy)
-    remedy = "its weights are quantized; give the model they were made from"
-    require(getattr(config, "quantization_config", None) is None, "models", source.name, remedy)
+    name = source.name
+    with named_errors(name, CONFIG), quiet():
+        directory = config_dir(source)
+        values = json_object(name, directory / "config.json")
+        require_model_type(name, values)
+        require_sizes(name, values)
+        require_dtype_name(name, values)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    require_known_family(name, config)
+    require_unquantized(name, config)
+    with named_errors(name, CONFIG):
+        require_heads(name, config)
     return config
+
+
+@contextmanager
+def named_errors(name: str, file: str) -> Iterator[None]:
+    """Turn errors of all types, which libraries raise on a bad file of a model, into one line."""
+    try:
+        yield
+    except BadInputError:
+        raise
+    except Exception as error:
+        remedy = f"its {file} cannot be used: {in_a_line(error)}; mend it or copy it again"
+        raise BadInputError(f"--models {name}: {remedy}") from error
+
+
+def in_a_line(error: Exception) -> str:
+    """Return the first line of an error, and its type where the words alone say too little."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"[:LONGEST_LINE]
+    told = first_line(error)[:LONGEST_LINE].rstrip(".")
+    return told if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {told}"
 
 
 def load_model(source: ModelSource | str | Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -118,15 +152,28 @@ def load_tokenizer(source: ModelSource | str | Path) -> PreTrainedTokenizerBase:
     try:
         with quiet():
             directory = tokenizer_dir(source)
+            require_content(source.name, directory)
             tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except BadInputError:
+        raise
     except Exception as error:
         # If there is no tokenizer, the error is that of the last parser that transformers tried.
-        remedy = f"its tokenizer cannot be loaded: {first_line(error)}"
+        told = first_line(error).rstrip(" :.")
+        remedy = f"its tokenizer cannot be loaded: {told}; save its tokenizer beside it again"
         raise BadInputError(f"--models {source.name}: {remedy}") from error
     # Without tokenizer files some families silently get a tokenizer that knows no text.
     known = len(tokenizer) > len(tokenizer.all_special_tokens)
     require(known, "models", source.name, "has no tokenizer files; save its tokenizer beside it")
     return tokenizer
+
+
+def require_content(name: str, directory: Path) -> None:
+    """Refuse files of a tokenizer that are empty or git-lfs pointers."""
+    for file in directory.iterdir():
+        if TOKENIZER_FILES.fullmatch(file.name) and file.is_file():
+            with open(file, "rb") as opened:
+                reason = no_content(opened.read(len(POINTER)))
+            require(reason is None, "models", name, f"{file.name} {reason}")
 
 
 def _source(source: ModelSource | str | Path) -> ModelSource:

@@ -6,7 +6,6 @@ at the end of this file fetch what they need.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ from core.hub.identity import (
     first_line,
     hub_commit,
 )
+from core.models.checkpoint_files import json_object
+from core.models.folder_kinds import refuse_folder, require_model_folder
 from core.models.local_identity import former_identity, local_identity
 from core.paths import local_path, look_up
 
@@ -107,19 +108,14 @@ def _near(name: str) -> str:
 
 def local_source(name: str, path: Path, needs_weights: bool = True) -> ModelSource:
     """Return the source of a checkpoint directory; raise ValueError if a part of it is absent."""
-    require(
-        (path / "config.json").is_file(),
-        "models",
-        name,
-        "has no config.json; give the directory that save_pretrained wrote",
-    )
-    weights = weight_paths(path)
-    require(
-        bool(weights) or not needs_weights,
-        "models",
-        name,
-        "has no (or not all of its) *.safetensors weights; save it with safetensors",
-    )
+    require(not path.is_file(), "models", name, "is a file; give the directory of the model")
+    if not (path / "config.json").exists():
+        refuse_folder(name, path, "has no config.json; give the directory of save_pretrained")
+    json_object(name, path / "config.json")
+    weights = weight_paths(path, name)
+    if not weights:
+        require_weights(name, path, needs_weights)
+    require_model_folder(name, path)
     tokenizer = [file for file in path.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
     files = [*weights, *tokenizer]
     former = former_identity(path, files)
@@ -136,16 +132,50 @@ def is_stored(source: ModelSource) -> bool:
     return _cached_weights(source.path_or_repo, revision) is not None
 
 
-def weight_paths(directory: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint and their index; empty unless all are there."""
-    index = directory / WEIGHTS_INDEX
+def weight_paths(directory: Path, name: str | None = None) -> list[Path]:
+    """Return the safetensors files of a checkpoint and their index; empty unless all are there.
+
+    Raises:
+        BadInputError: the index is broken; names the model, or else the directory.
+    """
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
-    if not index.is_file():
+    files = indexed_files(name or str(directory), directory)
+    return files if all(file.is_file() for file in files) else []
+
+
+def indexed_files(name: str, directory: Path) -> list[Path]:
+    """Return the index of the weights of a checkpoint and the files that it names."""
+    index = directory / WEIGHTS_INDEX
+    if not index.exists():
         return []
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    files = [directory / shard for shard in shards]
-    return [index, *files] if all(file.is_file() for file in files) else []
+    shards = json_object(name, index).get("weight_map")
+    remedy = f"{WEIGHTS_INDEX} has no weight_map from weights to files; copy the model again"
+    is_map = isinstance(shards, dict) and len(shards) > 0
+    require(is_map, "models", name, remedy)
+    assert isinstance(shards, dict)
+    for shard in shards.values():
+        remedy = f"{WEIGHTS_INDEX} names a file {shard!r}, which is no file of its folder"
+        is_plain = isinstance(shard, str) and shard != "" and Path(shard).name == shard
+        require(is_plain, "models", name, remedy)
+    return [index, *(directory / shard for shard in sorted(set(shards.values())))]
+
+
+def require_weights(name: str, path: Path, are_needed: bool) -> None:
+    """Refuse a folder that has not all of its weights, or weights of another kind.
+
+    A plan needs no weights: a folder without any will do, but not one of another kind.
+    """
+    if absent := [file.name for file in indexed_files(name, path) if not file.is_file()]:
+        told = f"{absent[0]} is missing" + (f", and {len(absent) - 1} more" * (len(absent) > 1))
+        remedy = f"has not all of its weights: {told}; copy the model again"
+        require(not are_needed, "models", name, remedy)
+        return
+    is_sharded = any(path.glob("model-*-of-*.safetensors"))
+    remedy = f"has shards of weights, but no {WEIGHTS_INDEX}; copy that file too"
+    require(not is_sharded or not are_needed, "models", name, remedy)
+    lacks = f"has no {WEIGHTS}; save the model with safetensors"
+    refuse_folder(name, path, lacks if are_needed else None)
 
 
 def _hub_source(name: str, repo: str, revision: str | None, needs_weights: bool) -> ModelSource:

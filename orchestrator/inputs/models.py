@@ -15,12 +15,14 @@ import torch
 
 from core.checks import require
 from core.hub.downloads import NotFetchedError
+from core.models.config_checks import require_dtype
 from core.models.facts import ModelFacts, describe_model
 from core.models.sources import EMBEDDED, ModelSource, resolve_model
 from core.precision import inference_dtype, training_dtype
 from core.texts.protocols import PROTOCOLS
 from core.texts.sources import Text
 from orchestrator.config import SweepConfig
+from orchestrator.inputs.checkpoint_checks import require_fitting_weights
 from orchestrator.inputs.known_models import Recorded, as_known, name_in_results
 from orchestrator.inputs.text_names import text_names
 from orchestrator.inputs.texts import ModelTexts, resolve_texts
@@ -99,6 +101,8 @@ def resolve_one(config: SweepConfig, name: str, device: torch.device) -> Resolve
     """Return one model with its calibration, training and evaluation texts."""
     source = resolve_model(name, needs_weights=not config.output.dry_run)
     facts = describe_model(source)
+    require_dtype(name, config.grid.dtype, facts.dtype)
+    require_fitting_weights(source)
     require_widths(config, facts)
     is_embedded = name == EMBEDDED
     texts = ModelTexts(config, facts)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from core.checks import require
 from core.measures.counts import sampled_counts, stream_counts
-from core.models.loading import load_tokenizer
 from core.texts.sources import Text
 from core.texts.windows import calibration_windows, token_stream
 from orchestrator.inputs.models import ResolvedModel
+from orchestrator.inputs.tokenizer_checks import fitting_tokenizer, require_known_ids
 from orchestrator.plan.identity import identity
 from orchestrator.plan.inputs import Draw, EvaluationText, Reading
 from orchestrator.plan.stages import Stage
@@ -59,13 +59,20 @@ def missing_tokens(
             wanted = [name, name + COUNTS] if isinstance(reading, EvaluationText) else [name]
             lacking = [each for each in wanted if each not in stored and each not in found]
             if lacking:
-                tokenizer = tokenizer or load_tokenizer(model.source)
+                tokenizer = tokenizer or fitting_tokenizer(model.source, model.facts)
             for each in lacking:
-                make = count_units if each.endswith(COUNTS) else tokenise
-                tensor = make(reading, model.texts, tokenizer)
+                make = count_units if each.endswith(COUNTS) else known_tokens
+                tensor = make(reading, model, tokenizer)
                 if tensor is not None:
                     found[each] = tensor
     return found
+
+
+def known_tokens(reading: Reading, model: ResolvedModel, tokenizer: Any) -> Tensor:
+    """Return the tokens that a stage reads; refuse those that the model has no embedding for."""
+    tokens = tokenise(reading, model.texts, tokenizer)
+    require_known_ids(model.facts, tokens, tokenizer)
+    return tokens
 
 
 def tokenise(reading: Reading, texts: dict[str, Text], tokenizer: Any) -> Tensor:
@@ -91,10 +98,10 @@ def tokenise(reading: Reading, texts: dict[str, Text], tokenizer: Any) -> Tensor
     return stream
 
 
-def count_units(reading: Reading, texts: dict[str, Text], tokenizer: Any) -> Tensor | None:
+def count_units(reading: Reading, model: ResolvedModel, tokenizer: Any) -> Tensor | None:
     """Return words and bytes of every token that `tokenise` gives for an evaluation."""
     assert isinstance(reading, EvaluationText)
-    text = texts[reading.text]
+    text = model.texts[reading.text]
     if reading.num_samples is not None:
         size = (reading.num_samples, reading.seq_len)
         return sampled_counts(text, tokenizer, *size, SAMPLED_SEED)

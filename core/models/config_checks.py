@@ -1,0 +1,132 @@
+"""Checks of a model's config: sizes, heads, kind, dtype and quantization, each with its message.
+
+transformers checks some of them, in words and types of errors that differ between its versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from core.checks import BadInputError, require
+from core.models.families import FAMILIES
+from core.precision import DTYPES
+
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Config keys that hold the number of experts of a mixture."""
+WIDEST, MOST_BLOCKS, MOST_IDS, MOST_TOKENS = 2**20, 1_000, 2**24, 2**31 - 1
+LARGEST = {
+    "num_hidden_layers": MOST_BLOCKS,
+    "vocab_size": MOST_IDS,
+    "max_position_embeddings": MOST_TOKENS,
+    "sliding_window": MOST_TOKENS,
+    "hidden_size": WIDEST,
+    "intermediate_size": WIDEST,
+    "ffn_dim": WIDEST,
+    "word_embed_proj_dim": WIDEST,
+    "num_attention_heads": WIDEST,
+    "num_key_value_heads": WIDEST,
+    "head_dim": WIDEST,
+}
+"""Sizes in a config that are at least 1, each with a bound that no model comes near to.
+
+Without a bound, a wrong number makes transformers build a model for hours.
+"""
+NO_CAUSAL_HEADS = ("Classification", "QuestionAnswering", "MaskedLM", "MultipleChoice")
+"""Ends of the names of architectures whose head predicts no next token."""
+
+
+def require_sizes(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse sizes that are no positive whole number, or absurdly large."""
+    for key, most in LARGEST.items():
+        value = values.get(key)
+        if value is None:
+            continue  # A default, or else transformers refuses it.
+        remedy = f"its config.json says {key} {value!r}; it is a whole number from 1 to {most:,}"
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        require(is_whole and 1 <= value <= most, "models", name, remedy)
+
+
+def require_model_type(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse a config without a model type, or with one that needs code from its repository."""
+    kind, known = values.get("model_type"), ", ".join(FAMILIES)
+    remedy = f"its config.json says model_type {kind!r}; known are {known}"
+    require(isinstance(kind, str) and kind != "", "models", name, remedy)
+    remedy = f"its model type {kind!r} needs code of its own, which is not run; known are {known}"
+    require(kind in FAMILIES or not values.get("auto_map"), "models", name, remedy)
+
+
+def require_known_family(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a mixture of experts, an unknown family and a head that predicts no next token."""
+    kind, known = config.model_type, ", ".join(FAMILIES)
+    experts = max((getattr(config, key, None) or 0 for key in EXPERT_COUNTS), default=0)
+    remedy = f"a mixture of experts ({kind}) cannot be pruned; known are {known}"
+    require(experts <= 1 and "moe" not in kind, "models", name, remedy)
+    remedy = f"no decoder blocks are known for model type {kind!r}; known are {known}"
+    require(kind in FAMILIES, "models", name, remedy)
+    for architecture in config.architectures or ():
+        remedy = f"is a {architecture}, which predicts no next token; give a causal language model"
+        require(not str(architecture).endswith(NO_CAUSAL_HEADS), "models", name, remedy)
+
+
+def require_unquantized(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a quantized model; say by which library."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    told = f" ({method})" if isinstance(method, str) else ""
+    remedy = f"its weights are quantized{told}; give the model they were made from"
+    raise BadInputError(f"--models {name}: {remedy}")
+
+
+def require_heads(name: str, config: PreTrainedConfig) -> None:
+    """Refuse heads that do not fit each other or the hidden size."""
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    remedy = (
+        f"its config.json says num_key_value_heads {groups} and num_attention_heads {heads}; the "
+        "first must divide the second"
+    )
+    require(heads % groups == 0, "models", name, remedy)
+    width = getattr(config, "head_dim", None)
+    if width is None:
+        remedy = (
+            f"its config.json says hidden_size {config.hidden_size} and num_attention_heads "
+            f"{heads}; the second must divide the first"
+        )
+        require(config.hidden_size % heads == 0, "models", name, remedy)
+    else:
+        remedy = f"its config.json says head_dim {width}; rotary embeddings need an even number"
+        require(width % 2 == 0, "models", name, remedy)
+    kinds, blocks = getattr(config, "layer_types", None), config.num_hidden_layers
+    if kinds is not None:
+        remedy = (
+            f"its config.json has {len(kinds)} layer_types and num_hidden_layers {blocks}; they "
+            "must agree"
+        )
+        require(len(kinds) == blocks, "models", name, remedy)
+
+
+def require_dtype_name(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse a config whose dtype is none of torch."""
+    found = values.get("dtype", values.get("torch_dtype"))
+    known = getattr(torch, found.removeprefix("torch."), None) if isinstance(found, str) else None
+    remedy = f"its config.json says dtype {found!r}; name that of its weights, such as bfloat16"
+    require(found is None or isinstance(known, torch.dtype), "models", name, remedy)
+
+
+def require_dtype(name: str, wanted: str, stored: str) -> None:
+    """Refuse a dtype that nothing computes in, unless --dtype names another one.
+
+    Args:
+        name: the model.
+        wanted: the dtype asked for, or `auto`.
+        stored: the dtype that the config names.
+    """
+    known = ", ".join(DTYPES)
+    remedy = f"its config.json says dtype {stored}; computed is in {known}: give one as --dtype"
+    require(wanted != "auto" or stored in DTYPES, "models", name, remedy)
