@@ -61,6 +61,8 @@ def run_sweep(config: SweepConfig) -> int:
         return 0
     mark(sweep.store)
     sweep.store.stages.set_aside(sweep.found.damaged)
+    if told := sweep.store.remove_leftovers(sweep.found.manifests):
+        print(told, flush=True)
     write_record(sweep)
     if sweep.cells:
         save_tokens(sweep.store, texts.tokens)

@@ -24,6 +24,7 @@ from orchestrator.results.record import FOLDER as RECORDS
 from orchestrator.results.record import Record, labels_of
 from orchestrator.results.schema import Row
 from orchestrator.store.files import read_object
+from orchestrator.store.rows import read_row
 from orchestrator.store.store import MARKER, PULSES, Store
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ class Watched:
         changed = {name for name, stamp in stamps.items() if self.stamps.get(name) != stamp}
         gone = set(self.stamps) - set(stamps)
         for name in changed | gone:
-            row = self.read_json("rows", name) if name in changed else None
+            data = self.store.files.try_read("rows", name) if name in changed else None
+            row = None if data is None else read_row(data)
             key = name.removesuffix(".json")
             self.stored.pop(key, None)
             if row is not None:

@@ -28,6 +28,7 @@ The files of this package, from the top:
     stages.py       `Stages`: list, check, set aside; drop weights
     checkpoints.py  `Checkpoints`: the newest one with what it adds to, a private copy, removal
     rows.py         `Rows`: put, read, delete
+    leftovers.py    files that no manifest names, removed once nobody can be writing them
     published.py    `Published`: one directory with a manifest; publish, drop, check, open
     manifests.py    the manifest file itself
     scratch.py      `Scratch`: directories to write in before files are published

@@ -70,6 +70,13 @@ class Files:
             raise UnsafeNameError(self.root, name)
         return f"{self.path.rstrip('/')}/{name}"
 
+    def entry(self, *parts: str) -> str:
+        """Return a path like `join`, to be removed or renamed. Its last part may be any link."""
+        folder, _, name = "/".join(parts).rpartition("/")
+        if not is_safe(name):
+            raise UnsafeNameError(self.root, name)
+        return f"{self.join(folder)}/{name}"
+
     def uri(self, *parts: str) -> str:
         """Return the root, or a path below it, in the form that other machines can open."""
         return "/".join((self.path, *parts)) if self.is_local else self.display(*parts)
@@ -173,14 +180,16 @@ class Files:
     def delete(self, *parts: str) -> None:
         """Remove a file, if it exists."""
         try:
-            self.filesystem.delete_file(self.join(*parts))
+            self.filesystem.delete_file(self.entry(*parts))
         except FileNotFoundError:
             pass  # There was none, or another sweep was quicker.
 
     def delete_folder(self, *parts: str) -> None:
         """Remove a folder and everything below it, if it exists."""
-        path = self.join(*parts)
+        path = self.entry(*parts)
         if self.is_local:
+            if os.path.islink(path):
+                Path(path).unlink(missing_ok=True)
             # Another process may remove the same folder.
             shutil.rmtree(path, ignore_errors=True)
             return
@@ -204,7 +213,7 @@ class Files:
             (self.delete if is_file else self.delete_folder)(path)
             return
         try:
-            place(Path(self.join(path)), Path(self.join(target)))
+            place(Path(self.entry(path)), Path(self.join(target)))
         except FileNotFoundError:
             pass  # Another sweep on this store was quicker.
 

@@ -23,9 +23,9 @@ def is_safe(name: object) -> bool:
 
     An absolute name, a drive letter, a backslash, `.`, `..` and an empty part do not.
     """
-    if not isinstance(name, str) or "\\" in name or "\0" in name or DRIVE.match(name):
+    if not isinstance(name, str) or "\\" in name or "\0" in name:
         return False
-    return not {"", ".", ".."} & {*name.split("/")}
+    return not any(part in ("", ".", "..") or DRIVE.match(part) for part in name.split("/"))
 
 
 def is_plain(name: object) -> bool:

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.store.files import Files, read_object
+from orchestrator.store.names import row_is_safe
 
 FOLDER = "rows"
 
 logger = logging.getLogger(__name__)
+
+
+def read_row(data: bytes) -> dict[str, Any] | None:
+    """Parse a row's file; None if it is no row, or names a stage outside the store."""
+    row = read_object(data)
+    return row if row is not None and row_is_safe(row) else None
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Rows:
             names = [name for name in names if name.removesuffix(".json") in keys]
         contents = self.files.for_each(names, lambda name: self.files.try_read(FOLDER, name))
         for name, data in zip(names, contents, strict=True):
-            row = None if data is None else read_object(data)
+            row = None if data is None else read_row(data)
             if row is not None:
                 found[name.removesuffix(".json")] = row
             elif data is not None:

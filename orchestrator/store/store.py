@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from orchestrator.store.checkpoints import Checkpoints
 from orchestrator.store.files import Files
+from orchestrator.store.leftovers import remove_leftovers
 from orchestrator.store.rows import Rows
 from orchestrator.store.scratch import Scratch
 from orchestrator.store.stages import Stages
@@ -29,3 +33,11 @@ class Store:
         self.stages = Stages(self.files)
         self.checkpoints = Checkpoints(self.files)
         self.rows = Rows(self.files)
+
+    def remove_leftovers(self, manifests: Mapping[str, dict[str, Any]]) -> str | None:
+        """Remove what killed processes left beside the stages; return a line if anything was.
+
+        Args:
+            manifests: those of whole stages that are known, by id.
+        """
+        return remove_leftovers(self.files, manifests)
