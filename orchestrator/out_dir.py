@@ -29,7 +29,7 @@ def require_out_dir(store: Store, writes: bool) -> None:
         others = [entry for entry in entries if not entry.name.startswith((MARKER, SCRATCH))]
         remedy = "holds something else; name a new directory or one of an earlier sweep"
         require(not others or store.files.exists(MARKER), "out-dir", root, remedy)
-        folders += [entry.path for entry in others if entry.is_dir()]
+        folders += [entry.path for entry in entries if entry.is_dir()]
     for folder in folders if writes else ():
         require_writable("out-dir", root, folder)
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import statistics
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
 from core.checks import require
+from core.paths import local_path, look_up
 from orchestrator.config import ResourceConfig, SweepConfig
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
+from orchestrator.results.record import recorded_models
 from orchestrator.results.schema import EVALUATION_COLUMNS, SETTINGS_COLUMNS, Row
 from orchestrator.store.store import Store
 
@@ -92,6 +95,8 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     cell_id = newest["cell_id"]
     place = f"repeats/{cell_id[:12]}-{uuid.uuid4().hex[:6]}"
     settings = recorded_settings(config, newest, explicit, store.files.display(place))
+    found = recorded_path(store, newest["model"])
+    settings = replace(settings, grid=replace(settings.grid, models=(found,)))
     sweep = preparation.prepare(settings, repeated=store)
     cell = sweep.plan.cells.get(cell_id)
     remedy = (
@@ -139,6 +144,16 @@ def recorded_settings(
         resources=replace(recorded.resources, **given),
         output=replace(config.output, out_dir=out_dir, from_row=None, keep="final"),
     )
+
+
+def recorded_path(store: Store, model: str) -> str:
+    """Return the name of a row's model; its recorded path if the name leads nowhere from here."""
+    if look_up("models", model, local_path("models", model)) is None:
+        for known in recorded_models(store):
+            path = known["path_or_repo"]
+            if known["row_name"] == model and known["revision"] is None and os.path.isdir(path):
+                return path
+    return model
 
 
 def normal(flags: set[str]) -> set[str]:

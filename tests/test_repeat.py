@@ -18,7 +18,7 @@ from orchestrator.config import GridConfig, ResourceConfig, SweepConfig
 from orchestrator.jobs import trial_job
 from orchestrator.plan.identity import row_key
 from orchestrator.preparation import trials_of
-from orchestrator.repeat import Outcome, compare_cell, recorded_settings
+from orchestrator.repeat import Outcome, compare_cell, recorded_path, recorded_settings
 from orchestrator.store.store import Store
 from orchestrator.trial.walk import Walk
 
@@ -247,3 +247,17 @@ def test_a_row_that_cannot_be_repeated_is_refused_in_one_line(command, flags, me
     code, said, error = command(*flags)
     assert (code, said) == (2, "") and error.startswith("error: --") and error.count("\n") == 1
     assert message in error
+
+
+def test_a_model_with_a_relative_name_is_found_from_another_folder(tmp_path, monkeypatch):
+    store, path = Store(str(tmp_path / "out")), tmp_path / "m" / "llama"
+    path.mkdir(parents=True)
+    local = {"name": "m/llama", "path_or_repo": str(path), "revision": None, "identity": "a"}
+    on_hub = {"name": "org/m", "path_or_repo": "org/m", "revision": "b", "identity": "b"}
+    record = {"sources": {"m/llama": local, "org/m": on_hub}}
+    store.files.write_bytes(json.dumps(record).encode(), "sweeps", "a.json")
+    monkeypatch.chdir(tmp_path)
+    assert recorded_path(store, "m/llama") == "m/llama"
+    monkeypatch.chdir("/")
+    assert recorded_path(store, "m/llama") == str(path)
+    assert recorded_path(store, "org/m") == "org/m"
