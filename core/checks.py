@@ -10,15 +10,24 @@ import difflib
 import math
 from collections.abc import Iterable
 
+MOST_NAMES = 12
+"""Most known names that a refusal lists."""
+
 
 class BadInputError(ValueError):
     """Input that the user can mend, told in one line; any other error is a fault of this code."""
+
+    flag: str | None = None
+    """The flag without dashes, if the message begins with it and its value."""
+    value: object = None
 
 
 def require(condition: bool, flag: str, value: object, remedy: str) -> None:
     """Raise a `BadInputError` of one line, flag, value and remedy, unless the condition holds."""
     if not condition:
-        raise BadInputError(f"--{flag} {value}: {remedy}")
+        error = BadInputError(f"--{flag} {value}: {remedy}")
+        error.flag, error.value = flag, value
+        raise error
 
 
 def require_positive(flag: str, value: float | None, remedy: str) -> None:
@@ -32,12 +41,15 @@ def require_used(flag: str, value: object, is_used: bool, needed: str) -> None:
 
 
 def require_known(flag: str, value: str, known: Iterable[str]) -> None:
-    """Refuse a name that is not in `known`, and suggest the nearest one."""
+    """Refuse a name that is not in `known`, and suggest the nearest one in any case of letters."""
     known = list(known)
     if value not in known:
-        near = difflib.get_close_matches(value, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise BadInputError(f"--{flag} {value!r} is unknown: {hint}known are {', '.join(known)}")
+        spelt = {name.lower(): name for name in known}
+        near = difflib.get_close_matches(value.lower(), spelt, n=1)
+        hint = f"did you mean {spelt[near[0]]!r}? " if near else ""
+        more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
+        names = ", ".join(known[:MOST_NAMES]) + more
+        raise BadInputError(f"--{flag} {value!r} is unknown: {hint}known are {names}")
 
 
 def require_unique(flag: str, values: Iterable[object]) -> None:

@@ -15,8 +15,9 @@ from core.checks import BadInputError
 from core.methods import METHODS
 from core.paths import local_path
 from orchestrator import interruption
-from orchestrator.config import SweepConfig
+from orchestrator.config import REGIMES, SweepConfig
 from orchestrator.failure import is_no_space, no_space
+from orchestrator.flag_words import as_typed
 from orchestrator.flags import parse_flags
 from orchestrator.terminal import use_any_terminal
 from orchestrator.unread_flags import explicit_flags, require_alone, require_read
@@ -60,7 +61,7 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
             config = parse(preset, sys.argv[1:], description)
             return run(config, verdict)
         except BadInputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {as_typed(error, sys.argv[1:])}", file=sys.stderr)
             return 2
         except Exception as error:
             if not is_no_space(error):
@@ -80,7 +81,8 @@ def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepC
     width = max(map(len, METHODS))
     methods = "".join(f"    {m.name:{width}}  {m.summary}\n" for m in METHODS.values())
     text = f"{description.strip()}\n\nMethods:\n\n{methods}"
-    config = parse_flags(SweepConfig, arguments, preset, text, FIRST)
+    choices = {"methods": METHODS, "regimes": REGIMES}
+    config = parse_flags(SweepConfig, arguments, preset, text, FIRST, choices)
     explicit = explicit_flags(arguments)
     if config.output.from_row is None:
         require_read(config, explicit)

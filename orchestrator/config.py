@@ -78,12 +78,12 @@ class GridConfig:
         for regime in self.regimes:
             require_known("regimes", regime, REGIMES)
         for seed in self.seeds:
-            require(seed >= 0, "seeds", seed, "use 0 or a positive whole number")
+            require(0 <= seed < 2**63, "seeds", seed, "use 0 to 2^63 - 1")
         require_known("protocol", self.protocol, PROTOCOLS)
         self.targets()  # Each target checks itself.
         given, remedy = self.num_rounds, "only --schedule linear or cubic has rounds of its own"
         require(given is None or self.schedule != "grid", "num-rounds", given, remedy)
-        require_positive("num-rounds", given, "use 1 or more")
+        require(given is None or 1 <= given <= 1000, "num-rounds", given, "use 1 to 1000")
 
     def targets(self) -> list[Target]:
         """Return the sparsities in rising order, then the mask structures; no product of both."""
@@ -152,7 +152,8 @@ class ResourceConfig:
         require_positive("micro-batch-tokens", self.micro_batch_tokens, remedy)
         require_positive("price-per-gpu-hour", self.price_per_gpu_hour, "use a positive number")
         timeout, limit = self.timeout_seconds, self.stop_perplexity
-        require(timeout > 0, "timeout-seconds", timeout, "use a positive number of seconds")
+        remedy = "use a positive number of seconds, at most a year"
+        require(0 < timeout <= 366 * 86400, "timeout-seconds", timeout, remedy)
         require(limit is None or limit > 1, "stop-perplexity", limit, "use a number above 1")
         require_used("cpu-offload", self.cpu_offload or None, self.use_gpu, "--use-gpu")
         gpus = self.gpus_per_worker

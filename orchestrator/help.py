@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import shutil
 import sys
@@ -19,7 +20,8 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 FIRST = "Flags that most people need"
-NOTE = "--no-FLAG turns a flag without a value off, or --GROUP.no-FLAG. Spaces separate values."
+NOTE = "--no-FLAG turns a flag without a value off, or --GROUP.no-FLAG. "
+NOTE += "Spaces or commas separate values."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,7 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     return None if field.default is dataclasses.MISSING else field.default
 
 
+@functools.cache
 def field_texts(settings: type) -> dict[str, str]:
     """Return the docstrings below the fields of a dataclass and of its parents, each one line."""
     texts: dict[str, str] = {}
