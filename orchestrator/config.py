@@ -121,8 +121,8 @@ class ResourceConfig:
     use_gpu: bool = False
     """Give each worker a GPU."""
     cpus_per_worker: int | None = None
-    """CPU cores and torch threads of each worker. By default the workers share all cores of this
-    machine."""
+    """CPU cores and torch threads of each worker. By default the workers of a trial share the cores
+    of a node; with GPUs, each takes its GPU's part of them."""
     gpus_per_worker: float | None = None
     """GPUs of each worker. By default 1. With a fraction, several trials of one worker each share a
     GPU."""
@@ -138,8 +138,8 @@ class ResourceConfig:
     """Train in less GPU memory: keep weights, gradients and moments in host memory, and bring one
     block at a time to the GPU."""
     timeout_seconds: float = 1800.0
-    """Longest wait in seconds, of workers for room in the cluster, for each other or for a sign of
-    life. After that the trial ends with an error."""
+    """Longest wait in seconds, of workers for each other or for a sign of life. After that the
+    trial ends with an error. A trial waits without limit for room that others hold."""
     stop_perplexity: float | None = None
     """Stop a branch when its perplexity on any text is above this number. Nothing is computed from
     such weights, and the cells that need it become `stopped`."""

@@ -8,7 +8,7 @@ import torch
 
 from core.models.sources import is_stored
 from orchestrator.estimate import forecast
-from orchestrator.estimate.devices import GPUS, cpus_per_worker, gpus_per_worker, usable_bytes
+from orchestrator.estimate.devices import GPUS, gpus_per_worker, usable_bytes
 from orchestrator.estimate.keep_policy import kept_bytes
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.plans import Machine, plan_lines
@@ -26,8 +26,9 @@ TIMES_NOTE = "  (rough times by nominal rates; hours under `here` are timed on t
 LARGE_CARDS = ("A100", "H100")
 
 
-def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial]) -> str:
+def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial], num_slots: int) -> str:
     """Return cells, what is done and why the rest is not, trials, memory and time."""
+    at_once = max(1, min(num_slots, len(trials))) * sweep.config.resources.num_workers
     plan, to_run = sweep.plan, {cell.id for cell in sweep.cells}
     lines = [
         f"{len(plan.cells)} cells, {len(plan.cells) - len(to_run)} already done; "
@@ -48,7 +49,7 @@ def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial]) -> str:
         )
     lines += [TIMES_NOTE] if trials else []
     for model in sweep.models:
-        lines += ["", *describe_model(sweep, texts, model)]
+        lines += ["", *describe_model(sweep, texts, model, at_once)]
     return "\n".join(lines)
 
 
@@ -59,8 +60,8 @@ def damage(sweep: Sweep, stage: str) -> str:
     return f"  stages/{stage} is damaged ({sweep.found.damaged[stage]}): to be {fate}"
 
 
-def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel) -> list[str]:
-    """Return the memory, time and disk that one model of a sweep will take."""
+def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: int) -> list[str]:
+    """Return the memory, time and disk of one model; `at_once` workers run at a time."""
     resources, trains = sweep.config.resources, sweep.config.grid.trains
     cost = sweep.costs[model.inputs.name]
     stages = [s for s in sweep.plan.stages.values() if s.model == model.inputs.name]
@@ -76,7 +77,7 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel) -> list[str
     to_run = [stage for stage in stages if stage.id in sweep.needed]
     price = sweep.config.resources.price_per_gpu_hour
     lines += forecast.work_lines(costs, to_run, texts.num_tokens, trains, price)
-    machines = [*here(sweep, timed), *cards(sweep, cost)]
+    machines = [*here(sweep, timed, at_once), *cards(sweep, cost)]
     if any(untrained_bytes(cost, 1, m.micro_batch_tokens) > m.usable_bytes for m in machines):
         lines += plan_lines(machines, to_run, texts.num_tokens)
     if not is_stored(model.source):
@@ -85,13 +86,12 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel) -> list[str
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
 
 
-def here(sweep: Sweep, timed: ModelCost | None) -> list[Machine]:
+def here(sweep: Sweep, timed: ModelCost | None, at_once: int) -> list[Machine]:
     """Return the workers that this machine would run; none without the device."""
     if timed is None:
         return []
     resources = sweep.config.resources
-    threads, gpus = cpus_per_worker(resources), gpus_per_worker(resources)
-    usable = usable_bytes(torch.device(sweep.device), threads, gpus)
+    usable = usable_bytes(torch.device(sweep.device), at_once, gpus_per_worker(resources))
     name, count = "this machine", resources.num_workers
     return [Machine(name, timed, count, usable, sweep.micro_batch_tokens)]
 

@@ -49,15 +49,16 @@ def run_sweep(config: SweepConfig) -> int:
     on_cluster = bool(os.environ.get("RAY_ADDRESS"))
     # A dry run may plan for a cluster that is not there yet.
     if not (on_cluster or config.output.dry_run):
-        slots.num_slots(resources, slots.local_resources())
+        slots.require_fits(resources)
         temp_folder()
     sweep = prepare(config)
     texts = read_texts(sweep)
     if not on_cluster and not config.output.dry_run:
         require_memory(sweep)
     if config.output.dry_run:
-        trials = trials_of(sweep, texts.seconds, slots.planned_slots(resources))
-        print(describe_plan(sweep, texts, trials))
+        planned = slots.planned_slots(resources)
+        trials = trials_of(sweep, texts.seconds, planned)
+        print(describe_plan(sweep, texts, trials, planned))
         return 0
     mark(sweep.store)
     sweep.store.stages.set_aside(sweep.found.damaged)
@@ -80,7 +81,7 @@ def require_memory(sweep: Sweep) -> None:
         return
     count, tokens = resources.num_workers, sweep.micro_batch_tokens
     gpus = gpus_per_worker(resources)
-    usable = usable_bytes(device, (os.cpu_count() or 1) // count, gpus)
+    usable = usable_bytes(device, count, gpus)
     tasks = {stage.model for stage in sweep.missing_tasks()}
     trained = {
         stage.model
@@ -92,7 +93,7 @@ def require_memory(sweep: Sweep) -> None:
             require_training_fits(name, memory(cost, True, count, tokens), usable)
         if name in tasks:
             # A task has one process, and the machine for itself.
-            whole = usable_bytes(device, os.cpu_count() or 1, gpus)
+            whole = usable_bytes(device, 1, gpus)
             require_tasks_fit(name, untrained_bytes(cost, 1, tokens), whole)
 
 
@@ -101,16 +102,16 @@ def run_missing(sweep: Sweep, texts: Texts) -> None:
     resources = sweep.config.resources
     connection.connect()
     try:
-        num_slots = slots.slots_of_cluster(resources)
-        trials = trials_of(sweep, texts.seconds, num_slots)
+        found = slots.slots_of_cluster(resources)
+        trials = trials_of(sweep, texts.seconds, found.count)
         remove_old_rows(sweep)
         shared = shared_stages(trials)
         print(
             f"{len(sweep.cells)} of {len(sweep.plan.cells)} cells to run in {len(trials)} trials, "
-            f"{min(num_slots, len(trials))} at a time",
+            f"{min(found.count, len(trials))} at a time",
             flush=True,
         )
-        jobs = [trial_job(sweep, trial, shared) for trial in trials]
+        jobs = [found.settle(trial_job(sweep, trial, shared), len(trials)) for trial in trials]
         for line in dict.fromkeys(filter(None, map(why_off, jobs))):
             print(line, flush=True)
         costs = cell_costs(sweep, texts)
@@ -118,8 +119,7 @@ def run_missing(sweep: Sweep, texts: Texts) -> None:
         pulse = Pulse(sweep.store, sweep.id, trials, costs)
         errors = tune.run_trials(
             [(trial.tune_view(), job) for trial, job in zip(trials, jobs, strict=True)],
-            resources,
-            num_slots,
+            found,
             f"sweep-{sweep.id}",
             sweep.store.files.uri("ray"),
             [progress, pulse, *callbacks_of(sweep.config.output.trackers)],

@@ -49,7 +49,8 @@ def test_an_address_that_is_none_is_not_waited_for(joined, nonsense):
 
 def test_a_cluster_that_answers_is_joined(joined):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert "address" not in joined(f"127.0.0.1:{server.getsockname()[1]}")
+        options = joined(f"127.0.0.1:{server.getsockname()[1]}")
+    assert "address" not in options and "num_cpus" not in options
 
 
 def test_ray_is_started_here_if_nobody_has(joined):
@@ -84,3 +85,8 @@ def test_rays_longest_socket_fits_where_the_check_says_so():
     room = temp_folder.SOCKET_BYTES - len(temp_folder.BELOW)
     assert room > len("/tmp/ray-1000000") and temp_folder.trouble("/" + "t" * (room - 1)) is None
     assert "too long" in str(temp_folder.trouble("/" + "t" * room))
+
+
+def test_ray_that_is_started_here_counts_cores_as_we_do(joined, monkeypatch):
+    monkeypatch.setattr(connection, "num_cores", lambda: 3)
+    assert joined(None)["num_cpus"] == 3

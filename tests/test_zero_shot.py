@@ -15,8 +15,11 @@ from core.config import EvalConfig, FinetuneConfig, PruneConfig
 from core.measures import zero_shot
 from core.measures.zero_shot import metrics_of, require_tasks, run_task, task_identity, task_label
 from orchestrator import cli
+from orchestrator.cluster import lone_stages, room
 from orchestrator.cluster.lone_stages import run_alone
+from orchestrator.cluster.reach import Reach
 from orchestrator.config import GridConfig, ResourceConfig, SweepConfig
+from orchestrator.estimate.machine import Node
 from orchestrator.inputs.task_names import resolve_tasks
 from orchestrator.plan.inputs import EvaluationText, ModelInputs
 from orchestrator.plan.planner import Planner
@@ -164,19 +167,23 @@ def test_each_task_is_a_stage_once_for_each_weights_and_limit(task):
     assert not {stage.id for stage in found} & {stage.id for stage in stages(5)}
 
 
-def test_tasks_that_no_node_can_run_fail_after_the_timeout(monkeypatch, caplog):
-    """Ray lost its workers: the first wait finds a node with enough cores left, the next none."""
-    nodes = iter([4.0, 1.0])
+def test_tasks_that_no_node_can_ever_run_fail(monkeypatch, caplog):
+    """Ray lost its workers: at first a node has enough cores, after two waits none."""
+    reaches = iter([4.0, 4.0, *[1.0] * 9])
     stage = SimpleNamespace(text="t", method="wanda")
     jobs = [SimpleNamespace(id=name, stages=(stage,)) for name in ("a", "b")]
     started = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda job: job.id))
     waits = []
     monkeypatch.setattr(ray, "remote", lambda work: started)
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": next(nodes)}}])
+    monkeypatch.setattr(lone_stages, "with_threads", lambda job, threads: job)
+    monkeypatch.setattr(
+        lone_stages, "reach_of_cluster", lambda: Reach((), head=Node(next(reaches)))
+    )
+    monkeypatch.setattr(room, "RETURN_SECONDS", 0.0)
     monkeypatch.setattr(ray, "wait", lambda refs, timeout: (waits.append(timeout), ([], refs))[1])
-    assert run_alone(jobs, ResourceConfig(cpus_per_worker=2, timeout_seconds=7)) == 2
-    assert waits == [7, 7]
-    assert "2 tasks failed: no node with 2 CPU cores for 7 s (--timeout-seconds)" in caplog.text
+    assert run_alone(jobs, ResourceConfig(cpus_per_worker=2)) == 2
+    assert waits == [room.CHECK_SECONDS] * 3
+    assert "2 tasks failed: no node has 2 CPU cores; the most are 1; add nodes" in caplog.text
 
 
 def test_results_become_columns(tmp_path):

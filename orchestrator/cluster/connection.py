@@ -14,6 +14,7 @@ from orchestrator import interruption
 from orchestrator.cluster import messages as ray_messages
 from orchestrator.cluster.ray_internals import started_here
 from orchestrator.cluster.temp_folder import short_paths
+from orchestrator.estimate.machine import num_cores
 
 DASHBOARD = "RAY_API_SERVER_ADDRESS"
 """Variable from which Ray's processes, which inherit it, learn the address of their dashboard."""
@@ -35,11 +36,13 @@ def connect() -> None:
         if left is not None and not joins:
             # Ray would wait for that cluster for ever.
             options["address"] = "local"
+        if not joins:
+            options["num_cpus"] = num_cores()  # Ray's own count of half a core is 0.
         # The dashboard stays on: without it Ray never gives the resources of a killed trial back.
         # The process that does so looks for the only Ray of this machine, unless it knows its own.
         port = free_port()
         os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
-        os.environ.setdefault(STARTING_WORKERS, str(max(8, os.cpu_count() or 1)))
+        os.environ.setdefault(STARTING_WORKERS, str(max(8, num_cores())))
         try:
             with nullcontext({}) if joins else short_paths() as place:
                 ray.init(**options | place, include_dashboard=True, dashboard_port=port)

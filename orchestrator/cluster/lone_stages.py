@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import ray
 
-from orchestrator.cluster.slots import cpus_per_worker, gpus_per_worker, has_node_for
+from orchestrator.cluster.reach import reach_of_cluster
+from orchestrator.cluster.room import NoRoomError, wait_for_room
+from orchestrator.cluster.slots import shape_of
 from orchestrator.config import ResourceConfig
+from orchestrator.failure import last_line
 from orchestrator.plan.job import Job
 
 logger = logging.getLogger(__name__)
@@ -20,39 +24,47 @@ logger = logging.getLogger(__name__)
 def run_alone(jobs: Sequence[Job], resources: ResourceConfig) -> int:
     """Run jobs of one stage each, as resources allow; return how many failed.
 
-    Says which are done and which failed. Ray has to be joined.
+    Says which are done and which failed. Ray has to be joined. A task waits as long as others hold
+    the cluster; where no node can ever run one, the rest fails.
     """
-    threads, gpus = cpus_per_worker(resources), gpus_per_worker(resources)
-    remote = ray.remote(walk_alone).options(num_cpus=threads, num_gpus=gpus, max_retries=1)
-    started = {remote.remote(job): job.stages[0] for job in jobs}
+    reach = reach_of_cluster()
+    shape, known = shape_of(resources, reach), not reach.is_empty()
+    remote = ray.remote(walk_alone).options(num_cpus=shape.cpus, num_gpus=shape.gpus, max_retries=1)
+    started = {remote.remote(with_threads(job, shape.cpus)): job.stages[0] for job in jobs}
     waiting, failed = list(started), 0
+
+    def one_ended(seconds: float) -> bool:
+        return bool(ray.wait(waiting, timeout=seconds)[0])
+
+    def why_never() -> str | None:
+        reach = reach_of_cluster()
+        return reach.why_never(shape, 1) if known and not reach.may_hold_more() else None
+
+    def tell(minutes: float) -> None:
+        print(f"{len(waiting)} tasks run or wait for room, for {minutes:.0f} min", flush=True)
+
     while waiting:
-        found, waiting = ray.wait(waiting, timeout=resources.timeout_seconds)
-        if not found:
-            # A task may take hours; but where no node could run one, none ever ends.
-            if has_node_for(threads, gpus):
-                continue
-            logger.error(no_node(len(waiting), threads, resources))
+        try:
+            wait_for_room(one_ended, why_never, tell)
+        except NoRoomError as error:
+            line = "%d tasks failed: %s; add nodes and run the same command again"
+            logger.error(line, len(waiting), error)
             return failed + len(waiting)
-        (ready,) = found
+        (ready,), waiting = ray.wait(waiting)
         stage, done = started[ready], len(jobs) - len(waiting)
         print(f"[{done:>2}/{len(jobs)}] task {stage.text} of {stage.method}", flush=True)
         try:
             ray.get(ready)
         except Exception as error:
             failed += 1
-            line = str(getattr(error, "cause", error)).strip().splitlines()[-1]
+            line = last_line(getattr(error, "cause", None) or error)
             logger.error("task %s of %s failed: %s", stage.text, stage.method, line)
     return failed
 
 
-def no_node(count: int, threads: int, resources: ResourceConfig) -> str:
-    """Return the line for tasks that no node of the cluster can run."""
-    return (
-        f"{count} tasks failed: no node with {threads} CPU cores"
-        f"{' and a GPU' * resources.use_gpu} for {resources.timeout_seconds:g} s "
-        "(--timeout-seconds); add nodes and run the same command again"
-    )
+def with_threads(job: Job, threads: int) -> Job:
+    """Return a job whose worker has so many cores."""
+    return replace(job, workers=replace(job.workers, threads=threads))
 
 
 def walk_alone(job: Job) -> None:

@@ -1,77 +1,71 @@
-"""Slots: the number of worker groups that fit into a cluster at a time."""
+"""Slots: the number of worker groups that fit into a cluster at a time, and their workers."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import psutil
-import ray
-import yaml
+from dataclasses import dataclass, replace
 
 from core.checks import BadInputError, require
+from orchestrator.cluster.reach import UNITS, Reach, WorkerShape, reach_of_cluster
 from orchestrator.config import ResourceConfig
-from orchestrator.estimate.devices import cpus_per_worker, gpus_per_worker
+from orchestrator.estimate.devices import cpus_per_worker, gpus_per_worker, this_node
+from orchestrator.plan.job import Job
 
-SCALING_FLAG = "--autoscaling-config="
 FIRST_WORKER_SECONDS = 900
 """Installing torch on a new machine takes minutes."""
 
 
-def num_slots(config: ResourceConfig, available: Mapping[str, float]) -> int:
-    """Return how many trials fit into the available resources at a time, at least 1.
+@dataclass(frozen=True)
+class Slots:
+    """The slots of a cluster."""
 
-    Raises:
-        BadInputError: not even one fits; names the flag.
-    """
-    cpus = cpus_per_worker(config) * config.num_workers
-    slots = int(available.get("CPU", 0) // cpus)
-    has = f"{available.get('CPU', 0):g} CPU cores"
-    require(
-        slots > 0, "num-workers", config.num_workers, f"needs {cpus} CPU cores; there are {has}"
-    )
-    if config.use_gpu:
-        gpus = gpus_per_worker(config) * config.num_workers
-        fits = int(available.get("GPU", 0) // gpus + 1e-9)
-        have = f"{available.get('GPU', 0):g}"
-        require(fits > 0, "use-gpu", config.num_workers, f"needs {gpus:g} GPUs; there are {have}")
-        slots = min(slots, fits)
-    return min(slots, config.max_concurrent_trials or slots)
+    count: int
+    shape: WorkerShape
+    num_workers: int
+    """Workers of a slot."""
+    grows_unseen: bool = False
+    """True if the cluster is asked for slots of which it says nothing."""
+
+    def settle(self, job: Job, num_trials: int) -> Job:
+        """Return a job that knows the cores of its workers, and how many of them run at a time."""
+        at_once = min(self.count, num_trials) * self.num_workers
+        workers = replace(job.workers, threads=self.shape.cpus, at_once=at_once)
+        return replace(job, workers=workers)
 
 
-def slots_of_cluster(config: ResourceConfig) -> int:
-    """Return how many trials fit at a time into the cluster that this process has joined.
+def slots_of_cluster(config: ResourceConfig) -> Slots:
+    """Return the slots of the cluster that this process has joined.
 
     The size that the autoscaler may reach counts, not the machines that are up now. If no worker is
-    up yet but the autoscaler always keeps some, wait for the first. If no worker is up and nothing
-    says how far the cluster may grow, return `--max-concurrent-trials`, or 1 if it is not set.
+    up yet but the autoscaler always keeps some, wait for the first. If nothing says how far the
+    cluster may grow, count `--max-concurrent-trials` slots, or 1 if it is not set.
 
     Raises:
         BadInputError: not even one trial fits; names the flag.
     """
-    scaling = autoscaling(ray.get_runtime_context().gcs_address)
-    reachable = reachable_resources(scaling, ray.cluster_resources())
-    if not reachable.get("CPU") and any(t.get("min_workers") for t in node_types(scaling)):
+    reach = reach_of_cluster()
+    if not reach.has_cores() and any(each.least for each in reach.types):
         print("waiting for the cluster's first worker", flush=True)
         end = time.monotonic() + FIRST_WORKER_SECONDS
-        while not reachable.get("CPU") and time.monotonic() < end:
+        while not reach.has_cores() and time.monotonic() < end:
             time.sleep(2)
-            reachable = ray.cluster_resources()
-    elif not reachable.get("CPU"):
+            reach = reach_of_cluster()
+    shape, count = shape_of(config, reach), config.num_workers
+    if reach.num_workers(shape) < count and (reach.may_hold_more() or reach.is_empty()):
         slots = config.max_concurrent_trials or 1
         asked = f"no workers yet; asking for {slots} trials at a time (--max-concurrent-trials)"
         print(asked, flush=True)
-        return slots
-    return num_slots(config, reachable)
+        return Slots(slots, shape, count, grows_unseen=True)
+    return Slots(num_slots(config, reach), shape, count)
 
 
-def has_node_for(cpus: int, gpus: float) -> bool:
-    """Return True if a node that is up has these resources, in use or not."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in alive)
+def require_fits(config: ResourceConfig) -> None:
+    """Refuse trials of which not even one fits on this machine; needs no Ray.
+
+    Raises:
+        BadInputError: names the flag.
+    """
+    num_slots(config, this_machine(config))
 
 
 def planned_slots(config: ResourceConfig) -> int:
@@ -81,49 +75,54 @@ def planned_slots(config: ResourceConfig) -> int:
     `--max-concurrent-trials`, or 1 if it is not set.
     """
     try:
-        return num_slots(config, local_resources())
+        return num_slots(config, this_machine(config))
     except BadInputError:
         return config.max_concurrent_trials or 1
 
 
-def reachable_resources(scaling: Mapping[str, Any], up: Mapping[str, float]) -> dict[str, float]:
-    """Return the resources that a cluster may grow to, at least those that are up.
+def this_machine(config: ResourceConfig) -> Reach:
+    """Return the reach of a cluster of this machine alone."""
+    return Reach(workers=(), head=this_node(config.use_gpu))
 
-    Args:
-        scaling: the autoscaler's config, empty if there is no autoscaler.
-        up: resources of the nodes that are up.
+
+def num_slots(config: ResourceConfig, reach: Reach) -> int:
+    """Return how many trials fit into a cluster at a time, at least 1.
+
+    The workers of a trial may lie on several nodes.
+
+    Raises:
+        BadInputError: not even one fits; names the flag.
     """
-    most: dict[str, float] = {}
-    for node_type in node_types(scaling):
-        count = min(node_type.get("max_workers", 0), scaling.get("max_workers", 0))
-        for name, value in (node_type.get("resources") or {}).items():
-            most[name] = most.get(name, 0.0) + count * value
-    return {name: max(most.get(name, 0.0), up.get(name, 0.0)) for name in {*most, *up}}
+    shape = shape_of(config, reach)
+    why = reach.why_never(shape, config.num_workers)
+    if why is not None:
+        raise BadInputError(f"{guilty_flag(config, shape, reach)}: {why}")
+    slots = reach.num_workers(shape) // config.num_workers
+    return min(slots, config.max_concurrent_trials or slots)
 
 
-def node_types(scaling: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the types of nodes in an autoscaler's config."""
-    return list((scaling.get("available_node_types") or {}).values())
+def shape_of(config: ResourceConfig, reach: Reach) -> WorkerShape:
+    """Return the resources of a worker of a cluster.
 
-
-def autoscaling(gcs_address: str) -> dict[str, Any]:
-    """Return the config of the autoscaler on this machine, the head; empty if there is none.
-
-    Ray has no call that says how far a cluster may grow. The command line of the autoscaler's
-    process names the file of its config.
+    Raises:
+        BadInputError: Ray has no such part of a GPU; names the flag.
     """
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if f"--gcs-address={gcs_address}" in words:
-            for word in words:
-                path = Path(word.removeprefix(SCALING_FLAG)).expanduser()
-                if word.startswith(SCALING_FLAG) and path.is_file():
-                    return yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {}
+    gpus = gpus_per_worker(config)
+    whole = gpus <= 1 or gpus == int(gpus)
+    require(whole, "gpus-per-worker", gpus, "above 1, use whole GPUs")
+    exists = not gpus or round(UNITS * gpus) >= 1
+    require(exists, "gpus-per-worker", gpus, f"Ray's smallest part of a GPU is {1 / UNITS:g}")
+    return WorkerShape(cpus_per_worker(config, reach.usual_node(config.use_gpu)), gpus)
 
 
-def local_resources() -> dict[str, float]:
-    """Return the CPU cores and GPUs of this machine without asking Ray."""
-    import torch
-
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+def guilty_flag(config: ResourceConfig, shape: WorkerShape, reach: Reach) -> str:
+    """Return the flag, as it was given, that asks for more than a cluster has."""
+    if not reach.num_workers(shape):
+        enough_cores = reach.most_cores() >= shape.cpus
+        if config.cpus_per_worker is not None and not enough_cores:
+            return f"--cpus-per-worker {config.cpus_per_worker}"
+        if config.gpus_per_worker is not None and enough_cores:
+            return f"--gpus-per-worker {config.gpus_per_worker:g}"
+        if config.use_gpu and enough_cores:
+            return "--use-gpu"
+    return f"--num-workers {config.num_workers}"

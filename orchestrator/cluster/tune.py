@@ -20,8 +20,7 @@ from ray.tune import (
 )
 
 from orchestrator.cluster.driver import HALTED, run_trial
-from orchestrator.cluster.slots import gpus_per_worker
-from orchestrator.config import ResourceConfig
+from orchestrator.cluster.slots import Slots
 from orchestrator.plan.job import Job
 
 DRIVER_RESOURCE = {"node:__internal_head__": 0.001}
@@ -48,8 +47,7 @@ class Halt(Stopper):
 
 def run_trials(
     trials: Sequence[tuple[dict[str, Any], Job]],
-    config: ResourceConfig,
-    slots: int,
+    slots: Slots,
     name: str,
     storage_path: str,
     callbacks: list[Callback],
@@ -58,8 +56,7 @@ def run_trials(
 
     Args:
         trials: for each, the view that Tune's table shows, with its `id`, and the trial's job.
-        config: resources of a trial.
-        slots: number of trials at a time.
+        slots: number of trials at a time, and their workers.
         name: beginning of the name of the Tune run.
         storage_path: folder or URI for Tune's own files.
         callbacks: called for trials and finished cells.
@@ -70,10 +67,11 @@ def run_trials(
         with_resources(with_parameters(run_trial, jobs=jobs), DRIVER_RESOURCE),
         param_space={
             "trial": grid_search([view for view, _ in trials]),
-            "gpus_per_worker": gpus_per_worker(config),
+            "gpus_per_worker": slots.shape.gpus,
+            "grows_unseen": slots.grows_unseen,
             "storage_path": storage_path,
         },
-        tune_config=TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
+        tune_config=TuneConfig(max_concurrent_trials=slots.count, reuse_actors=True),
         run_config=RunConfig(
             # Two sweeps on one store at a time must not write over each other's files.
             name=f"{name}-{uuid.uuid4().hex[:8]}",

@@ -1,7 +1,8 @@
 """Estimates of time, memory and disk before anything runs.
 
 model_cost.py   counts of a model: parameters, operations, rates
-devices.py      memory and rates of CPUs and known GPUs
+machine.py      cores and memory of this machine, within the limits of its container
+devices.py      a worker's part of a machine, and rates of CPUs and known GPUs
 seconds.py      seconds of stages
 memory.py       peak memory of a worker, part by part
 streaming.py    peak memory of a worker whose model is streamed, one block at a time

@@ -1,16 +1,14 @@
-"""Devices: memory and operations a second of CPUs and known GPUs."""
+"""Devices: a worker's part of a machine, and operations a second of CPUs and known GPUs."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import torch
 
 from orchestrator.config import ResourceConfig
+from orchestrator.estimate.machine import Node, machine_bytes, num_cores
 
 GIB = 2.0**30
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -29,10 +27,6 @@ BASE_BYTES = {"cpu": 0.45e9, "cuda": 0.6e9}
 """Memory of Python, torch and transformers before any model is loaded; on a GPU of its context."""
 USABLE_SHARE = 0.93
 """Part of the memory of a card, or of a machine, that workers may fill."""
-CONTAINER_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
 
 @dataclass(frozen=True)
@@ -50,9 +44,23 @@ def gpu(gib: float, fp32_tflops: float, half_tflops: float) -> Gpu:
     return Gpu(USABLE_SHARE * gib * GIB, rates)
 
 
-def cpus_per_worker(config: ResourceConfig) -> int:
-    """Return the CPU cores of a worker, which are also its torch threads."""
-    return config.cpus_per_worker or max(1, (os.cpu_count() or 1) // config.num_workers)
+def cpus_per_worker(config: ResourceConfig, node: Node | None = None) -> int:
+    """Return the CPU cores of a worker, which are also its torch threads.
+
+    By default the workers of a trial share the cores of a node. With a GPU each, a worker takes
+    only its GPU's part of the cores, so that all GPUs of the node can be used.
+
+    Args:
+        config: resources of a trial.
+        node: the node that workers run on; None for this machine.
+    """
+    if config.cpus_per_worker is not None:
+        return config.cpus_per_worker
+    node = node or this_node(config.use_gpu)
+    share = node.cpus / config.num_workers
+    if config.use_gpu and node.gpus > 0:
+        share = min(share, node.cpus * gpus_per_worker(config) / node.gpus)
+    return max(1, int(share))
 
 
 def gpus_per_worker(config: ResourceConfig) -> float:
@@ -60,24 +68,36 @@ def gpus_per_worker(config: ResourceConfig) -> float:
     return (config.gpus_per_worker or 1.0) if config.use_gpu else 0.0
 
 
-def usable_bytes(device: torch.device, threads: int, gpus: float) -> float:
+def this_node(count_gpus: bool) -> Node:
+    """Return the cores of this machine and, where they are of use, its GPUs, without Ray."""
+    return Node(num_cores(), torch.cuda.device_count() if count_gpus else 0)
+
+
+def usable_bytes(device: torch.device, num_processes: int, gpus: float) -> float:
     """Return the memory that a worker may fill here.
 
-    It is that of its card, or of this machine by its part of the CPU cores.
+    It is that of its card, or its part of this machine's memory.
+
+    Args:
+        device: the worker's device.
+        num_processes: worker processes that run on this machine at a time.
+        gpus: part of a card that the worker has.
     """
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         return USABLE_SHARE * min(1.0, gpus) * total
-    return USABLE_SHARE * min(1.0, threads / (os.cpu_count() or 1)) * machine_bytes()
+    return USABLE_SHARE * machine_bytes() / num_processes
 
 
-def machine_bytes() -> float:
-    """Return the memory of this machine, or of the container that this process runs in."""
-    limits = [psutil.virtual_memory().total]
-    for path in CONTAINER_LIMITS:
-        text = path.read_text().strip() if path.is_file() else "max"
-        limits += [int(text)] if text.isdigit() else []
-    return float(min(limits))
+def processes_here(threads: int, at_once: int | None) -> int:
+    """Return how many worker processes run on this machine at a time, at most.
+
+    Args:
+        threads: CPU cores of a worker: no more processes run here than have cores.
+        at_once: worker processes of the whole sweep at a time; None if that is not known.
+    """
+    most = max(1, num_cores() // threads)
+    return most if at_once is None else max(1, min(most, at_once))
 
 
 # Data sheets, dense tensor-core peaks; fp32 without TF32, which pruning statistics are kept in.

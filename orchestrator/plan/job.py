@@ -36,6 +36,8 @@ class Workers:
     """True if training runs blocks again instead of keeping their activations."""
     cpu_offload: bool = False
     """True if shards stay in host memory."""
+    at_once: int | None = None
+    """Worker processes of the whole sweep at a time; None if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Limits:
     checkpoint_seconds: float
     """Least time between two checkpoints within a round of training, or of pruning."""
     timeout_seconds: float
-    """Longest wait for a place, for other ranks, for a report and for a sign of life."""
+    """Longest wait for other ranks, for a report and for a sign of life."""
     stop_perplexity: float | None
     """Nothing goes on from weights above this perplexity."""
     block_seconds: float = 0.0

@@ -23,7 +23,7 @@ from core.models.sharding import shard_
 from core.models.sources import ModelSource
 from core.parallel import Ranks
 from core.precision import DTYPES
-from orchestrator.estimate.devices import usable_bytes
+from orchestrator.estimate.devices import processes_here, usable_bytes
 from orchestrator.failure import DamagedStageError
 from orchestrator.plan.job import Job
 from orchestrator.plan.kinds import Dense
@@ -61,7 +61,8 @@ class Weights:
         self.published: set[str] = set()
         """Stages that this trial has stored itself, so that their files are known to be whole."""
         workers = job.workers
-        usable = usable_bytes(ranks.device, workers.threads, workers.gpus)
+        beside = processes_here(workers.threads, workers.at_once)
+        usable = usable_bytes(ranks.device, beside, workers.gpus)
         fits = workers.untrained_bytes <= usable or any(stage.work.trains for stage in job.stages)
         room = max(0.0, usable - workers.streamed_bytes)
         self.room = room if ranks.device.type == "cpu" else None
