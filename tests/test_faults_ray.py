@@ -22,7 +22,6 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import (
-    WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
 )
@@ -32,6 +31,7 @@ from orchestrator.cli import parse
 from orchestrator.cluster import messages as ray_messages
 from orchestrator.cluster.diagnosis import describe
 from orchestrator.cluster.placement import PlaceRelease, StartLimit
+from orchestrator.cluster.room import NoRoomError
 from orchestrator.cluster.worker import within
 from orchestrator.config import SweepConfig
 from orchestrator.failure import StuckError
@@ -63,7 +63,7 @@ FAILURES = [
     (group_error(WorkerHealthCheckTimeoutError("hanging")), "stuck for 60 s", True),
     (group_error(RuntimeError("Timed out waiting 60000ms for recv")), "--timeout-seconds", True),
     (group_error(StuckError("a report timed out")), "stuck for 60 s", True),
-    (ControllerError(WorkerGroupStartupTimeoutError(4)), "no room for 4 workers of 8 CPU", True),
+    (ControllerError(NoRoomError("no node has 8 CPU cores")), "no room in the cluster: no", True),
     (group_error(ValueError("first\nlast")), "ValueError: last", False),
     (group_error(MemoryError()), "out of memory; estimated 2.5 GiB a worker", False),
     (group_error(OSError(28, "No space left on device")), "free some and run the same", False),
@@ -152,12 +152,11 @@ def test_what_ray_says_of_a_lost_node_is_one_line(small_ray, capsys):
 
 @pytest.fixture
 def small_ray(tmp_path, monkeypatch):
-    """Ray with one core in this process, which gives up waiting for it after half a minute."""
+    """Ray with one core in this process."""
     for name, value in {
         "HOME": str(tmp_path),
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -109,7 +109,7 @@ def test_the_row_names_the_rank_that_the_others_wait_for(watch, tmp_path):
     assert seconds == pytest.approx(150 + 900, abs=30)
     failure = describe(Trial(store_root=str(tmp_path)), error)
     assert failure.line.startswith("nccl hung: rank 1 did not begin") and "\n" not in failure.line
-    assert failure.interrupted and failure.retry
+    assert failure.interrupted and failure.patience is not None
 
 
 def test_a_hang_without_reports_is_still_told():

@@ -10,6 +10,7 @@ import pytest
 from core.targets import Target
 from orchestrator.cluster import progress as module
 from orchestrator.cluster.progress import MAX_ERRORS, MAX_LINES, WIDTH, Progress
+from orchestrator.cluster.room import WAITING
 from orchestrator.plan.cell import Cell, Point, Settings
 
 
@@ -113,3 +114,13 @@ def test_lines_fit_80_columns_whatever_the_names_and_numbers(monkeypatch):
     assert max(map(len, lines)) <= WIDTH
     assert all(line.isascii() and "\x1b" not in line and "\r" not in line for line in lines)
     assert any("op..b sparsegpt iterative 0.299 s1" in line for line in lines)
+
+
+def test_a_trial_that_waits_for_room_says_so(monkeypatch):
+    out = io.StringIO()
+    progress = Progress(cells_of(), {}, out)
+    trial = SimpleNamespace(config={"trial": {"model": "a/" + "long" * 20}})
+    line = "waiting for 1440 min for room, as others hold the cluster"
+    progress.on_trial_result(0, [], trial, {WAITING: line})
+    (said,) = out.getvalue().splitlines()
+    assert said.endswith(f": {line}") and len(said) <= WIDTH and not progress.seen

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from orchestrator.cluster.diagnosis import describe
+from orchestrator.cluster.diagnosis import Failure, describe
 from orchestrator.cluster.failed_cells import give_up_on_next, progress, without_failed
 from orchestrator.cluster.hang import detector_settings
 from orchestrator.cluster.placement import PlaceRelease, StartLimit
+from orchestrator.cluster.restarts import Restarts
 from orchestrator.cluster.worker import train_worker
 from orchestrator.failure import is_no_space
 from orchestrator.plan.job import Job
@@ -30,18 +34,17 @@ from orchestrator.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURES = 3
-"""Times that a worker group is started again at one place."""
+ENDS = (ray.train.TrainingFailedError, ray.exceptions.RayActorError)
+"""Errors of a group's end; the process of Ray Train that controls it may be lost too."""
+
 HEALTH_CHECK_SECONDS = "0.3"
 """Train's controller polls its workers this often; its default costs seconds for every cell."""
 HALTED = "halted"
 """Key of a trial's report that the whole sweep cannot go on."""
-TIMEOUTS = (
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S",
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S",
-)
-"""Ray's limits of waiting: for a place in the cluster, a report of all ranks, a sign of life."""
+TIMEOUTS = ("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S")
+"""Ray's limits of waiting: for a report of all ranks, and for a sign of life."""
+USERS = frozenset(os.environ)
+"""Variables that this process was started with. Their values win over ours."""
 
 
 def run_trial(config: dict[str, Any], jobs: Mapping[str, ray.ObjectRef]) -> None:
@@ -54,39 +57,62 @@ def run_trial(config: dict[str, Any], jobs: Mapping[str, ray.ObjectRef]) -> None
     whole = Job.unpacked(ray.get(jobs[config["trial"]["id"]]))
     store = Store(whole.store_root)
     job = without_failed(whole, store)
-    os.environ.update(dict.fromkeys(TIMEOUTS, f"{whole.limits.timeout_seconds:g}"))
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
-    os.environ.update(detector_settings(whole, os.getpid()))
-    failures, reached = 0, None
+    os.environ.update(without_users(settings_of(whole)))
+    restarts = Restarts(whole.id)
     while job is not None:
         try:
             make_trainer(job, config).fit()
             return
         except Exception as error:
-            if not isinstance(error, ray.train.TrainingFailedError) and not is_no_space(error):
+            if not isinstance(error, ENDS) and not is_no_space(error):
                 raise
             failure = describe(job, error)
         logger.warning("a worker group ended early: %s", failure.line)
         if failure.halts:
             ray.tune.report({HALTED: failure.line})
             return
-        here = progress(job, store)
-        failures = (failures if here == reached else 0) + failure.counts
-        reached = here
-        if failure.retry and failures <= MAX_FAILURES:
-            job = without_failed(job, store)
-            continue
-        failures, reached = 0, None
-        job = give_up_on_next(job, store, failure)
-        while job is not None and failure.whole_trial:
-            job = give_up_on_next(job, store, failure)
+        job = go_on(job, store, failure, restarts)
+
+
+def go_on(job: Job, store: Store, failure: Failure, restarts: Restarts) -> Job | None:
+    """Return the job to start again after a failure and a pause; None if no cell is left.
+
+    A cell that has failed too often is given up, or all of them where all would fail alike.
+    """
+    patience = failure.patience
+    if patience is not None:
+        times = restarts.note(patience, progress(job, store))
+        if times <= patience.restarts:
+            time.sleep(restarts.pause(patience))
+            return without_failed(job, store)
+        failure = replace(failure, line=failure.line + failure.often.format(times=times))
+    restarts.forget()
+    left = give_up_on_next(job, store, failure)
+    while left is not None and failure.whole_trial:
+        left = give_up_on_next(left, store, failure)
+    return left
+
+
+def settings_of(job: Job) -> dict[str, str]:
+    """Return the environment in which Ray runs the groups of a job."""
+    return {
+        **dict.fromkeys(TIMEOUTS, f"{job.limits.timeout_seconds:g}"),
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": HEALTH_CHECK_SECONDS,
+        **detector_settings(job, os.getpid()),
+    }
+
+
+def without_users(settings: dict[str, str]) -> dict[str, str]:
+    """Return the variables that the user has not set."""
+    return {name: value for name, value in settings.items() if name not in USERS}
 
 
 def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
     """Return a worker group for a job, placed on one node where it fits."""
     # Ray takes others than its public kind for "custom workarounds".
-    limit = StartLimit(2 * job.limits.timeout_seconds)  # Half of it may go by waiting for a place.
-    callbacks: list[Any] = [TuneReportCallback(), PlaceRelease(), limit]
+    reports = TuneReportCallback()
+    limit = StartLimit(job.limits.timeout_seconds, reports, config["grows_unseen"])
+    callbacks: list[Any] = [reports, PlaceRelease(), limit]
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},

@@ -69,8 +69,8 @@ def why_off(job: Job) -> str | None:
         )
     if shutil.which(PROGRAM) is None:
         return (
-            f"this machine has no {PROGRAM} (it comes with nccl): if workers lack it too, a hang "
-            "ends after --timeout-seconds and its row does not name the rank"
+            f"this machine has no {PROGRAM}, a program of nccl. If the workers lack it too, a hang "
+            "ends only after --timeout-seconds. Its row then does not name the rank."
         )
     return None
 

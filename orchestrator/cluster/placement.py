@@ -1,9 +1,10 @@
-"""Two callbacks against worker groups of Ray Train that hang while they start.
+"""Two callbacks for worker groups of Ray Train that start: places, and workers that hang.
 
 Ray's controller learns of a group only when all its workers have got their function. If a worker is
 lost just before, the run ends and the group's place stays taken (Ray 2.60): every later group waits
 for cores that nobody uses. And Ray checks a worker for signs of life only when it has its function,
-so a worker that hangs earlier holds up its trial for ever.
+so a worker that hangs earlier holds up its trial for ever. Waiting for a place has no limit
+(`room.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ import threading
 from typing import Any
 
 import ray
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from orchestrator.cluster.ray_internals import GroupCallback, kill_workers_of, place_of
+from orchestrator.cluster.ray_internals import (
+    GroupCallback,
+    kill_workers_of,
+    place_of,
+    wait_for_places_with,
+)
+from orchestrator.cluster.reach import WorkerShape, reach_of_cluster
+from orchestrator.cluster.room import WAITING, NoRoomError, wait_for_room
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +51,51 @@ class PlaceRelease(GroupCallback):
 
 
 class StartLimit(GroupCallback):
-    """Kills the workers of a group that has not started in time; Ray then fails the start."""
+    """Waits for a group's place without a limit, then kills workers that do not start in time."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        """From the request for a place (its wait has a limit of its own) until all workers work."""
+    def __init__(
+        self, seconds: float, reports: TuneReportCallback | None = None, grows_unseen: bool = False
+    ) -> None:
+        """Take the limits of a group.
+
+        Args:
+            seconds: time from the moment that there is a place until all workers work.
+            reports: takes the lines to tell while the group waits; None tells nobody.
+            grows_unseen: nodes may come of which the cluster says nothing.
+        """
+        self.seconds, self.reports, self.grows_unseen = seconds, reports, grows_unseen
         self.timer: threading.Timer | None = None
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
-        """Start the timer."""
+        """Get ready to wait for the group's place."""
         self.stop()
+        num_workers = worker_group_context.num_workers
+        shape = WorkerShape.from_resources(worker_group_context.resources_per_worker)
+
+        def why_never() -> str | None:
+            reach = reach_of_cluster()
+            if self.grows_unseen or reach.may_hold_more():
+                return None
+            return reach.why_never(shape, num_workers)
+
+        def wait(place: PlacementGroup) -> None:
+            try:
+                wait_for_room(place.wait, why_never, self.tell)
+            except NoRoomError:
+                remove_placement_group(place)
+                raise
+            self.begin()
+
+        wait_for_places_with(wait)
+
+    def tell(self, minutes: float) -> None:
+        """Report to the terminal of the sweep that the group still waits."""
+        line = f"waiting for {minutes:.0f} min for room, as others hold the cluster"
+        if self.reports is not None:
+            self.reports.after_report(None, [{WAITING: line}], None)  # pyright: ignore
+
+    def begin(self) -> None:
+        """Start the timer."""
         controller = ray.get_runtime_context().get_actor_id()
         self.timer = threading.Timer(self.seconds, end_start, [controller])
         self.timer.daemon = True

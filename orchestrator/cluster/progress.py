@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from ray.tune import Callback
 
+from orchestrator.cluster.room import WAITING
 from orchestrator.plan.cell import Cell
 from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
@@ -54,6 +55,9 @@ class Progress(Callback):
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Print a finished cell once, even if its trial starts again and reports it again."""
+        if WAITING in result:
+            line = result[WAITING]
+            self.say(f"{fitted(trial.config['trial']['model'], WIDTH - 2 - len(line))}: {line}")
         cell_id = result.get("cell")
         if cell_id is None or cell_id in self.seen:
             return

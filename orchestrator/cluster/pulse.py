@@ -47,7 +47,8 @@ class Pulse(Callback):
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Note that a cell is finished."""
-        self.seen.add(result.get("cell", ""))
+        if "cell" in result:
+            self.seen.add(result["cell"])
         self.beat()
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:

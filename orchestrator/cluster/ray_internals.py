@@ -2,7 +2,8 @@
 
 Ray has no public form of these: the address of the Ray that `ray start` left, who owns an actor,
 killing an actor by its id, callbacks of Ray Train's controller, the place that a worker group
-holds, the reading of nccl's reports, and the printing of messages from nodes.
+waits for and holds, Ray Train's errors, the reading of nccl's reports, and the printing of messages
+from nodes.
 `tests/test_ray_internals.py` names each of them and says what breaks when Ray moves it.
 """
 
@@ -15,7 +16,26 @@ import ray
 from ray._private import state, worker
 from ray._private.utils import read_ray_address
 from ray.train.v2._internal.callbacks.nccl_ras import parse_ras_schema
+from ray.train.v2._internal.exceptions import (
+    CollectiveTimeoutError,
+    InsufficientClusterResourcesError,
+    WorkerGroupStartupFailedError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
+    DefaultPlacementGroupHandle,
+)
+from ray.util.placement_group import PlacementGroup
+
+__all__ = [
+    "CollectiveTimeoutError",
+    "InsufficientClusterResourcesError",
+    "WorkerGroupStartupFailedError",
+    "WorkerHealthCheckFailedError",
+    "WorkerHealthCheckTimeoutError",
+]
 
 WORKER_CLASS = "RayTrainWorker"
 """Class of the actors that are Ray Train's workers."""
@@ -36,6 +56,19 @@ def started_here() -> str | None:
 def place_of(worker_group: Any) -> Any:
     """Return the handle of a started group's place; its `shutdown()` gives the place back."""
     return worker_group.get_worker_group_state().placement_group_handle
+
+
+def wait_for_places_with(wait: Callable[[PlacementGroup], None]) -> None:
+    """Let `wait(place)` wait for the places of all groups that this process, a controller, starts.
+
+    Ray's own wait has a limit, after which the place is given up.
+    """
+
+    def until_ready(self: DefaultPlacementGroupHandle, timeout_seconds: float = 0) -> bool:
+        wait(self.placement_group)
+        return True
+
+    DefaultPlacementGroupHandle.wait = until_ready
 
 
 def kill_workers_of(controller: str) -> None:

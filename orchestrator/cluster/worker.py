@@ -11,7 +11,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from orchestrator.failure import StuckError
+from orchestrator.failure import StuckError, carry_causes
 from orchestrator.plan.job import Job
 from orchestrator.store.store import Store
 
@@ -27,7 +27,11 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.workers.threads)
     ranks = Ranks.current(ray.train.torch.get_device())
     report = within(ray.train.report, job.limits.timeout_seconds)
-    Walk(job, Store(job.store_root), ranks, report, machine_goes).run()
+    try:
+        Walk(job, Store(job.store_root), ranks, report, machine_goes).run()
+    except Exception as error:
+        carry_causes(error)
+        raise
 
 
 def machine_goes() -> bool:
