@@ -58,7 +58,7 @@ METHODS = {
         ),
         Method(
             "alps",
-            3,
+            4,
             "ADMM mask, conjugate-gradient weights (arXiv 2406.07831)",
             (*COMMON_FIELDS, "dampening_frac", "block_size"),
             "Hessian",

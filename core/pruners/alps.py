@@ -6,8 +6,11 @@ sparse copy of them, and a dual V that ties the two with a penalty rho. The pena
 support hardly moves (their algorithm 1). Then preconditioned conjugate gradients solve for the
 surviving weights (algorithm 2), many rows at a time. Differences from the paper:
 
-- It starts from SparseGPT's weights and support, with the dual that belongs to them, instead of
-  from the dense weights. The penalty can start higher, and fewer steps are needed.
+- It starts from SparseGPT's weights instead of the dense weights without their smallest. So it ends
+  at lower errors. The dual starts at zero: with the one that belongs to SparseGPT's weights the
+  support hardly leaves SparseGPT's, and at 0.9 errors were up to 3.6 times the official code's.
+- Penalties grow by a fixed factor, so that matrices of one input share their inverses. The official
+  code's penalty follows the support's change, and its steps end when the support settles.
 - It takes one Cholesky inverse for each penalty instead of an eigendecomposition of H. Each step is
   then one product of rows n^2 instead of two, and the penalty changes only every few steps.
 - If the found support ends above SparseGPT's undamped error, that matrix takes SparseGPT's support,
@@ -31,7 +34,7 @@ from core.methods import METHODS, Method
 from core.parallel import Ranks
 from core.pruners.conjugate_gradients import CG_STEPS, descend_
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
-from core.pruners.masks import at_least, choose, keep_earlier
+from core.pruners.masks import at_least, group_mask, keep_earlier, lowest_pruned, num_pruned
 from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic, all_finite
 from core.pruners.sparsegpt import SparseGPT, solve
 from core.split.costs import Work
@@ -39,7 +42,7 @@ from core.targets import Target
 
 # Penalties in units of the scaled H, whose diagonal is 1, and the steps with each. Their number is
 # fixed: to stop when the support settles would couple matrices that are solved together.
-PENALTY, GROWTH, NUM_PENALTIES, STEPS = 0.1, 1.5, 12, 2
+PENALTY, GROWTH, NUM_PENALTIES, STEPS = 0.05, 1.3, 12, 3
 
 
 @final
@@ -81,8 +84,8 @@ class Alps(Pruner):
 
     def work(self, rows: Sequence[int], cols: int) -> Work:
         """Return SparseGPT's, plus an inverse for each penalty and a product for each step."""
-        # Besides the steps: the pull, the first dual, the first residual, two errors.
-        products = NUM_PENALTIES * STEPS + CG_STEPS + 5
+        # Besides the steps: the pull, the first residual, two errors.
+        products = NUM_PENALTIES * STEPS + CG_STEPS + 4
         first = SparseGPT(self.config).work(rows, cols)
         return replace(
             first,
@@ -217,14 +220,13 @@ class Search:
         self, layer: Layer, original: Tensor, start: Pruned, target: Target, earlier: Tensor | None
     ) -> None:
         self.layer, self.original, self.start = layer, original, start
-        # Earlier masks are counted once, not in each step.
+        # Weights and earlier masks are counted once, not in each step.
         self.target, self.earlier = at_least(target, earlier, layer.ranks), earlier
+        self.count = num_pruned(self.target.sparsity, layer.ranks.total(original.numel()))
         self.goal, self.begin = original * layer.units, start.weight * layer.units
         self.pull = self.goal @ layer.hessian
         self.mask = start.mask
-        self.state = torch.where(
-            self.mask, self.begin * PENALTY, self.pull - self.begin @ layer.hessian
-        )
+        self.state = self.begin * PENALTY
 
     def step(self, inverse: Tensor, rho: float) -> None:
         """Take one step: new weights, then the support of the largest and the dual of the others.
@@ -238,7 +240,10 @@ class Search:
         if self.layer.any_dead:
             scores.masked_fill_(self.layer.dead, -1.0)
         scores = keep_earlier(scores, self.earlier)
-        self.mask = choose(scores, self.target, ranks=self.layer.ranks)
+        if self.target.structure is not None:
+            self.mask = group_mask(scores, self.target.structure)
+        else:
+            self.mask = lowest_pruned(scores, self.count, self.layer.ranks)
 
     def grow(self) -> None:
         """Scale the sparse copy in `state` to the next penalty."""

@@ -158,8 +158,12 @@ def unstructured_mask(
     count = num_pruned(sparsity, ranks.total(scores.numel()))
     if earlier is not None:
         count = max(count, ranks.total(int((~earlier).sum())))
-    flat = keep_earlier(scores, earlier).reshape(1, -1)
-    return ~lowest_of_matrices([flat], [count], ranks)[0].view(scores.shape)
+    return lowest_pruned(keep_earlier(scores, earlier), count, ranks)
+
+
+def lowest_pruned(scores: Tensor, count: int, ranks: Ranks = ALONE) -> Tensor:
+    """Return the mask that prunes the `count` lowest scores of a matrix; ranks hold its rows."""
+    return ~lowest_of_matrices([scores.reshape(1, -1)], [count], ranks)[0].view(scores.shape)
 
 
 def row_mask(
