@@ -6,7 +6,7 @@ import pytest
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.parallel import Ranks
-from orchestrator import preparation
+from orchestrator import out_dir, preparation
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
@@ -37,7 +37,7 @@ def collected(tiny_opt_dir, write_texts, tmp_path_factory, one_thread):
         output=OutputConfig(out_dir=str(place / "out")),
     )
     sweep = preparation.prepare(config)
-    preparation.require_writable(sweep.store)
+    out_dir.mark(sweep.store)
     preparation.write_record(sweep)
     texts = preparation.read_texts(sweep)
     save_tokens(sweep.store, texts.tokens)

@@ -26,8 +26,9 @@ from core.parallel import Ranks
 from orchestrator.cluster import driver
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.failure import is_no_space
+from orchestrator.out_dir import mark
 from orchestrator.plan.kinds import Finetune
-from orchestrator.preparation import prepare, require_writable
+from orchestrator.preparation import prepare
 from orchestrator.store.store import Store
 from orchestrator.trial.runners import RUNNERS
 from orchestrator.trial.walk import Walk
@@ -275,7 +276,7 @@ def test_a_group_that_starts_again_leaves_alone_what_has_failed(
     greedy, make_config, tmp_path, monkeypatch
 ):
     sweep, groups = prepare(make_config(tmp_path / "out")), []
-    require_writable(sweep.store)
+    mark(sweep.store)
 
     class DyingGroup:
         """A worker group that walks to the end and then dies."""

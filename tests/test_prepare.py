@@ -9,7 +9,8 @@ from core.config import CalibrationConfig, EvalConfig
 from orchestrator.cluster import connection as cluster
 from orchestrator.cluster import slots
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
-from orchestrator.preparation import prepare, require_writable, write_record
+from orchestrator.out_dir import mark
+from orchestrator.preparation import prepare, write_record
 from orchestrator.results.record import read_record
 from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
@@ -57,7 +58,7 @@ def test_grids_have_one_name_only_where_their_rows_are_the_same(config, tmp_path
 
 def test_the_record_has_the_command_that_started_the_sweep(config, monkeypatch):
     sweep = prepare(config)
-    require_writable(sweep.store)
+    mark(sweep.store)
     for script, command in (
         ("experiments/sweep_opt.py", "python experiments/sweep_opt.py --seeds 0"),
         ("/home/me/venv/bin/prune-sweep", "prune-sweep --seeds 0"),
@@ -70,7 +71,7 @@ def test_the_record_has_the_command_that_started_the_sweep(config, monkeypatch):
 def damaged(config):
     """Spoils a stage of the grid, whose id is returned, and one called `other`."""
     sweep = prepare(config)
-    require_writable(sweep.store)
+    mark(sweep.store)
     wanted = next(s for s in sweep.plan.stages.values() if s.kind == "prune").id
     for stage in (wanted, "other"):
         with sweep.store.scratch.directory() as directory:
@@ -117,7 +118,7 @@ def test_a_run_sets_aside_what_is_damaged(config):
 def test_what_does_not_fit_a_cluster_changes_no_row(config):
     store, key = Store(config.output.out_dir), min(prepare(config).plan.row_keys())
     rows = {key: {"status": "failed", "_interrupted": True}}
-    require_writable(store)
+    mark(store)
     for key, row in rows.items():
         store.rows.put(key, row)
     with pytest.raises(ValueError, match="needs 1 CPU cores"):

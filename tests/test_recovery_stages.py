@@ -17,6 +17,7 @@ from core.training.optimizer import TrainingError
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
+from orchestrator.out_dir import mark
 from orchestrator.plan.identity import identity
 from orchestrator.plan.inputs import (
     CalibrationText,
@@ -26,7 +27,7 @@ from orchestrator.plan.inputs import (
     ValidationText,
 )
 from orchestrator.plan.planner import Planner
-from orchestrator.preparation import prepare, read_texts, require_writable, trials_of
+from orchestrator.preparation import prepare, read_texts, trials_of
 from orchestrator.results.schema import check_row
 from orchestrator.trial import training as recovery
 from orchestrator.trial.walk import Walk
@@ -74,7 +75,7 @@ def sweep_config(model, texts, out, finetune: dict, **changes) -> SweepConfig:
 def walk(config: SweepConfig):
     """Runs what is missing, trial by trial, as a single rank; returns the sweep before it."""
     sweep = prepare(config)
-    require_writable(sweep.store)
+    mark(sweep.store)
     texts = read_texts(sweep)
     save_tokens(sweep.store, texts.tokens)
     for trial in trials_of(sweep, texts.seconds, 1):

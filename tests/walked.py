@@ -5,8 +5,9 @@ import pickle
 from core.parallel import Ranks
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
+from orchestrator.out_dir import mark
 from orchestrator.plan.trials import shared_stages
-from orchestrator.preparation import prepare, read_texts, require_writable, trials_of
+from orchestrator.preparation import prepare, read_texts, trials_of
 from orchestrator.store.store import Store
 from orchestrator.trial.walk import Walk
 
@@ -17,7 +18,7 @@ MEASURED = ("seconds", "finished_at", "peak_memory", "config", "code_version", "
 def walk(config):
     """Run a sweep in this process; return it."""
     sweep = prepare(config)
-    require_writable(sweep.store)
+    mark(sweep.store)
     sweep.store.stages.set_aside(sweep.found.damaged)
     for job in jobs_of(sweep):
         Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
