@@ -90,7 +90,7 @@ def require_memory(sweep: Sweep) -> None:
     }
     for name, cost in sweep.costs.items():
         if name in trained:
-            require_training_fits(name, memory(cost, True, count, tokens), usable)
+            require_training_fits(cost, memory(cost, True, count, tokens), usable)
         if name in tasks:
             # A task has one process, and the machine for itself.
             whole = usable_bytes(device, 1, gpus)

@@ -1,9 +1,13 @@
 """Plans for models that fit no card and no machine whole, from their config alone."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from transformers import LlamaConfig
 
 from core.checks import BadInputError
+from core.config import FinetuneConfig
 from core.models import sources
 from core.models.facts import describe_model
 from core.models.sources import ModelSource, is_stored, resolve_model
@@ -12,7 +16,7 @@ from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.estimate.devices import GIB, GPUS
 from orchestrator.estimate.forecast import on_gpu
 from orchestrator.estimate.model_cost import ModelCost
-from orchestrator.estimate.plans import Machine, plan_lines, way_to_run
+from orchestrator.estimate.plans import Machine, plan_lines, require_training_fits, way_to_run
 from orchestrator.plan.inputs import CalibrationText, EvaluationText, ModelInputs
 from orchestrator.plan.planner import Planner
 
@@ -78,9 +82,30 @@ def test_eight_cards_take_less_time_than_one_and_the_lines_tell_all(cost):
     card = on_gpu(cost, "A100")
     machines = [Machine(f"{n} x A100", card, n, 74 * GIB, 16_384) for n in (1, 8)]
     head, one, eight = plan_lines(machines, stages.values(), dict.fromkeys(stages, 300_000))
-    assert "GiB a worker" in head and "1 x A100: streamed" in one
+    assert head.split("  ")[-1].strip() == "hours" and "1 x A100: streamed" in one
+    assert "GiB a worker" in head and "GiB host or disk" in head
     hours = [float(line.split()[-2]) for line in (one, eight)]
     assert hours[0] / 8 < hours[1] < hours[0] / 2
+
+
+def test_columns_stay_below_their_heads_whatever_the_longest_row(cost):
+    machines = [Machine(n, cost, 1, 8 * GIB, 2048) for n in ("here", "another machine of ours")]
+    head, *rows = plan_lines(machines, (), {})
+    assert [row.index(" GiB") if " GiB" in row else len(row) for row in rows] == [len(head)] * 2
+    assert rows[1].startswith("  another machine of ours: streamed, only magnitude or wanda ")
+
+
+def test_training_that_does_not_fit_names_every_flag_that_helps(cost):
+    def said(**changes):
+        with pytest.raises(BadInputError) as error:
+            require_training_fits(replace(cost, **changes), 9 * GIB, 8 * GIB)
+        return set(re.findall(r"--[\w-]+", str(error.value))) - {"--models"}
+
+    always = {"--micro-batch-tokens", "--num-workers", "--regimes"}
+    assert said() == always | {"--activation-checkpointing"}
+    assert said(device="cuda") == always | {"--activation-checkpointing", "--cpu-offload"}
+    assert said(device="cuda", cpu_offload=True, recompute=True) == always
+    assert said(finetune=FinetuneConfig(objective="reconstruct")) == always
 
 
 @pytest.fixture
@@ -107,7 +132,7 @@ def test_a_dry_run_needs_no_weights(bare, write_texts, tmp_path, capsys):
 
     assert run("--dry-run") == 0
     assert "its weights are not here" in capsys.readouterr().out
-    with pytest.raises(BadInputError, match="has no .*weights"):
+    with pytest.raises(BadInputError, match="has no .*safetensors"):
         run()
     assert not (tmp_path / "out").exists()
 

@@ -49,10 +49,12 @@ def plan_lines(
     """
     untrained = [stage for stage in stages if not stage.work.trains]
     longest = max((eval_tokens.get(stage.id, 0) for stage in untrained), default=0)
-    head = f"{'GiB a worker':>14}{'on host or disk':>17}{'hours':>11}"
-    lines = [f"  {'plans without training':<44}{head}"]
-    for machine in machines:
-        way, size = way_to_run(machine)
+    ways = [(machine, *way_to_run(machine)) for machine in machines]
+    labels = [f"{machine.name}: {way}" for machine, way, _ in ways]
+    width = max(44, *map(len, labels))
+    head = f"{'GiB a worker':>14}{'GiB host or disk':>18}{'hours':>11}"
+    lines = [f"  {'plans without training':<{width}}{head}"]
+    for label, (machine, way, size) in zip(labels, ways, strict=True):
         streamed = way.startswith("streamed")
         hidden = hidden_bytes(machine.cost, machine.num_workers, longest) / GIB
         aside = f"{hidden:.2f}" if streamed else ""
@@ -60,8 +62,8 @@ def plan_lines(
             shared_seconds(machine, stage, eval_tokens.get(stage.id, 0), streamed)
             for stage in untrained
         )
-        row = f"{size / GIB:>14.2f}{aside:>17}{taken / 3600:>9,.2f} h"
-        lines.append(f"  {f'{machine.name}: {way}':<44}{row}")
+        row = f"{size / GIB:>14.2f}{aside:>18}{taken / 3600:>9,.2f} h"
+        lines.append(f"  {label:<{width}}{row}")
     return lines
 
 
@@ -96,14 +98,20 @@ def shared_seconds(machine: Machine, stage: Stage, text_tokens: int, streamed: b
     return found + moves * cost.stage_bytes(trained=False) / DISK_BYTES_A_SECOND
 
 
-def require_training_fits(name: str, needed_bytes: float, usable_bytes: float) -> None:
+def require_training_fits(cost: ModelCost, needed_bytes: float, usable_bytes: float) -> None:
     """Refuse to train a model that does not fit the workers of this machine."""
     sizes = f"{needed_bytes / GIB:.1f} GiB a worker, and {usable_bytes / GIB:.1f} are here"
+    ways = ["a smaller --micro-batch-tokens"]
+    # Reconstruction holds one block at a time, so it refuses the flag.
+    if not cost.recompute and cost.finetune.objective == "next_token":
+        ways.append("--activation-checkpointing")
+    if cost.device == "cuda" and not cost.cpu_offload:
+        ways.append("--cpu-offload")
     remedy = (
-        f"training takes about {sizes}; use more --num-workers on a cluster, or --regimes oneshot, "
-        "which needs memory for one block"
+        f"training takes about {sizes}; use {', '.join(ways)}, more --num-workers on a cluster, "
+        "or --regimes oneshot, which needs memory for one block"
     )
-    require(needed_bytes <= usable_bytes, "models", name, remedy)
+    require(needed_bytes <= usable_bytes, "models", cost.inputs.name, remedy)
 
 
 def require_tasks_fit(name: str, needed_bytes: float, usable_bytes: float) -> None:
