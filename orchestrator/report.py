@@ -31,8 +31,7 @@ def collect(sweep: Sweep) -> int:
     rows = gather(sweep.store.rows.read(), labels, task_columns(sweep.store.stages.manifests()))
     mine = [row for row in rows if row["in_current_grid"]]
     store = sweep.store
-    remote = None if store.files.is_local else store.files.filesystem
-    write_parquet(rows, store.files.join("results.parquet"), remote)
+    write_parquet(rows, store.files.join("results.parquet"), store.files.filesystem)
     provenance = {"command to reproduce": record["command"]}
     details = details_of(mine, lambda stage: manifest_of(sweep, stage))
     write_html(
@@ -41,7 +40,7 @@ def collect(sweep: Sweep) -> int:
         details=details,
         published=known_values(sweep.config.output.published),
         provenance=provenance,
-        filesystem=remote,
+        filesystem=store.files.filesystem,
     )
     print()
     print(summary_table(mine))

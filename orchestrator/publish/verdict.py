@@ -28,8 +28,7 @@ from orchestrator.store.store import Store
 def rows_of(config: SweepConfig) -> list[Row]:
     """Return the rows of the sweep that has just ended."""
     store = Store(config.output.out_dir)
-    remote = None if store.files.is_local else store.files.filesystem
-    rows = read_rows(store.files.join("results.parquet"), remote)
+    rows = read_rows(store.files.join("results.parquet"), store.files.filesystem)
     return [row for row in rows if row["in_current_grid"]]
 
 
