@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from numbers import Real
+from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -56,8 +56,11 @@ def typed(value: Any, hint: Any, flag: str) -> Any:
     if float in wanted and isinstance(value, Real):
         return float(value) + 0.0  # Minus zero becomes zero.
     if int in wanted and isinstance(value, Real):
-        require(float(value).is_integer(), flag, value, "use a whole number")
-        return int(value)
+        if isinstance(value, Integral):
+            return int(value)  # Exact, however large.
+        real = float(value)
+        require(real.is_integer(), flag, value, "use a whole number")
+        return int(real)
     if str in wanted and isinstance(value, os.PathLike):
         return os.fspath(value)
     return value

@@ -65,6 +65,10 @@ class DamagedStageError(Exception):
         self.stage_id = stage_id
 
 
+class OtherSourcesError(Exception):
+    """A worker runs other sources of this project than the command."""
+
+
 class StuckError(Exception):
     """A wait took longer than --timeout-seconds."""
 

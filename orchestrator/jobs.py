@@ -15,7 +15,6 @@ from orchestrator.plan.job import Job, Limits, Run, Workers
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial
 from orchestrator.preparation import Sweep
-from orchestrator.results import versions
 
 
 def trial_job(sweep: Sweep, trial: Trial, shared: Set[str]) -> Job:
@@ -57,7 +56,7 @@ def make_job(sweep: Sweep, name: str, stages: tuple[Stage, ...], cells: tuple[Ce
         run=Run(
             sweep_id=sweep.id,
             config=json.dumps(sweep.config.to_dict(), sort_keys=True),
-            environment=versions.environment(),
+            sources=sweep.sources,
         ),
     )
 

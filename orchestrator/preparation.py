@@ -9,7 +9,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,8 @@ class Sweep:
     """Stages to run."""
     costs: dict[str, ModelCost]
     """Counts of each model, by name."""
+    sources: str = field(default_factory=versions.source_hash)
+    """Hash of the sources that this sweep was planned with."""
 
     @cached_property
     def id(self) -> str:

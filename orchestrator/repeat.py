@@ -39,6 +39,8 @@ CIRCUMSTANCES = (
     "threads",
     "micro_batch_tokens",
 )
+LATER = ("tf32", "attention")
+"""Circumstances that earlier versions did not record."""
 ALIKE = ("model", "method", "regime", "sparsity", "mask_structure", "round", "path")
 ALIKE += ("num_finetune_tokens", "dtype", *SETTINGS_COLUMNS, *EVALUATION_COLUMNS)
 """Columns that are equal in rows whose perplexities differ by their seeds alone."""
@@ -195,9 +197,10 @@ def changed_circumstances(store: Store, again: Store, stage: str) -> list[str]:
     old, new = (
         (one.stages.at(stage).manifest() or {}).get("environment", {}) for one in (store, again)
     )
+    told = [*CIRCUMSTANCES, *(name for name in LATER if name in old)]
     return [
         f"{name.replace('_', ' ')} {old.get(name, 'not recorded')} then, {new.get(name)} now"
-        for name in CIRCUMSTANCES
+        for name in told
         if old.get(name) != new.get(name)
     ]
 

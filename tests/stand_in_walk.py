@@ -55,7 +55,7 @@ def job_of(root, sparsities=(0.5, 0.7), drop=(), **grid):
         drop=frozenset(drop),
         workers=Workers("cpu", 1, 1, 32, 0.0),
         limits=Limits(60.0, 60.0, None),
-        run=Run("sweep", "{}", {"code_version": "0"}),
+        run=Run("sweep", "{}", "sources"),
     )
 
 

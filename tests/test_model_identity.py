@@ -5,6 +5,7 @@ import json
 import runpy
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,5 +176,6 @@ def test_a_store_keeps_the_spelling_that_it_knows(tiny_opt_dir, tmp_path, texts,
 
 def test_two_spellings_of_one_model_are_refused_as_typed(tiny_opt_dir, tmp_path, texts):
     copied(tiny_opt_dir, tmp_path / "m")
+    config = small("m")
     with pytest.raises(ValueError, match=r"--models \./m: is the same model as m; name each once"):
-        prepare(small("m", "--models", "m", "./m"))
+        prepare(replace(config, grid=replace(config.grid, models=("m", "./m"))))

@@ -73,7 +73,7 @@ def by_cell(rows):
 
 def test_every_cell_has_a_row_with_the_columns_of_the_schema(place, first):
     rows = read_rows(str(place / "out" / "results.parquet"))
-    assert set(rows[0]) == set(SCHEMA.names)
+    assert set(rows[0]) == {*SCHEMA.names, "environment"}
     assert len(rows) == 1 + 2 + 2 * 3 * 2
     assert {row["status"] for row in rows} == {"done"}
     assert (place / "out" / "curves.html").stat().st_size > 1_000_000

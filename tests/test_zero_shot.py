@@ -172,7 +172,8 @@ def test_tasks_that_no_node_can_ever_run_fail(monkeypatch, caplog):
     reaches = iter([4.0, 4.0, *[1.0] * 9])
     stage = SimpleNamespace(text="t", method="wanda")
     jobs = [SimpleNamespace(id=name, stages=(stage,)) for name in ("a", "b")]
-    started = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda job: job.id))
+    monkeypatch.setattr("orchestrator.cluster.lone_stages.sent", lambda job: job.id)
+    started = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda job: job))
     waits = []
     monkeypatch.setattr(ray, "remote", lambda work: started)
     monkeypatch.setattr(lone_stages, "with_threads", lambda job, threads: job)
@@ -193,13 +194,15 @@ def test_results_become_columns(tmp_path):
     }
     for value, manifest in enumerate(manifests.values()):
         manifest["results"] = {"acc": float(value)}
+    manifests["t2"]["environment"] = {"lm_eval_version": "0.4.13"}
     columns = task_columns({"s": {"kind": "prune"}, **manifests})
-    assert columns == {"s": {"task:tiny:acc": 0.0, "task:tiny[:5]:acc": 1.0}}
+    used = {"lm_eval_version": "0.4.13"}
+    assert columns == {"s": {"task:tiny:acc": 0.0, "task:tiny[:5]:acc": 1.0, **used}}
     row = {
         **dict.fromkeys(("cell_id", "model", "method", "regime", "protocol", "eval_text"), "x"),
         **{"sparsity": 0.5, "status": "done", "in_current_grid": True},
     }
     write_parquet([row | columns["s"], row], tmp_path / "results.parquet")
     with_tasks, without = read_rows(tmp_path / "results.parquet")
-    assert list(with_tasks) == [*SCHEMA.names, "task:tiny:acc", "task:tiny[:5]:acc"]
+    assert list(with_tasks) == [*SCHEMA.names, *used, "task:tiny:acc", "task:tiny[:5]:acc"]
     assert {with_tasks["task:tiny[:5]:acc"], without["task:tiny[:5]:acc"]} == {1.0, None}

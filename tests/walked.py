@@ -12,6 +12,7 @@ from orchestrator.store.store import Store
 from orchestrator.trial.walk import Walk
 
 MEASURED = ("seconds", "finished_at", "peak_memory", "config", "code_version", "sweep_id")
+MEASURED += ("environment",)
 """Parts of names of columns that two equal runs may differ in."""
 
 

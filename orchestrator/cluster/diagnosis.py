@@ -31,6 +31,7 @@ from orchestrator.cluster.ray_internals import (
 from orchestrator.cluster.restarts import FAILURES, LOST_NODES, NETWORK, SPOT, Patience
 from orchestrator.cluster.room import NoRoomError
 from orchestrator.failure import (
+    OtherSourcesError,
     StuckError,
     chain,
     is_network,
@@ -79,6 +80,9 @@ def describe(job: Job, error: BaseException) -> Failure:
     found = [*chain(error)]
     if isinstance(error, NCCLHangError):
         return Failure(describe_hang(error, job.store_root), interrupted=True)
+    outdated = first(found, OtherSourcesError)
+    if outdated is not None:
+        return Failure(last_line(outdated), halts=True)
     room = first(found, (NoRoomError, InsufficientClusterResourcesError))
     if room is not None:
         line = f"no room in the cluster: {last_line(room)}; add nodes and run the same command"

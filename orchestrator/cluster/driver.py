@@ -27,6 +27,7 @@ from orchestrator.cluster.failed_cells import give_up_on_next, progress, without
 from orchestrator.cluster.hang import detector_settings
 from orchestrator.cluster.placement import PlaceRelease, StartLimit
 from orchestrator.cluster.restarts import Restarts
+from orchestrator.cluster.sent_jobs import sent
 from orchestrator.cluster.worker import train_worker
 from orchestrator.failure import is_no_space
 from orchestrator.plan.job import Job
@@ -115,7 +116,7 @@ def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
     callbacks: list[Any] = [reports, PlaceRelease(), limit]
     return TorchTrainer(
         train_worker,
-        train_loop_config={"job": job},
+        train_loop_config=sent(job),
         torch_config=TorchConfig(timeout_s=max(1, round(job.limits.timeout_seconds))),
         scaling_config=ScalingConfig(
             num_workers=job.workers.num_workers,

@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import ray
 
 from orchestrator.cluster.reach import reach_of_cluster
 from orchestrator.cluster.room import NoRoomError, wait_for_room
+from orchestrator.cluster.sent_jobs import received, sent
 from orchestrator.cluster.slots import shape_of
 from orchestrator.config import ResourceConfig
 from orchestrator.failure import last_line
@@ -30,7 +32,7 @@ def run_alone(jobs: Sequence[Job], resources: ResourceConfig) -> int:
     reach = reach_of_cluster()
     shape, known = shape_of(resources, reach), not reach.is_empty()
     remote = ray.remote(walk_alone).options(num_cpus=shape.cpus, num_gpus=shape.gpus, max_retries=1)
-    started = {remote.remote(with_threads(job, shape.cpus)): job.stages[0] for job in jobs}
+    started = {remote.remote(sent(with_threads(job, shape.cpus))): job.stages[0] for job in jobs}
     waiting, failed = list(started), 0
 
     def one_ended(seconds: float) -> bool:
@@ -67,8 +69,9 @@ def with_threads(job: Job, threads: int) -> Job:
     return replace(job, workers=replace(job.workers, threads=threads))
 
 
-def walk_alone(job: Job) -> None:
+def walk_alone(packed: dict[str, Any]) -> None:
     """Run the one stage of a job in this process."""
+    job = received(packed)
     # Seconds of imports that only this process needs.
     import torch
 

@@ -11,19 +11,19 @@ import ray.train
 import ray.train.torch
 import torch
 
+from orchestrator.cluster.sent_jobs import received
 from orchestrator.failure import StuckError, carry_causes
-from orchestrator.plan.job import Job
 from orchestrator.store.store import Store
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """Walk one trial on this rank; report once for each finished cell."""
+    job = received(config)
     # Only the ranks need these imports (3 s); the driver and Ray's controller import this module
     # too.
     from core.parallel import Ranks
     from orchestrator.trial.walk import Walk
 
-    job: Job = config["job"]
     torch.set_num_threads(job.workers.threads)
     ranks = Ranks.current(ray.train.torch.get_device())
     report = within(ray.train.report, job.limits.timeout_seconds)

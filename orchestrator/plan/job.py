@@ -6,7 +6,6 @@ import pickle
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from core.models.sources import ModelSource
 from orchestrator.plan.cell import Cell
@@ -61,8 +60,8 @@ class Run:
     sweep_id: str
     config: str
     """Settings of the sweep as JSON."""
-    environment: dict[str, Any]
-    """Versions of this project and of its libraries."""
+    sources: str
+    """Hash of the command's sources; workers with others refuse the job."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def copy_shared_rows(rows: Rows, labels: Labels) -> None:
 def gather(
     stored: Mapping[str, Row],
     labels: Labels,
-    tasks: Mapping[str, Mapping[str, float]] | None = None,
+    tasks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Row]:
     """Return the rows of a store as results show them.
 
@@ -58,12 +58,12 @@ def gather(
     ]
 
 
-def task_columns(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return columns `task:NAME:METRIC` by the stage that has the weights.
+def task_columns(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return columns `task:NAME:METRIC`, and the harness's version, by the stage with the weights.
 
     NAME is `TASK`, or `TASK[:LIMIT]` where the number of documents is limited.
     """
-    columns: dict[str, dict[str, float]] = {}
+    columns: dict[str, dict[str, Any]] = {}
     for manifest in manifests.values():
         if kind_of(manifest) is Tasks:
             limit = manifest["fields"]["limit"]
@@ -71,4 +71,8 @@ def task_columns(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
             mine = columns.setdefault(manifest["parent"], {})
             for metric, value in manifest["results"].items():
                 mine[f"{TASK_PREFIX}{name}:{metric}"] = value
+            if used := manifest.get("environment", {}).get("lm_eval_version"):
+                # Tasks that were added later may have run by another version.
+                versions = {*filter(None, mine.get("lm_eval_version", "").split(", ")), used}
+                mine["lm_eval_version"] = ", ".join(sorted(versions))
     return columns

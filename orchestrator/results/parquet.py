@@ -9,7 +9,15 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyarrow.fs import FileSystem
 
-from orchestrator.results.schema import _REAL, SCHEMA, Row, check_row, sort_key, task_columns_of
+from orchestrator.results.schema import (
+    _REAL,
+    FURTHER,
+    SCHEMA,
+    Row,
+    check_row,
+    sort_key,
+    task_columns_of,
+)
 from orchestrator.store.files import replace_file
 
 
@@ -18,8 +26,10 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
     rows = list(rows)
     for row in rows:
         check_row(row)
+    further = [n for n in FURTHER if any(row.get(n) is not None for row in rows)]
+    fields = [pa.field(name, FURTHER[name]) for name in further]
     tasks = (pa.field(name, _REAL) for name in task_columns_of(rows))
-    schema = pa.schema([*SCHEMA, *tasks])
+    schema = pa.schema([*SCHEMA, *fields, *tasks])
     return pa.Table.from_pylist(sorted(rows, key=sort_key), schema=schema)
 
 

@@ -13,9 +13,13 @@ from orchestrator.plan.cell import Cell
 from orchestrator.plan.job import Job
 from orchestrator.plan.kinds import Evaluate, Finetune, Prune
 from orchestrator.plan.stages import stage_identity
+from orchestrator.results import versions
 
 FindManifest = Callable[[str], dict[str, Any] | None]
 """Manifest of a stage by its id; None for a stage that is not stored."""
+CIRCUMSTANCES = ("num_workers", "device", "machine", "code_version", "torch_version")
+CIRCUMSTANCES += ("transformers_version", "ray_version")
+"""Columns of a row that the manifest of its evaluation holds."""
 TRAINING_COLUMNS = ("objective", "distill", "trainable", "lora_rank")
 
 
@@ -49,6 +53,7 @@ def build_row(
     metrics = {s: m["metrics"] for s, m in steps.items() if m is not None}
     row = {
         **run_columns(job),
+        **circumstance_columns(job, manifest(evaluation)),
         **calibration_columns(job, cell, metrics),
         **seconds_columns(job, metrics),
         **training_columns(job, cell, metrics),
@@ -72,13 +77,25 @@ def build_row(
 def run_columns(job: Job) -> dict[str, Any]:
     """Return what every row of the sweep shares."""
     return {
-        "num_workers": job.workers.num_workers,
-        "device": job.workers.device,
         "config": job.run.config,
         "sweep_id": job.run.sweep_id,
         "in_current_grid": True,
-        **job.run.environment,
     }
+
+
+def circumstance_columns(job: Job, evaluated: dict[str, Any] | None) -> dict[str, Any]:
+    """Return versions and hardware, as the process recorded them that evaluated the cell.
+
+    Args:
+        job: the trial.
+        evaluated: the manifest of the evaluation; without one this process tells of itself.
+    """
+    here = {"num_workers": job.workers.num_workers, "device": job.workers.device}
+    if evaluated is None:
+        return {**here, **versions.environment(), "machine": None}
+    recorded = {**here, **evaluated.get("environment", {})}  # Earlier versions told no device.
+    found = {name: recorded.get(name) for name in CIRCUMSTANCES}
+    return {**found, "environment": json.dumps(recorded, sort_keys=True)}
 
 
 def cell_columns(cell: Cell) -> dict[str, Any]:
@@ -136,7 +153,6 @@ def evaluation_columns(
         "perplexity_before_finetune": (
             None if earlier is None else earlier["metrics"]["perplexity"]
         ),
-        "machine": found.get("environment", {}).get("machine"),
         "finished_at": datetime.datetime.fromtimestamp(finished, datetime.UTC).isoformat(),
     }
 

@@ -76,6 +76,10 @@ _COLUMNS: dict[str, pa.DataType] = {
     "sweep_id": _TEXT,
     "in_current_grid": pa.bool_(),
 }
+FURTHER = {"environment": _TEXT, "lm_eval_version": _TEXT}
+"""Columns that a table has if a row has them. `environment`: JSON of all that the process of the
+evaluation recorded, such as the hash of its sources, threads, TF32 and the attention's
+implementation. `lm_eval_version`: version of the harness behind the columns of tasks."""
 SCHEMA = pa.schema([pa.field(name, kind, name not in _REQUIRED) for name, kind in _COLUMNS.items()])
 """Columns of `results.parquet`, in order; those of tasks follow. Only `_REQUIRED` are not null."""
 
@@ -100,13 +104,14 @@ def key_of(row: Row) -> str:
 
 def check_row(row: Row) -> None:
     """Assert the contract of `SCHEMA`: known columns, required ones present, counts whole."""
-    unknown = sorted(name for name in set(row) - set(_COLUMNS) if not name.startswith(TASK_PREFIX))
+    beyond = set(row) - {*_COLUMNS, *FURTHER}
+    unknown = sorted(name for name in beyond if not name.startswith(TASK_PREFIX))
     assert not unknown, f"row has columns outside SCHEMA: {', '.join(unknown)}"
     missing = sorted(name for name in _REQUIRED if row.get(name) is None)
     assert not missing, f"row {row.get('cell_id')} lacks {', '.join(missing)}"
     assert row["status"] in STATUSES, f"row {row['cell_id']} has status {row['status']!r}"
     for name, value in row.items():  # Arrow would turn 3.5 into 3 without a word
-        if name.startswith(TASK_PREFIX):
+        if name not in _COLUMNS:
             continue
         whole = value is None or isinstance(value, int) and not isinstance(value, bool)
         assert _COLUMNS[name] != _COUNT or whole, f"{name} of {row['cell_id']} is {value!r}"

@@ -1,13 +1,22 @@
-"""Versions of code and libraries, and the hardware, as every stage and row records them."""
+"""Versions of code and libraries, and the hardware, as every stage and row records them.
+
+They are those of the process that computed the stage.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The directory with the packages of this project."""
+PACKAGES = ("core", "orchestrator")
+"""Packages that numbers depend on."""
 
 
 @functools.cache
@@ -27,12 +36,50 @@ def code_version() -> str:
         released = version("prune-sweep")
     except PackageNotFoundError:
         released = "unknown"
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
+    if not (ROOT / ".git").exists():
         return released
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"{released}+{done.stdout.strip()}" if done.returncode == 0 else released
+
+
+@functools.cache
+def source_hash() -> str:
+    """Return a hash of the Python sources that numbers depend on, as this process found them."""
+    return hash_of_sources(ROOT)
+
+
+def hash_of_sources(root: Path) -> str:
+    """Return the SHA-256 of the Python sources of core and orchestrator below a directory.
+
+    Names and contents count. A checkout, a wheel and a submitted copy of equal code are equal:
+    line endings do not count, nor do hidden folders and files that are no Python, such as compiled
+    files and the assets of the page.
+    """
+    found: dict[str, bytes] = {}
+    for package in PACKAGES:
+        for folder, folders, names in os.walk(root / package):
+            folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
+            for name in names:
+                if name.endswith(".py") and not name.startswith("."):
+                    path = os.path.join(folder, name)
+                    with open(path, "rb") as file:
+                        found[os.path.relpath(path, root).replace(os.sep, "/")] = file.read()
+    digest = hashlib.sha256()
+    for name, data in sorted(found.items()):
+        lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        digest.update(f"{name} {len(lines)}\n".encode() + lines)
+    return digest.hexdigest()
+
+
+def tf32() -> bool:
+    """Return True if products of float32 may be rounded to TF32; the user's environment decides."""
+    import torch
+
+    forced = os.environ.get("NVIDIA_TF32_OVERRIDE")
+    if forced in ("0", "1"):
+        return forced == "1"
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 @functools.cache

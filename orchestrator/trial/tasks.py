@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from core.measures.zero_shot import run_task
 from core.models.loading import load_tokenizer
 from orchestrator.plan.kinds import Tasks
@@ -27,4 +29,6 @@ def run_tasks(space: Workspace, stage: Stage) -> None:
             max(1, tokens // length),
             job.max_seq_len,
         )
-    space.publish_metrics(stage, dict(clock), label=work.task.label, results=results)
+    used = {"lm_eval_version": version("lm_eval")}
+    facts = {"label": work.task.label, "results": results, "versions": used}
+    space.publish_metrics(stage, dict(clock), **facts)

@@ -63,27 +63,35 @@ class Workspace:
         Args:
             stage: the stage.
             metrics: its numbers.
-            facts: more for its manifest.
+            facts: more for its manifest; `versions`, more for what it says of libraries.
         """
         if self.ranks.rank == 0:
             with self.store.scratch.directory() as directory:
-                record = {**self.record(stage, metrics), **facts}
+                record = self.record(stage, metrics)
+                record["environment"] |= facts.pop("versions", {})
+                record |= facts
                 self.store.stages.at(stage.id).publish(directory, record)
         self.ranks.barrier()
 
     def record(self, stage: Stage, metrics: dict[str, Any]) -> dict[str, Any]:
         """Return what a manifest says of a stage."""
+        return {**stage.head(), "metrics": metrics, "environment": self.environment()}
+
+    def environment(self) -> dict[str, Any]:
+        """Return all that numbers depend on and no identity holds, as this process finds it."""
+        device, model = self.ranks.device.type, self.weights.held.model
         return {
-            **stage.head(),
-            "metrics": metrics,
-            "environment": {
-                **self.job.run.environment,
-                "num_workers": self.ranks.size,
-                "machine": versions.machine(self.ranks.device.type),
-                "threads": torch.get_num_threads(),
-                "micro_batch_tokens": self.job.workers.micro_batch_tokens,
-                **({"streamed": True} if self.weights.streams else {}),
-            },
+            **versions.environment(),
+            "sources": versions.source_hash(),
+            "num_workers": self.ranks.size,
+            "device": device,
+            "machine": versions.machine(device),
+            "threads": torch.get_num_threads(),
+            "micro_batch_tokens": self.job.workers.micro_batch_tokens,
+            "tf32": versions.tf32(),
+            # The implementation that transformers chose, or the config.
+            "attention": None if model is None else model.config._attn_implementation,
+            **({"streamed": True} if self.weights.streams else {}),
         }
 
     def tokens(self, reading: Reading) -> torch.Tensor:
