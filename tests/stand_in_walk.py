@@ -1,15 +1,5 @@
-"""A trial whose stages compute nothing: its walk touches the store as a real one does, in no time.
+"""A trial whose stages compute nothing: its walk uses the store as a real one does, in no time."""
 
-As a script it walks such a trial in a process of its own:
-
-    python tests/stand_in_walk.py STORE SECONDS [SKEW]
-
-Each stage takes SECONDS, and `time.time` of this process is wrong by SKEW seconds. It prints each
-stage that it computes.
-"""
-
-import sys
-import time
 from collections.abc import Callable
 
 from core.config import FinetuneConfig, PruneConfig
@@ -36,7 +26,7 @@ MODEL = ModelInputs(
 )
 
 
-def job_of(root, sparsities=(0.5, 0.7), drop=(), **grid):
+def job_of(root, sparsities=(0.5, 0.7), **grid):
     """Return one trial over a grid."""
     config = GridConfig(models=("m",), sparsities=sparsities, **grid)
     plan = Planner(config, PruneConfig(), FinetuneConfig()).build([MODEL])
@@ -52,7 +42,7 @@ def job_of(root, sparsities=(0.5, 0.7), drop=(), **grid):
         known=(dense, *stages),
         cells=tuple(plan.cells.values()),
         store_root=str(root),
-        drop=frozenset(drop),
+        drop=frozenset(),
         workers=Workers("cpu", 1, 1, 32, 0.0),
         limits=Limits(60.0, 60.0, None),
         run=Run("sweep", "{}", "sources"),
@@ -67,33 +57,21 @@ class StandIn(Walk):
     def run_stage(self, stage):
         self.compute(stage)
         space = self.space
+        if space.ranks.rank > 0:
+            return space.ranks.barrier()
         metrics = {"seconds": 0.0, "perplexity": 1.0, "num_tokens": 1, "dtype": "float32"}
         with space.store.scratch.directory() as directory:
             if stage.work.stores_weights:
                 (directory / "model.safetensors").write_text(stage.id)
             space.store.stages.at(stage.id).publish(directory, space.record(stage, metrics))
+        space.ranks.barrier()
 
 
-def walk(job, compute, store=None):
-    """Walk a trial alone; return what it reports."""
+def walk(job, compute, store=None, ranks=None):
+    """Walk a trial; return what it reports."""
     reported = []
-    walking = StandIn(job, store or Store(job.store_root), Ranks.current(), reported.append)
+    store = store or Store(job.store_root)
+    walking = StandIn(job, store, ranks or Ranks.current(), reported.append)
     walking.compute = compute
     walking.run()
     return reported
-
-
-def main(root, seconds, skew="0"):
-    """Walk the usual trial in this process."""
-    clock = time.time
-    time.time = lambda: clock() + float(skew)
-
-    def compute(stage):
-        print(stage.id, flush=True)
-        time.sleep(float(seconds))
-
-    walk(job_of(root), compute)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

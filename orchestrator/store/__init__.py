@@ -11,6 +11,7 @@ The out-dir is a local directory or a URI. Below it:
     tokens/ID.safetensors     tokenised texts (orchestrator/inputs/tokens.py)
     checkpoints/ID/STEP/...   half-done training or pruning of a stage, in the same form; one of
                               pruning adds blocks to an earlier one
+    claims/STAGE.OWNER        stages that some process computes now
     sweeps/ID.json            the record of a sweep (orchestrator/results/record.py)
     pulse/ID.json             the last sign of life of a sweep (orchestrator/cluster/pulse.py)
     set-aside/...             directories that were damaged; below a URI they are deleted
@@ -28,6 +29,7 @@ The files of this package, from the top:
     stages.py       `Stages`: list, check, set aside; drop weights
     checkpoints.py  `Checkpoints`: the newest one with what it adds to, a private copy, removal
     rows.py         `Rows`: put, read, delete
+    claims.py       `Claims`: take a stage before it is computed, so that sweeps share the work
     leftovers.py    files that no manifest names, removed once nobody can be writing them
     published.py    `Published`: one directory with a manifest; publish, drop, check, open
     manifests.py    the manifest file itself

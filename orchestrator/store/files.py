@@ -177,6 +177,14 @@ class Files:
         finally:
             self.delete(*name)
 
+    def write_note(self, data: bytes, *parts: str) -> None:
+        """Write a small file that may be lost or read half, without waiting for the disk."""
+        path = self.join(*parts)
+        if self.is_local:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+
     def delete(self, *parts: str) -> None:
         """Remove a file, if it exists."""
         try:

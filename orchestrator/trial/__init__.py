@@ -1,6 +1,7 @@
 """A trial: the stages of one model that one worker group walks, on each of its ranks. No Ray.
 
-walk.py          the walk over the stages; writes rows as cells complete, and stops branches
+walk.py          the walk over the stages; shares them with other sweeps, and stops branches
+cell_rows.py     the rows of cells, written as these complete
 open_cells.py    the cells that are not settled, and the stages that they lack
 runners.py       the function that runs each kind of stage
 training.py      a training stage: one round for each learning rate

@@ -1,41 +1,42 @@
 """The walk over the stages of one trial: missing ones run, rows are written as cells complete.
 
 It runs in every rank of a worker group and knows nothing of Ray. A stage that fails ends its
-branch, not the walk.
+branch, not the walk. Stages that another sweep on this store computes now come last: the walk waits
+for them and reads them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from core.parallel import Ranks
 from core.pruners.pruner import PruningError
 from core.training.optimizer import TrainingError
 from orchestrator.failure import DamagedStageError, is_out_of_memory, out_of_memory
-from orchestrator.plan.cell import Cell
-from orchestrator.plan.identity import row_key
 from orchestrator.plan.job import Job
 from orchestrator.plan.kinds import Evaluate
 from orchestrator.plan.stages import Stage
-from orchestrator.results.rows import Outcome, build_row
+from orchestrator.store.claims import Claims
 from orchestrator.store.store import Store
+from orchestrator.trial.cell_rows import CellRows
 from orchestrator.trial.clock import restart_peak
 from orchestrator.trial.notice import Notice
-from orchestrator.trial.open_cells import OpenCells
 from orchestrator.trial.runners import RUNNERS
 from orchestrator.trial.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 CELL_ERRORS = (PruningError, TrainingError)
 """Errors that fail a cell, on all ranks alike, and let the walk go on."""
 REPAIRS = 3
 """Times that a damaged parent of a stage is computed again. The next damage ends the walk."""
+WAIT_SECONDS = 5.0
+"""Longest pause between two looks at stages that others compute; the first pauses are short."""
 
 
 class Walk:
@@ -59,59 +60,104 @@ class Walk:
             notice: returns True on all ranks once a machine of theirs will be taken away
                 (collective).
         """
-        self.job, self.store, self.ranks, self.report = job, store, ranks, report
+        self.job, self.store, self.ranks = job, store, ranks
         self.space = Workspace(job, store, ranks, Notice(notice))
-        self.cells = OpenCells(job.cells)
+        self.rows = CellRows(self.space, report)
+        self.claims = Claims(store.files)
+        """The claims of rank 0, which decides for all."""
+        self.children: dict[str | None, list[Stage]] = {}
+        """The stages of the job by the one that they start from."""
+        for stage in job.stages:
+            self.children.setdefault(stage.parent, []).append(stage)
+        self.uses = Counter(stage.parent for stage in job.stages)
+        """For each stage the number of stages still to come that start from it."""
         self.looks: dict[str | None, list[Stage]] = {}
         """Evaluations by the stage whose weights they look at."""
         for stage in job.known:
             if isinstance(stage.work, Evaluate):
                 self.looks.setdefault(stage.parent, []).append(stage)
-        self.failed: dict[str, str] = {}
-        self.stopped: dict[str, tuple[str, float]] = {}
-        """For each stopped stage: the reason, and the perplexity that was too high."""
+        self.holders: dict[str, str] = {}
+        """For each stage that was not free, who computes it."""
         self.restored: list[str] = []
-        self.num_settled = 0
 
     def run(self) -> None:
-        """Run all stages in order; write each cell's rows as soon as its last stage is done."""
-        uses = Counter(stage.parent for stage in self.job.stages)
-        parts = {*self.cells.parts, *(s.id for s in self.job.stages)} - {self.job.root.id}
-        found = self.told(lambda: self.space.manifests.find_all(parts))
-        self.write_all(self.cells.take_stored(found))
-        for stage in self.job.stages:
-            self.run_or_fail(stage)
-            self.settle(stage)
-            uses[stage.parent] -= 1
-            if uses[stage.parent] == 0 and stage.parent is not None:
-                self.let_go(stage.parent)
-            if stage.work.stores_weights and not uses[stage.id]:
-                self.let_go(stage.id)
+        """Run all stages; write each cell's rows as soon as its last stage is done."""
+        parts = {*self.rows.cells.parts, *(s.id for s in self.job.stages)} - {self.job.root.id}
+        found = self.space.told(lambda: self.space.manifests.find_all(parts))
+        self.rows.settle_stored(found)
+        stages, waited = [*self.job.stages], 0.0
+        try:
+            while stages:
+                left = self.run_free(stages)
+                waited = self.wait(left, waited) if len(left) == len(stages) else 0.0
+                stages = left
+        finally:
+            self.claims.close()
         for stage_id in self.restored:
             self.let_go(stage_id)
         self.space.weights.forget()
 
-    def told(self, question: Callable[[], T]) -> T:
-        """Return rank 0's answer on all ranks (collective).
+    def run_free(self, stages: list[Stage]) -> list[Stage]:
+        """Run in order the stages that nobody else computes; return the others and all below."""
+        left: dict[str, Stage] = {}
+        for stage in stages:
+            if stage.parent in left or not self.run_or_fail(stage):
+                left[stage.id] = stage
+                continue
+            self.rows.settle(stage)
+            self.uses[stage.parent] -= 1
+            if self.uses[stage.parent] == 0 and stage.parent is not None:
+                self.let_go(stage.parent)
+            if stage.work.stores_weights and not self.uses[stage.id]:
+                self.let_go(stage.id)
+        return [*left.values()]
 
-        Another sweep may publish into this store at any time, so rank 0 decides for all.
+    def wait(self, stages: list[Stage], waited: float) -> float:
+        """Wait for those who compute all that is left; return the seconds waited so far."""
+        first = stages[0]
+        if not waited and self.ranks.rank == 0:
+            name, holder = f"{first.kind} of {first.method}", self.holders[first.id]
+            logger.warning("waiting for %s, which computes %s", holder, name)
+        pause = min(WAIT_SECONDS, 0.1 + waited / 10)
+        time.sleep(pause)
+        return waited + pause
+
+    def run_or_fail(self, stage: Stage) -> bool:
+        """Return False if another sweep computes a stage; else see to it and return True.
+
+        A stage runs unless it is stored already, an ancestor failed, or its branch is stopped.
         """
-        return cast(T, self.ranks.gather(question() if self.ranks.rank == 0 else None)[0])
+        if self.rows.ended_with(stage.parent, stage.id):
+            return True
+        holder, stored, passed = self.space.told(lambda: self.look_at(stage))
+        if holder is not None:
+            self.holders[stage.id] = holder
+        elif passed is not None:
+            self.rows.stopped[stage.id] = passed
+        elif not stored:
+            self.run_claimed(stage)
+        return holder is None
 
-    def run_or_fail(self, stage: Stage) -> None:
-        """Run a stage unless it is stored already, an ancestor failed, or its branch is stopped."""
-        if stage.parent in self.failed:
-            self.failed[stage.id] = self.failed[stage.parent]
-            return
-        if stage.parent in self.stopped:
-            self.stopped[stage.id] = self.stopped[stage.parent]
-            return
-        stored, passed = self.told(lambda: (self.is_stored(stage), self.passed_limit(stage)))
-        if stored:
-            return
-        if passed is not None:
-            self.stopped[stage.id] = passed
-            return
+    def look_at(self, stage: Stage) -> tuple[str | None, bool, tuple[str, float] | None]:
+        """Return who else computes a stage, True if it is stored, and why it is not run.
+
+        If it is to run it is claimed now.
+        """
+        manifests = self.space.manifests
+        if stage.id in manifests.found and self.is_stored(stage):
+            return None, True, None
+        holder = self.claims.take(stage.id)
+        if holder is not None:
+            return holder, False, None
+        # The one who held it may have published it.
+        manifests.forget(stage.id)
+        stored, passed = self.is_stored(stage), self.passed_limit(stage)
+        if stored or passed is not None:
+            self.claims.release()
+        return None, stored, None if stored else passed
+
+    def run_claimed(self, stage: Stage) -> None:
+        """Run a stage; note an error that fails its cells and no others."""
         try:
             self.run_stage(stage)
         except Exception as error:
@@ -123,15 +169,19 @@ class Walk:
             line = str(error).splitlines()[0]
             if memory:
                 line = out_of_memory(self.job.workers.memory_bytes)
-            self.failed[stage.id] = line
+            self.rows.failed[stage.id] = line
             logger.error("%s of %s failed: %s", stage.kind, stage.method, line)
+        finally:
+            self.claims.release()
 
     def is_stored(self, stage: Stage) -> bool:
         """Return True if a stage is in the store with all that the next ones need."""
         manifest = self.space.manifests.find(stage.id)
-        if manifest is None:
-            return False
-        return not stage.work.stores_weights or not manifest.get("dropped")
+        if manifest is None or not manifest.get("dropped"):
+            return manifest is not None
+        # Another sweep with this keep policy has dropped what nothing here starts from any more.
+        below = self.children.get(stage.id, [])
+        return stage.id in self.job.drop and all(self.is_stored(child) for child in below)
 
     def run_stage(self, stage: Stage) -> None:
         """Run a stage; if the store lost or damaged its parent, compute the parent again first."""
@@ -176,56 +226,3 @@ class Walk:
         """Drop weights that the keep policy does not want, once no stage starts from them."""
         if self.ranks.rank == 0 and stage_id in self.job.drop:
             self.store.stages.drop_weights(stage_id)
-
-    # Rows ---------------------------------------------------------------------------------------
-
-    def settle(self, stage: Stage) -> None:
-        """Write and report the rows of cells that this stage completes, or ends."""
-        if stage.id in self.failed or stage.id in self.stopped:
-            self.write_all(self.cells.take_ended(stage.id))
-        elif self.told(lambda: self.space.manifests.find(stage.id) is not None):
-            self.write_all(self.cells.take_stored({stage.id}))
-
-    def write_all(self, cells: list[Cell]) -> None:
-        """Write and report the rows of settled cells; all ranks report the same ones."""
-        for cell in cells:
-            self.num_settled += 1
-            self.report(self.write_rows(cell) if self.ranks.rank == 0 else {})
-
-    def write_rows(self, cell: Cell) -> dict[str, Any]:
-        """Write a cell's rows; return what the report says of it."""
-        outcome = self.outcome_of(cell)
-        perplexities = []
-        for evaluation in cell.evaluations:
-            row = build_row(self.job, cell, evaluation, self.space.manifests.find, outcome)
-            perplexities.append(row["perplexity"])
-            self.store.rows.put(row_key(cell.id, evaluation), row)
-        return {
-            "cell": cell.id,
-            "method": cell.method,
-            "regime": cell.regime,
-            "sparsity": cell.target.sparsity,
-            "mask_structure": cell.target.mask_structure or "",
-            "round": cell.round,
-            "perplexity": perplexities[0],
-            "status": outcome.status,
-            "error": outcome.error or "",
-            "cells_done": self.num_settled,
-        }
-
-    def outcome_of(self, cell: Cell) -> Outcome:
-        """Return the outcome of a settled cell."""
-        stages = cell.all_stages()
-        error = next((self.failed[s] for s in stages if s in self.failed), None)
-        if error is not None:
-            return Outcome(self.failure_status(cell), error)
-        stop = next((self.stopped[s] for s in stages if s in self.stopped), None)
-        if stop is not None:
-            return Outcome("stopped", stop[0], stopped_at=stop[1])
-        return Outcome("done")
-
-    def failure_status(self, cell: Cell) -> str:
-        """Return `failed` for the shortest affected cells, `not_run` for longer ones."""
-        broken = [stage for stage in cell.all_stages() if stage in self.failed]
-        shortest = min(self.cells.shortest[stage] for stage in broken)
-        return "failed" if len(cell.stages) == shortest else "not_run"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -19,6 +20,7 @@ from orchestrator.trial.manifests import Manifests
 from orchestrator.trial.notice import Notice
 from orchestrator.trial.weights import Weights
 
+T = TypeVar("T")
 GRIDS_FILE = "scales.safetensors"
 """Grids that a stage's survivors were rounded to, beside its weights."""
 
@@ -30,6 +32,13 @@ class Workspace:
         self.job, self.store, self.ranks, self.notice = job, store, ranks, notice
         self.manifests = Manifests(store)
         self.weights = Weights(job, store, ranks, self.manifests)
+
+    def told(self, question: Callable[[], T]) -> T:
+        """Return rank 0's answer on all ranks (collective).
+
+        Another sweep may publish into this store at any time, so rank 0 decides for all.
+        """
+        return cast(T, self.ranks.gather(question() if self.ranks.rank == 0 else None)[0])
 
     def publish(
         self, stage: Stage, metrics: dict[str, Any], grids: dict[str, Grid] | None = None
