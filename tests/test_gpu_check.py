@@ -3,11 +3,13 @@
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 HARNESSES = Path(__file__).resolve().parents[1] / "experiments" / "harnesses"
@@ -37,6 +39,17 @@ def dies(place):
 
 CASES = {"fine": fine, "raises": raises, "skips": skips, "breaks": breaks, "dies": dies}
 CASES["after"] = fine
+"""
+LEAVES = """
+import os, subprocess
+
+def dies(place):
+    left = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    with open("PLACE", "w") as file:
+        file.write(str(left.pid))
+    os._exit(7)
+
+CASES = {"dies": dies}
 """
 HANGS = "import time\nCASES = {'hangs': lambda place: time.sleep(600)}\n"
 
@@ -87,6 +100,34 @@ def test_errors_broken_bounds_and_a_dead_process_are_rows_and_the_rest_runs(run_
 def test_a_case_that_hangs_ends_at_its_limit(run_part):
     row = run_part(HANGS, limit=1.0)["hangs"]
     assert row.status == "failed" and row.text.startswith("no end within")
+
+
+def test_what_a_dead_process_has_started_is_ended_with_it(run_part, tmp_path):
+    rows = run_part(LEAVES.replace("PLACE", str(tmp_path / "pid")))
+    assert rows["dies"].text.startswith("its process ended with exit code 7")
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_check_and_its_running_part(tmp_path, number):
+    command = [sys.executable, str(HARNESSES / "check_gpu.py"), "--device", "cpu"]
+    command += ["--sizes", "smallest", "--parts", "prune", "train", "--out-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as check:
+        while not (family := psutil.Process(check.pid).children(recursive=True)):
+            assert check.poll() is None
+            time.sleep(0.01)
+        check.send_signal(number)
+        said, error = check.communicate(timeout=60)
+    assert (check.returncode, error.startswith(b"stopped; ")) == (130, True), said + error
+    assert not any(is_running(process.pid) for process in family)
+
+
+def is_running(pid):
+    """True if a process runs; one that has ended may wait for its parent to ask."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_part_that_cannot_be_imported_is_one_row(run_part):

@@ -16,6 +16,7 @@ import dataclasses
 import datetime
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -36,7 +37,9 @@ SIDE_BY_SIDE = 3
 def main() -> int:
     """Run the chosen parts; print their rows and write them."""
     flags = parse()
-    out, start = flags.out_dir.expanduser().absolute(), time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    out, start = Path(os.path.expandvars(flags.out_dir.expanduser())).absolute(), time.monotonic()
     seconds = flags.seconds or SECONDS[flags.device]
     settings = Settings(
         flags.device,
@@ -50,12 +53,21 @@ def main() -> int:
     if flags.device == "cpu":
         print(REHEARSAL + "\n")
     rows: list[Row] = []
-    for done in results([PARTS[name] for name in flags.parts], settings):
-        print(table(done) + "\n", flush=True)
-        rows += done
-        write(out, rows, flags.device, time.monotonic() - start)
+    try:
+        for done in results([PARTS[name] for name in flags.parts], settings):
+            print(table(done) + "\n", flush=True)
+            rows += done
+            write(out, rows, flags.device, time.monotonic() - start)
+    except KeyboardInterrupt:
+        print(f"stopped; {out}/gpu.html has the rows so far", file=sys.stderr)
+        return 130
     print(f"{summary(rows)} in {time.monotonic() - start:.0f} s; see {out}/gpu.html")
     return int(any(row.status in ("failed", "not_run") for row in rows))
+
+
+def interrupt(*_: object) -> None:
+    """Handle a signal as Ctrl-C, also where a shell has told us to ignore that."""
+    raise KeyboardInterrupt
 
 
 def parse() -> argparse.Namespace:
@@ -87,7 +99,11 @@ def results(parts: list[Part], settings: Settings) -> Iterator[list[Row]]:
     threads = max(1, (os.cpu_count() or 1) // count) if count > 1 else None
     shared = dataclasses.replace(settings, threads=threads)
     with ThreadPoolExecutor(max(count, 1)) as pool:
-        yield from pool.map(lambda part: run_part(part, shared), together)
+        try:
+            yield from pool.map(lambda part: run_part(part, shared), together)
+        except BaseException:
+            settings.stop.set()  # The pool waits for its threads, and they for their processes.
+            raise
     yield from (run_part(part, settings) for part in parts if part.alone)
 
 

@@ -10,7 +10,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ START = "(start)"
 START_LIMIT = 60.0
 """Seconds until a process must have imported its part, on a GPU."""
 TIME_OVER = "the time of the whole check was over"
+MARK = "GPU_CHECK_PROCESS"
+"""Variable by which a process's whole family is found, also after the death of its parents."""
 
 
 @dataclass
@@ -45,6 +50,13 @@ class Settings:
     reference: Path | None = None
     threads: int | None = None
     """Threads of a process; None leaves the choice to torch."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set once somebody ends the check: running parts end at once, and no other begins."""
+
+    @property
+    def is_over(self) -> bool:
+        """True if nothing more may begin."""
+        return self.stop.is_set() or time.monotonic() >= self.deadline
 
 
 @dataclass
@@ -68,10 +80,9 @@ def run_part(part: Part, settings: Settings) -> list[Row]:
     """Run the cases of a part; return one row for each."""
     progress = Progress()
     while progress.left():
-        if time.monotonic() >= settings.deadline:
-            text = "the time of the whole check was over"
+        if settings.is_over:
             progress.rows += [
-                Row(part.name, case, "not_run", 0.0, text) for case in progress.left()
+                Row(part.name, case, "not_run", 0.0, TIME_OVER) for case in progress.left()
             ]
             break
         before = len(progress.rows)
@@ -104,18 +115,21 @@ def run_process(part: Part, settings: Settings, progress: Progress) -> str:
     }
     given.write_text(json.dumps(values))
     progress.running, progress.since = None, time.monotonic()
+    mark = uuid.uuid4().hex
     with open(log, "a") as output, open(events) as told:
         process = subprocess.Popen(
             [sys.executable, "-m", "gpu_check.case_process", str(given)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment(settings),
+            env=environment(settings) | {MARK: mark},
+            start_new_session=True,  # Ctrl-C reaches the check alone, which ends the others.
         )
         try:
             code = watch(process, told, part, settings, progress)
         finally:
-            end_family(process)
+            end_family(mark)
+            process.wait()
     if code is None:
         return f"no end within {time.monotonic() - progress.since:.0f} s"
     return f"its process ended with exit code {code}: {last_line(log)}"
@@ -136,7 +150,7 @@ def watch(
         if code is not None:
             return code
         limit = (part.limit if progress.running else START_LIMIT) * settings.patience
-        if time.monotonic() > min(progress.since + limit, settings.deadline):
+        if settings.is_over or time.monotonic() > progress.since + limit:
             return None
         time.sleep(0.05)
 
@@ -184,18 +198,21 @@ def environment(settings: Settings) -> dict[str, str]:
     return found
 
 
-def end_family(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all that it started, if they still run."""
-    if process.poll() is not None:
-        return
-    family = [psutil.Process(process.pid)]
-    family += family[0].children(recursive=True)
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            pass
-    process.wait()
+def end_family(mark: str) -> None:
+    """Kill a process and all that it started, also what has outlived it, until none runs."""
+    while family := [process for process in psutil.process_iter() if has_mark(process, mark)]:
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, timeout=1.0)
+
+
+def has_mark(process: psutil.Process, mark: str) -> bool:
+    """Return True if a process runs and has the variable of a family."""
+    try:
+        return process.environ().get(MARK) == mark
+    except psutil.Error:  # It has ended, or is somebody else's.
+        return False
 
 
 def last_line(log: Path) -> str:
