@@ -8,7 +8,7 @@ import torch
 
 from core.models.sources import is_stored
 from orchestrator.estimate import forecast
-from orchestrator.estimate.devices import GPUS, gpus_per_worker, usable_bytes
+from orchestrator.estimate.devices import GPUS, cpus_per_worker, gpus_per_worker, usable_bytes
 from orchestrator.estimate.keep_policy import kept_bytes
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.plans import Machine, plan_lines
@@ -71,7 +71,7 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
     ]
     workers = resources.num_workers
     lines += forecast.memory_lines(cost, trains, workers, sweep.micro_batch_tokens)
-    timed = forecast.on_this_machine(model, cost)
+    timed = forecast.on_this_machine(model, cost, cpus_per_worker(resources))
     costs = {} if timed is None else {"here": timed}
     costs |= {name: forecast.on_gpu(cost, name, workers) for name in GPUS}
     to_run = [stage for stage in stages if stage.id in sweep.needed]

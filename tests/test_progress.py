@@ -124,3 +124,5 @@ def test_a_trial_that_waits_for_room_says_so(monkeypatch):
     progress.on_trial_result(0, [], trial, {WAITING: line})
     (said,) = out.getvalue().splitlines()
     assert said.endswith(f": {line}") and len(said) <= WIDTH and not progress.seen
+    progress.on_trial_result(0, [], trial, {WAITING: "the network failed: " + "x" * 900})
+    assert all(len(line) <= WIDTH for line in out.getvalue().splitlines())

@@ -11,7 +11,7 @@ from core.config import CalibrationConfig, EvalConfig
 from core.parallel import Ranks
 from orchestrator.cluster import driver
 from orchestrator.cluster.restarts import FAILURES, LONGEST_PAUSE, LOST_NODES, SPOT, Restarts
-from orchestrator.cluster.room import NoRoomError
+from orchestrator.cluster.room import WAITING, NoRoomError
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.out_dir import mark
 from orchestrator.plan.kinds import Prune
@@ -71,7 +71,7 @@ def sweep(tiny_opt_dir, write_texts, tmp_path):
 def run(sweep, monkeypatch):
     """`run(harm)`: run the trial; `harm(stage)` comes before pruning. The pauses that were made."""
     mark(sweep.store)
-    walked = {"groups": 0}
+    walked = {"groups": 0, "told": []}
 
     def drive(harm):
         pauses = []
@@ -93,6 +93,7 @@ def run(sweep, monkeypatch):
         monkeypatch.setattr(driver, "make_trainer", Group)
         monkeypatch.setattr(driver.time, "sleep", pauses.append)
         monkeypatch.setattr(driver.ray, "get", lambda packed: packed)
+        monkeypatch.setattr(driver.ray.tune, "report", walked["told"].append)
         jobs = {job.id: job.packed() for job in jobs_of(sweep)}
         (trial,) = jobs
         driver.run_trial({"trial": {"id": trial}}, jobs)
@@ -122,6 +123,8 @@ def test_a_cell_that_kills_its_node_fails_and_the_others_go_on(sweep, run):
     pauses = run(kill)
     assert run.walked["groups"] == LOST_NODES.restarts + 2
     assert len(pauses) == LOST_NODES.restarts
+    told = [report[WAITING] for report in run.walked["told"]]
+    assert len(told) == len(pauses) and told[0].startswith("a node was lost; starting again in ")
     assert all(later > earlier / 2 for earlier, later in zip(pauses, pauses[1:]))
     assert pauses[-1] > 2 * pauses[0]
     found = states(sweep)

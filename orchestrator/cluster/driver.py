@@ -27,6 +27,7 @@ from orchestrator.cluster.failed_cells import give_up_on_next, progress, without
 from orchestrator.cluster.hang import detector_settings
 from orchestrator.cluster.placement import PlaceRelease, StartLimit
 from orchestrator.cluster.restarts import Restarts
+from orchestrator.cluster.room import WAITING
 from orchestrator.cluster.sent_jobs import sent
 from orchestrator.cluster.worker import train_worker
 from orchestrator.failure import is_no_space
@@ -84,7 +85,10 @@ def go_on(job: Job, store: Store, failure: Failure, restarts: Restarts) -> Job |
     if patience is not None:
         times = restarts.note(patience, progress(job, store))
         if times <= patience.restarts:
-            time.sleep(restarts.pause(patience))
+            pause = restarts.pause(patience)
+            if pause:
+                ray.tune.report({WAITING: f"{failure.line}; starting again in {pause:.0f} s"})
+            time.sleep(pause)
             return without_failed(job, store)
         failure = replace(failure, line=failure.line + failure.often.format(times=times))
     restarts.forget()

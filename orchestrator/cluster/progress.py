@@ -56,7 +56,7 @@ class Progress(Callback):
     ) -> None:
         """Print a finished cell once, even if its trial starts again and reports it again."""
         if WAITING in result:
-            line = result[WAITING]
+            line = fitted(result[WAITING], WIDTH - 20)
             self.say(f"{fitted(trial.config['trial']['model'], WIDTH - 2 - len(line))}: {line}")
         cell_id = result.get("cell")
         if cell_id is None or cell_id in self.seen:

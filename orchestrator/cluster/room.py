@@ -16,7 +16,7 @@ RETURN_SECONDS = 30.0
 FIRST_LINE_SECONDS, LONGEST_GAP_SECONDS = 60.0, 1800.0
 """Time until the first line is told, and the longest time between two; gaps double."""
 WAITING = "waiting"
-"""Key of a trial's report that it waits, with the line to tell."""
+"""Key of a trial's report that it waits, for room or after a failure, with the line to tell."""
 
 
 class NoRoomError(Exception):

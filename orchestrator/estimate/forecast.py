@@ -31,19 +31,29 @@ LARGEST_TIMED = 2_000_000_000
 """Most parameters of a model of which two blocks are timed."""
 
 
-def on_this_machine(model: ResolvedModel, cost: ModelCost) -> ModelCost | None:
+def on_this_machine(model: ResolvedModel, cost: ModelCost, threads: int) -> ModelCost | None:
     """Return the counts with rates measured now; None without the device.
 
     A large model is not built for it: the product with its widest matrix is timed alone.
+
+    Args:
+        model: the model to time.
+        cost: its counts.
+        threads: torch threads of a worker; torch's own count ignores the limits of a container.
     """
     device = torch.device(cost.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         return None
     dtypes = model.inputs.dtype, model.inputs.training_dtype
-    if model.facts.num_parameters > LARGEST_TIMED:
-        rates = product_rates(model.facts, {*dtypes, "float32"}, device)
-    else:
-        rates = measured_rates(model.source, model.facts, *dtypes, device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        if model.facts.num_parameters > LARGEST_TIMED:
+            rates = product_rates(model.facts, {*dtypes, "float32"}, device)
+        else:
+            rates = measured_rates(model.source, model.facts, *dtypes, device)
+    finally:
+        torch.set_num_threads(before)
     return dataclasses.replace(cost, rates=rates)
 
 
