@@ -14,6 +14,8 @@ import pyarrow.fs as fs
 import pytest
 
 from core.parallel import Ranks
+from orchestrator.cluster.diagnosis import Failure
+from orchestrator.cluster.failed_cells import give_up_on_next
 from orchestrator.store import claims
 from orchestrator.store.claims import FOLDER, Claims
 from orchestrator.store.store import Store
@@ -232,6 +234,27 @@ def test_a_walk_runs_free_stages_first_then_says_whom_it_waits_for_and_reads_wha
     assert sum(waited == 0 for _, waited in computed) > len(job.stages) / 3
     lines = [record.message for record in caplog.records if "waiting for" in record.message]
     assert len(lines) == 1 and str(os.getpid()) in lines[0] and "prune of wanda" in lines[0]
+
+
+def test_a_group_that_died_is_blamed_for_the_stage_that_it_was_at(tmp_path):
+    job = replace(job_of(tmp_path, methods=("wanda", "magnitude")), group="g")
+    store = Store(job.store_root)
+    other, mine = Claims(store.files, "another"), Claims(store.files, job.group)
+    first, later = (
+        next(s for s in job.stages if s.method == method and s.work.changes_masks)
+        for method in ("wanda", "magnitude")
+    )
+    assert other.take(first.id) is None and mine.take(later.id) is None
+    begun = claims.take_over(store.files, job.group)
+    assert begun == {later.id}
+    assert store.files.names(FOLDER) == {f"{first.id}.{other.owner}"}
+    left = give_up_on_next(job, store, Failure("died"), begun)
+    assert left is not None
+    given_up = {c.id for c in job.cells} - {c.id for c in left.cells}
+    assert given_up == {c.id for c in job.cells if later.id in c.all_stages()}
+    assert {row["cell_id"] for row in store.rows.read().values()} == given_up
+    for each in (other, mine):
+        each.close()
 
 
 class ThreadRanks(Ranks):

@@ -32,6 +32,7 @@ from orchestrator.cluster.sent_jobs import sent
 from orchestrator.cluster.worker import train_worker
 from orchestrator.failure import is_no_space
 from orchestrator.plan.job import Job
+from orchestrator.store.claims import take_over
 from orchestrator.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def run_trial(config: dict[str, Any], jobs: Mapping[str, ray.ObjectRef]) -> None
         jobs: references to all packed jobs of the sweep by id; only the trial's own is read.
     """
     whole = Job.unpacked(ray.get(jobs[config["trial"]["id"]]))
+    whole = replace(whole, group=uuid.uuid4().hex)
     store = Store(whole.store_root)
     job = without_failed(whole, store)
     os.environ.update(without_users(settings_of(whole)))
@@ -81,9 +83,9 @@ def go_on(job: Job, store: Store, failure: Failure, restarts: Restarts) -> Job |
 
     A cell that has failed too often is given up, or all of them where all would fail alike.
     """
-    patience = failure.patience
+    patience, begun = failure.patience, take_over(store.files, job.group)
     if patience is not None:
-        times = restarts.note(patience, progress(job, store))
+        times = restarts.note(patience, progress(job, store, begun))
         if times <= patience.restarts:
             pause = restarts.pause(patience)
             if pause:
@@ -92,7 +94,7 @@ def go_on(job: Job, store: Store, failure: Failure, restarts: Restarts) -> Job |
             return without_failed(job, store)
         failure = replace(failure, line=failure.line + failure.often.format(times=times))
     restarts.forget()
-    left = give_up_on_next(job, store, failure)
+    left = give_up_on_next(job, store, failure, begun)
     while left is not None and failure.whole_trial:
         left = give_up_on_next(left, store, failure)
     return left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +17,18 @@ from orchestrator.store.store import Store
 logger = logging.getLogger(__name__)
 
 
-def progress(job: Job, store: Store) -> tuple[int, int]:
-    """Return how far a job has come: stages missing, and steps of the round that it is in."""
+def progress(job: Job, store: Store, begun: Set[str] = frozenset()) -> tuple[int, int]:
+    """Return how far a job has come: stages missing, and steps of the round that it is in.
+
+    Args:
+        job: the job.
+        store: the store of its results.
+        begun: the stage that the group was at, if its claim told; else it is the first missing.
+    """
     stored = store.stages.ids()
-    missing = [stage for stage in job.stages if stage.id not in stored]
-    steps = store.checkpoints.steps(missing[0].id) if missing else set()
+    missing = [stage.id for stage in job.stages if stage.id not in stored]
+    at = [stage for stage in missing if stage in begun] or missing
+    steps = store.checkpoints.steps(at[0]) if at else set()
     return len(missing), max((int(name) for name in steps if name.isdigit()), default=0)
 
 
@@ -29,8 +37,13 @@ def rows_of(job: Job, store: Store) -> dict[str, dict[str, Any]]:
     return store.rows.read({key for cell in job.cells for key in cell.row_keys()})
 
 
-def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
+def give_up_on_next(
+    job: Job, store: Store, failure: Failure, begun: Set[str] = frozenset()
+) -> Job | None:
     """Mark the cells at the first missing stage as failed, or not run, and leave them out.
+
+    If the group's claim tells at which stage it was, that one counts: other sweeps may compute
+    earlier ones.
 
     Returns:
         The job without them; None where no cell is left to give up.
@@ -46,7 +59,10 @@ def give_up_on_next(job: Job, store: Store, failure: Failure) -> Job | None:
         return min((order[s] for s in cell.all_stages() if s in order), default=-1)
 
     stuck = min(next_stage(cell) for cell in open_cells)
-    affected = [cell for cell in open_cells if next_stage(cell) == stuck]
+    affected = [
+        cell for cell in open_cells if not {*cell.all_stages()}.isdisjoint(begun & {*order})
+    ]
+    affected = affected or [cell for cell in open_cells if next_stage(cell) == stuck]
     shortest = min(len(cell.stages) for cell in affected)
     for cell in affected:
         status = "failed" if len(cell.stages) == shortest else "not_run"

@@ -85,6 +85,8 @@ class Job:
     workers: Workers
     limits: Limits
     run: Run
+    group: str = ""
+    """Name in claims of the worker groups that its driver starts, one after another."""
 
     def packed(self) -> bytes:
         """Return the job as few bytes, for processes of the same sweep."""

@@ -23,6 +23,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.store.files import Files, read_object
 from orchestrator.store.owners import is_alive, owned_name
@@ -52,10 +53,12 @@ class Sighting:
 class Claims:
     """The claims of one process, which holds one stage at a time."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, group: str = "") -> None:
+        """Claim nothing yet; `group` names those who are certain to work one after another."""
         self.files = files
         self.owner = owned_name()
-        self.data = json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode()
+        known = {"host": socket.gethostname(), "pid": os.getpid(), "group": group}
+        self.data = json.dumps(known).encode()
         self.works = True
         """False once the store has refused a claim: then all stages count as free."""
         self.held: str | None = None
@@ -149,8 +152,7 @@ class Claims:
 
     def _described(self, other: Sighting) -> str:
         """Return the owner of a claim in words."""
-        data = self.files.try_read(FOLDER, other.name)
-        found = (None if data is None else read_object(data)) or {}
+        found = read_claim(self.files, other.name)
         return f"process {found.get('pid', '?')} on {found.get('host', 'another machine')}"
 
     def _renew_until_closed(self) -> None:
@@ -166,6 +168,25 @@ class Claims:
             with self.lock, suppress(OSError):
                 if self.held is not None:
                     self.files.write_note(self.data, FOLDER, self.held)
+
+
+def take_over(files: Files, group: str) -> set[str]:
+    """Remove the claims of a group, whose processes have ended; return the stages it was at."""
+    try:
+        names = sorted(files.names(FOLDER))
+        found = files.for_each(names, lambda name: read_claim(files, name))
+        left = [name for name, data in zip(names, found) if group and data.get("group") == group]
+        for name in left:
+            files.delete(FOLDER, name)
+    except OSError:
+        return set()  # They lapse.
+    return {*map(stage_of, left)}
+
+
+def read_claim(files: Files, name: str) -> dict[str, Any]:
+    """Return what a claim says of its owner; nothing if it is gone or half written."""
+    data = files.try_read(FOLDER, name)
+    return (None if data is None else read_object(data)) or {}
 
 
 def stage_of(name: str) -> str:

@@ -63,7 +63,7 @@ class Walk:
         self.job, self.store, self.ranks = job, store, ranks
         self.space = Workspace(job, store, ranks, Notice(notice))
         self.rows = CellRows(self.space, report)
-        self.claims = Claims(store.files)
+        self.claims = Claims(store.files, job.group)
         """The claims of rank 0, which decides for all."""
         self.children: dict[str | None, list[Stage]] = {}
         """The stages of the job by the one that they start from."""
