@@ -66,6 +66,9 @@ class PruneConfig:
     compensate. By default no rounding."""
     quant_group_size: int | None = None
     """Number of consecutive inputs of a row that share a scale and a zero point. By default all."""
+    keep_zeros: bool = False
+    """Keep the zeros of a model that is sparse already: they are the first mask of every branch. A
+    target below their share leaves them as they are. Not for N:M."""
 
     def __post_init__(self) -> None:
         give_types_(self, "prune.")
@@ -93,7 +96,7 @@ class PruneConfig:
         return {name: v for name, v in values.items() if name not in off or v != off[name]}
 
 
-OPTIONS = ("refine", "allocation", "weight_bits", "quant_group_size")
+OPTIONS = ("refine", "allocation", "weight_bits", "quant_group_size", "keep_zeros")
 """The fields of `PruneConfig` that are off by default."""
 
 

@@ -118,6 +118,8 @@ def finish_block_(
     """Observe the inputs of one block and prune it in place (collective)."""
     with gathered(block.module):
         groups = gather_statistics(pruner.statistic, block, activations, ranks)
+        if pruner.config.keep_zeros and not masks:
+            masks = {name: matrix.read() != 0 for name, matrix in block.matrices.items()}
         solved = solve_block(Problem(pruner, targets, masks), groups, ranks)
     for name, result in solved.pruned.items():
         block.matrices[name].write_(result.weight)

@@ -219,6 +219,8 @@ class SweepConfig:
             remedy = f"does not work with --mask-structures {structures[0]}; use uniform"
             owl = self.prune.allocation != "uniform"
             require(not owl, "prune.allocation", self.prune.allocation, remedy)
+            remedy = f"does not work with --mask-structures {structures[0]}; leave one of them out"
+            require(not self.prune.keep_zeros, "prune.keep-zeros", "True", remedy)
         if self.prune.weight_bits is not None:
             remedy = "training would move weights off their grid; use --regimes oneshot"
             require(not self.grid.trains, "prune.weight-bits", self.prune.weight_bits, remedy)

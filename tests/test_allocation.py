@@ -141,7 +141,10 @@ def prune_stages(**prune):
     return {s.method: s for s in plan_of(**prune).stages.values() if s.work.changes_masks}
 
 
-@pytest.mark.parametrize("option", [{"refine": "swaps"}, {"allocation": "owl"}, {"weight_bits": 4}])
+@pytest.mark.parametrize(
+    "option",
+    [{"refine": "swaps"}, {"allocation": "owl"}, {"weight_bits": 4}, {"keep_zeros": True}],
+)
 def test_an_option_enters_identities_only_where_it_is_on(option):
     off, on = prune_stages(), prune_stages(**option)
     (name,) = option
@@ -151,7 +154,7 @@ def test_an_option_enters_identities_only_where_it_is_on(option):
         assert stage.fields["settings"].get(name) == (option[name] if reads else None)
         assert name not in off[method].fields["settings"]
     assert "calibration" not in off["magnitude"].fields
-    assert ("calibration" in on["magnitude"].fields) == (name != "weight_bits")
+    assert ("calibration" in on["magnitude"].fields) == (name in ("refine", "allocation"))
 
 
 def test_flags_that_nothing_reads_are_refused():

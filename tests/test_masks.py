@@ -141,9 +141,10 @@ def test_earlier_groups_beyond_the_structure_are_refused():
         group_mask(torch.rand(1, 4), MaskStructure(2, 4), earlier)
 
 
-def test_earlier_rows_beyond_the_target_are_refused():
-    with pytest.raises(AssertionError, match="earlier rows exceed"):
-        row_mask(torch.rand(2, 4), 0.25, torch.zeros(2, 4, dtype=torch.bool))
+def test_earlier_rows_beyond_the_target_are_kept():
+    earlier = torch.tensor([[False, False, True, True], [True, True, True, True]])
+    found = row_mask(torch.tensor([[4.0, 3, 2, 1], [1, 2, 3, 4]]), 0.25, earlier)
+    assert torch.equal(found, torch.tensor([[False, False, True, True], [False, True, True, True]]))
 
 
 def test_choosing_changes_neither_scores_nor_earlier_masks():

@@ -55,8 +55,12 @@ class Match:
     """Tensors in the files that no weight is made of."""
 
 
-def require_fitting_weights(source: ModelSource) -> None:
+def require_fitting_weights(source: ModelSource, keeps_zeros: bool = False) -> None:
     """Refuse weights that do not fit the config; say nothing of weights that are not here yet.
+
+    Args:
+        source: the model.
+        keeps_zeros: True if zeros that it has already are kept, so that nobody need be warned.
 
     Raises:
         BadInputError: one line naming the model, the weight and the remedy.
@@ -77,7 +81,8 @@ def require_fitting_weights(source: ModelSource) -> None:
     require_float_dtypes(name, match, dict(model.named_parameters()))
     require_all_read(name, match, FAMILIES[config.model_type].blocks)
     require_finite(name, match.stored)
-    warn_if_sparse(name, model, match.keys, match.stored)
+    if not keeps_zeros:
+        warn_if_sparse(name, model, match.keys, match.stored)
 
 
 def stored_tensors(name: str, directory: Path) -> dict[str, StoredTensor]:

@@ -102,7 +102,7 @@ def resolve_one(config: SweepConfig, name: str, device: torch.device) -> Resolve
     source = resolve_model(name, needs_weights=not config.output.dry_run)
     facts = describe_model(source)
     require_dtype(name, config.grid.dtype, facts.dtype)
-    require_fitting_weights(source)
+    require_fitting_weights(source, keeps_zeros=config.prune.keep_zeros)
     require_widths(config, facts)
     is_embedded = name == EMBEDDED
     texts = ModelTexts(config, facts)

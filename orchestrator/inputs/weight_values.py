@@ -25,8 +25,8 @@ WHOLE_BYTES = 300_000_000
 """Bytes of files up to which every weight is read."""
 SMALL_SHAPE = 1
 """Dimensions of the tensors of a large model that are read: norms and biases."""
-SAMPLED_ROWS = 16
-"""Rows of a matrix whose zeros are counted."""
+SAMPLED_PLACES, SAMPLED_ROWS = 4, 4
+"""Places in a matrix where zeros are counted, and rows at each of them."""
 SPARSE = 0.05
 """Share of zeros from which a checkpoint counts as sparse; dense ones have next to none."""
 
@@ -61,7 +61,7 @@ def warn_if_sparse(
     if share >= SPARSE:
         logger.warning(
             "--models %s: about %.0f %% of its weights to prune are zero already. Methods that "
-            "update weights fill them again.",
+            "update weights fill them again; --prune.keep-zeros keeps them.",
             name,
             100 * share,
         )
@@ -76,9 +76,12 @@ def sampled_zeros(
     names = [f"{name}.weight" for block in chosen.values() for name in block.matrices]
     zeros = count = 0
     for key, opened in opened_tensors(stored, [keys[name] for name in names]):
-        rows = opened.get_slice(key)[:SAMPLED_ROWS]
-        zeros += rows.numel() - int(rows.count_nonzero())
-        count += rows.numel()
+        stored_rows, (height, *_) = opened.get_slice(key), stored[key].shape
+        for place in range(SAMPLED_PLACES):
+            start = place * height // SAMPLED_PLACES
+            rows = stored_rows[start : start + SAMPLED_ROWS]
+            zeros += rows.numel() - int(rows.count_nonzero())
+            count += rows.numel()
     return zeros / count
 
 
