@@ -3,12 +3,12 @@
 import io
 import itertools
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from core.targets import Target
-from orchestrator.cluster import progress as module
 from orchestrator.cluster.progress import MAX_ERRORS, MAX_LINES, WIDTH, Progress
 from orchestrator.cluster.room import WAITING
 from orchestrator.plan.cell import Cell, Point, Settings
@@ -34,7 +34,7 @@ def result_of(cell: Cell, status="done", perplexity=27.5, error=""):
 def told(cells, results, monkeypatch, step=10.0, trials=1):
     """The lines of a sweep whose cells come every `step` seconds."""
     now = itertools.count(0.0, step)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
     out = io.StringIO()
     progress = Progress(cells, dict.fromkeys(cells, 5.0), out)
     for i in range(trials):
@@ -50,7 +50,7 @@ def test_every_cell_of_a_small_sweep_has_a_line(monkeypatch):
     cells = cells_of()
     lines = told(cells, map(result_of, cells.values()), monkeypatch)
     assert lines[0] == "started  embedded: 8 cells"
-    assert lines[1].split() == ["[1/8]", "magnitude", "oneshot", "0.5", "27.50", "10s", "so", "far"]
+    assert lines[1].split() == ["[1/8]", "magnitude", "oneshot", "0.5", "27.50", "20s", "so", "far"]
     assert [line.split()[0] for line in lines[1:]] == [f"[{i}/8]" for i in range(1, 9)]
     assert lines[3].endswith(" left") and lines[-1].split()[-2] == "in"
 
@@ -65,8 +65,8 @@ def test_time_left_follows_the_pace_since_the_first_cell():
     cells = cells_of()
     progress = Progress(cells, dict.fromkeys(cells, 5.0), io.StringIO())
     with pytest.MonkeyPatch.context() as patch:
-        now = [progress.start + 60.0]  # Ray takes a minute to start
-        patch.setattr(module.time, "monotonic", lambda: now[0])
+        now = [progress.left.start + 60.0]  # Ray takes a minute to start
+        patch.setattr(time, "monotonic", lambda: now[0])
         for cell in [*cells.values()][:3]:
             progress.on_trial_result(0, [], None, result_of(cell))
             now[0] += 20.0
@@ -123,6 +123,6 @@ def test_a_trial_that_waits_for_room_says_so(monkeypatch):
     line = "waiting for 1440 min for room, as others hold the cluster"
     progress.on_trial_result(0, [], trial, {WAITING: line})
     (said,) = out.getvalue().splitlines()
-    assert said.endswith(f": {line}") and len(said) <= WIDTH and not progress.seen
+    assert said.endswith(f": {line}") and len(said) <= WIDTH and not progress.left.seen
     progress.on_trial_result(0, [], trial, {WAITING: "the network failed: " + "x" * 900})
     assert all(len(line) <= WIDTH for line in out.getvalue().splitlines())

@@ -50,8 +50,10 @@ def test_it_names_the_cell_that_the_walk_is_at(pulse):
 
 
 def test_time_left_follows_the_estimated_cost_of_what_is_left(pulse):
-    assert read(pulse)["seconds_left"] is None
-    pulse.start -= 20.0
+    pulse.left.costs = {"first": 5.0, "early": 10.0, "late": 30.0}
+    pulse.on_trial_result(0, [], TUNE_TRIAL, {"cell": "first"})
+    assert read(pulse)["seconds_left"] is None, "Ray's start tells no pace"
+    pulse.left.first = (pulse.left.first[0] - 20.0, 5.0)
     pulse.on_trial_result(0, [], TUNE_TRIAL, {"cell": "early"})
     assert read(pulse)["seconds_left"] == pytest.approx(60.0, rel=0.1)
 

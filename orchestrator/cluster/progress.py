@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 import textwrap
-import time
 from typing import Any, TextIO
 
 from ray.tune import Callback
 
 from orchestrator.cluster.room import WAITING
+from orchestrator.cluster.time_left import TimeLeft
 from orchestrator.plan.cell import Cell
 from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
@@ -32,13 +32,10 @@ class Progress(Callback):
         self, cells: dict[str, Cell], costs: dict[str, float], out: TextIO | None = None
     ) -> None:
         """Take the cells to come and the estimated seconds that each of them adds."""
-        self.cells, self.costs, self.out = cells, costs, out or sys.stdout
-        self.seen: set[str] = set()
+        self.cells, self.left, self.out = cells, TimeLeft(costs), out or sys.stdout
         self.failed: set[str] = set()
         self.errors: set[str] = set()
         self.every = -(-len(cells) // MAX_LINES)
-        self.start = time.monotonic()
-        self.first: tuple[float, float] | None = None
         self.many_models = len({cell.model for cell in cells.values()}) > 1
         self.many_seeds = len({cell.seed for cell in cells.values()} - {None}) > 1
         self.longest = max((len(self.name(cell)) for cell in cells.values()), default=0)
@@ -59,12 +56,12 @@ class Progress(Callback):
             line = fitted(result[WAITING], WIDTH - 20)
             self.say(f"{fitted(trial.config['trial']['model'], WIDTH - 2 - len(line))}: {line}")
         cell_id = result.get("cell")
-        if cell_id is None or cell_id in self.seen:
+        if cell_id is None or cell_id in self.left.seen:
             return
-        self.seen.add(cell_id)
+        self.left.finish(cell_id)
         if result["status"] == "failed":
             self.failed.add(cell_id)
-        done, total = len(self.seen), len(self.cells)
+        done, total = len(self.left.seen), len(self.cells)
         told = result["status"] == "failed" and len(self.failed) <= MAX_ERRORS
         if told or done % self.every == 0 or done == total:
             self.say(self.line(cell_id, result))
@@ -72,13 +69,11 @@ class Progress(Callback):
             self.errors.add(result["error"])
             wrapped = textwrap.wrap(ascii(result["error"])[1:-1], WIDTH - 4, max_lines=3)
             self.say("\n".join("    " + line for line in wrapped))
-        if self.first is None:
-            self.first = time.monotonic(), self.done_cost()
 
     def line(self, cell_id: str, result: dict[str, Any]) -> str:
         """Return a line such as `[ 4/38] sparsegpt iterative 0.7     23.40  33s left`."""
         total = str(len(self.cells))
-        count = f"[{len(self.seen):{len(total)}}/{total}] "
+        count = f"[{len(self.left.seen):{len(total)}}/{total}] "
         done = result["status"] == "done"
         value = number(result["perplexity"]) if done else result["status"].replace("_", " ")
         end = f" {value:>8}  {self.time_left()}"
@@ -97,20 +92,14 @@ class Progress(Callback):
             name = f"{fitted(model, max(5, room - len(name) - 1))} {name}"
         return fitted(name, room)
 
-    def done_cost(self) -> float:
-        """Return the estimated seconds of the finished cells."""
-        return sum(self.costs.get(cell, 0.0) for cell in self.seen)
-
     def time_left(self) -> str:
-        """Return the time left at the pace since the first cell; before the first, Ray starts."""
-        now = time.monotonic()
-        if len(self.seen) == len(self.cells):
-            return f"in {clock(now - self.start)}"
-        since, before = self.first or (now, 0.0)
-        done = self.done_cost()
-        if self.first is None or done <= before:
-            return f"{clock(now - self.start)} so far"
-        return f"{clock((now - since) * (sum(self.costs.values()) - done) / (done - before))} left"
+        """Return the time left, or the time that has gone by where nothing tells the pace."""
+        if len(self.left.seen) == len(self.cells):
+            return f"in {clock(self.left.elapsed())}"
+        seconds = self.left.seconds()
+        if seconds is None:
+            return f"{clock(self.left.elapsed())} so far"
+        return f"{clock(seconds)} left"
 
     def say(self, line: str) -> None:
         """Print without a delay, also into a file."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray.tune import Callback
 
+from orchestrator.cluster.time_left import TimeLeft
 from orchestrator.plan.trials import Trial
 from orchestrator.store.store import PULSES, Store
 
@@ -29,10 +30,9 @@ class Pulse(Callback):
         self, store: Store, sweep_id: str, trials: Iterable[Trial], costs: Mapping[str, float]
     ) -> None:
         """Take the trials to come and the estimated seconds that each of their cells adds."""
-        self.store, self.name, self.costs = store, f"{sweep_id}.json", costs
+        self.store, self.name, self.left = store, f"{sweep_id}.json", TimeLeft(costs)
         self.cells = {trial.id: walking_order(trial) for trial in trials}
         self.running: list[str] = []
-        self.seen: set[str] = set()
         self.start, self.last = time.time(), 0.0
         self.beat()
 
@@ -48,7 +48,7 @@ class Pulse(Callback):
     ) -> None:
         """Note that a cell is finished."""
         if "cell" in result:
-            self.seen.add(result["cell"])
+            self.left.finish(result["cell"])
         self.beat()
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -77,7 +77,7 @@ class Pulse(Callback):
             "seen_at": self.last,
             "ended": ended,
             "running": self.current_cells(),
-            "seconds_left": self.seconds_left(),
+            "seconds_left": self.left.seconds(),
         }
         try:
             self.store.files.write_bytes(json.dumps(data).encode(), PULSES, self.name)
@@ -88,16 +88,9 @@ class Pulse(Callback):
         """Return the next unfinished cell of each running trial."""
         found = []
         for trial_id in self.running:
-            rest = (cell for cell in self.cells.get(trial_id, []) if cell not in self.seen)
+            rest = (cell for cell in self.cells.get(trial_id, []) if cell not in self.left.seen)
             found.append(next(rest, None))
         return [cell for cell in found if cell is not None]
-
-    def seconds_left(self) -> float | None:
-        """Return the time left: what is done took so long, what is left costs so much more."""
-        done = sum(self.costs.get(cell, 0.0) for cell in self.seen)
-        if not done:
-            return None
-        return (time.time() - self.start) * (sum(self.costs.values()) - done) / done
 
 
 def walking_order(trial: Trial) -> list[str]:
