@@ -31,7 +31,8 @@ class CalibrationConfig:
 
     text: str | None = None
     """Text: c4, wikitext2 or ptb from the Hugging Face hub, NAME=FILE for a copy of one of these, a
-    local file, or embedded[:PART]. By default embedded for the embedded model, else c4."""
+    local file, or embedded[:PART]. By default embedded for the embedded model, else c4. A file
+    holds prose, JSON, CSV or Parquet; FILE#COLUMN names the column to read instead of `text`."""
     num_samples: int = 128
     """Number of windows."""
     seq_len: int | None = None

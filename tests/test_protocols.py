@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import datasets
@@ -162,6 +163,24 @@ def test_a_local_copy_is_evaluated_as_the_hubs_text_is(
     ids = [one.text for one in inputs]
     assert replace(inputs[0], text="") == replace(inputs[1], text="")
     assert ids[0].split(" ", 1)[1] == ids[1].split(" ", 1)[1] and ids[0] != ids[1]
+
+
+def test_evaluation_texts_of_equal_contents_are_told_as_such(prepared, tmp_path, tiny_opt_dir):
+    content = joined(resolve_text("embedded", "evaluation"))
+    names = [str(tmp_path / name) for name in ("a.txt", "b.txt", "c.raw")]
+    for name in names:
+        Path(name).write_text(content, encoding="utf-8")
+    calibration = CalibrationConfig(text="embedded", num_samples=4)
+
+    def evaluate(*texts: str) -> Sweep:
+        texts_of = EvalConfig(texts=texts)
+        return prepared(tiny_opt_dir, "sparsegpt", evaluation=texts_of, calibration=calibration)
+
+    with pytest.raises(ValueError, match=r"^--eval.texts .*b.txt: .*a.txt is evaluated already"):
+        evaluate(*names)
+    # Read as prose and as rows of WikiText it is two texts.
+    evaluations = evaluate(names[0], names[2]).models[0].inputs.evaluations
+    assert [text.name for text in evaluations] == [names[0], names[2]]
 
 
 def test_one_text_is_not_evaluated_twice_nor_used_in_two_roles(hub_texts, prepared, tiny_opt_dir):

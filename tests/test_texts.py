@@ -134,9 +134,9 @@ def test_unreadable_content_is_refused_in_one_line(tmp_path):
     cases = {
         str(path): "not UTF-8 text .byte 3",
         write(tmp_path / "a.jsonl", json.dumps({"text": "a"}) + "\nnonsense\n"): "line 2 is not",
-        write(tmp_path / "b.jsonl", '{"body": "a"}'): "line 1 is not",
+        write(tmp_path / "b.jsonl", '{"body": "a"}'): "row 1 has no column 'text'",
         write(tmp_path / "a.parquet", "nonsense"): "cannot be read",
-        str(table): "no column 'text' of strings; its columns are body, text",
+        str(table): "no column 'text' of strings; its columns are body .string., text .int64.",
     }
     for name, remedy in cases.items():
         with pytest.raises(ValueError, match=remedy) as caught:

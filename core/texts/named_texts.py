@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 Role = Literal["calibration", "finetune", "validation", "evaluation"]
-Form = Literal["plain", "raw", "jsonl", "json", "parquet"]
+Form = Literal["plain", "raw", "jsonl", "csv", "json", "parquet", "arrow"]
+"""`jsonl` is JSON of a file of any size that is read whole; `json` is read by `datasets`."""
 
 FLAGS: dict[Role, str] = {
     "calibration": "calibration.text",

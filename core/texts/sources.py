@@ -17,10 +17,12 @@ from core.checks import BadInputError, require, require_known
 from core.hub.downloads import Download, NotFetchedError
 from core.hub.identity import MovedError, file_hash, first_line, hub_commit
 from core.paths import local_path, look_up
+from core.texts.forms import form_of
 from core.texts.named_texts import EMBEDDED_DIR, FLAGS, NAMED, Form, Part, Role, TextName
+from core.texts.unpacking import content_hash
 
-COPIES: dict[str, Form] = {".parquet": "parquet", ".gz": "json", ".json": "json", ".jsonl": "json"}
-"""Form of a local copy of a named text's file, by its suffix."""
+COPIES: dict[Form, Form] = {"parquet": "parquet", "jsonl": "json"}
+"""Form in which a local copy of a named text's file is read, by the form that is found."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Text:
     column: str = "text"
     source: str | None = None
     """`SHORT:PART` of a named text."""
+    encoding: str = "utf-8"
+    unpacked: str | None = None
+    """Hash of the bytes of a local file, those of a packed file unpacked."""
 
     @property
     def label(self) -> str:
@@ -53,6 +58,8 @@ class Text:
     def identity(self) -> str:
         """Return all that determines the documents and the joined text, for hashing."""
         how = self.form if self.form == "plain" else f"{self.form}:{self.column}"
+        # Files with a byte order mark were read otherwise, or not at all.
+        how += "" if self.encoding == "utf-8" else f" {self.encoding}"
         return f"{self.content} {how} rows={self.rule.stream_rows} joiner={self.rule.joiner!r}"
 
     @property
@@ -89,7 +96,8 @@ def resolve_text(name: str, role: Role, default_part: str | None = None) -> Text
 
 def same_text(a: Text, b: Text) -> bool:
     """Return True if two texts hold the same content, whatever their names and uses."""
-    return a.content == b.content or (a.source is not None and a.source == b.source)
+    is_same = a.unpacked == b.unpacked if a.unpacked and b.unpacked else a.content == b.content
+    return is_same or (a.source is not None and a.source == b.source)
 
 
 def _embedded(name: str, role: Role, part: str) -> Text:
@@ -113,11 +121,13 @@ def _local_copy(name: str, role: Role, given: TextName, part: str) -> Text:
     """Return a part of a named text, read by its rule from a local file."""
     assert given.short is not None and given.file is not None
     path = _existing(given.file, role, name)
+    found = form_of(FLAGS[role], name, path)
     # A `.raw` file holds WikiText's rows, see `content.py`.
-    raw: dict[str, Form] = {".raw": "raw"} if given.short == "wikitext2" else {}
+    raw: dict[Form, Form] = {"raw": "raw"} if given.short == "wikitext2" else {}
     forms = COPIES | raw
-    remedy = f"give a copy of the hub's file, which ends in {', '.join(forms)}"
-    require(path.suffix in forms, FLAGS[role], name, remedy)
+    endings = ".parquet, .gz, .json, .jsonl" + (", .raw" if raw else "")
+    remedy = f"give a copy of the hub's file, which ends in {endings}"
+    require(found.form in forms, FLAGS[role], name, remedy)
     named = NAMED[given.short]
     rule = named.parts[part]
     return Text(
@@ -125,11 +135,13 @@ def _local_copy(name: str, role: Role, given: TextName, part: str) -> Text:
         role,
         part=f"copy of {named.repos[0]} {rule.file}",
         content=f"sha256:{file_hash(path)}",
-        form=forms[path.suffix],
+        form=forms[found.form],
         rule=rule,
         path=str(path),
         column=named.column,
         source=f"{given.short}:{part}",
+        encoding=found.encoding,
+        unpacked=content_hash(FLAGS[role], name, path),
     )
 
 
@@ -138,11 +150,31 @@ def _local_text(name: str, role: Role) -> Text:
     flag = FLAGS[role]
     if not os.path.exists(name) and re.fullmatch(r"[\w:-]+", name):
         require_known(flag, name, [*NAMED, "or the path of a local file"])
-    path = _existing(name, role, name)
-    forms: dict[str, Form] = {".raw": "raw", ".jsonl": "jsonl", ".parquet": "parquet"}
-    form = forms.get(path.suffix, "plain")
-    content = f"sha256:{file_hash(path)}"
-    return Text(name, role, "whole file", content, form, Part(path.name), str(path))
+    file, column = split_column(flag, name)
+    path = _existing(file, role, name)
+    found = form_of(flag, name, path)
+    has_columns = found.form not in ("plain", "raw")
+    require(has_columns or column is None, flag, name, "is no table; leave out its #COLUMN")
+    return Text(
+        name,
+        role,
+        part="whole file",
+        content=f"sha256:{file_hash(path)}",
+        form=found.form,
+        rule=Part(path.name),
+        path=str(path),
+        column=column or "text",
+        encoding=found.encoding,
+        unpacked=content_hash(flag, name, path),
+    )
+
+
+def split_column(flag: str, name: str) -> tuple[str, str | None]:
+    """Return the file of FILE#COLUMN and the column; `#` in an existing path is a character."""
+    file, mark, column = name.rpartition("#")
+    if not mark or os.path.exists(local_path(flag, name)):
+        return name, None
+    return file, column or None
 
 
 def _existing(file: str, role: Role, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from core.checks import require
@@ -88,9 +89,10 @@ class ModelTexts:
         inputs: list[EvaluationText] = []
         for name in names:
             text = self.found[f"eval.texts {name}"] = protocol.resolve(name, "evaluation")
-            known = [each.name for each in inputs]
-            remedy = f"{text.label} is evaluated already; name each text once"
-            require(text.label not in known, "eval.texts", name, remedy)
+            for each in inputs:
+                is_new = text.label != each.name and text.identity != each.text
+                remedy = f"{each.name} is evaluated already, and is the same; name a text once"
+                require(is_new, "eval.texts", name, remedy)
             reading = protocol.reading(name, "evaluation")
             most = config.max_windows or reading.max_windows
             windows = (seq_len, stride, most, reading.num_samples)
@@ -98,17 +100,17 @@ class ModelTexts:
         return tuple(inputs)
 
     def require_disjoint(self) -> None:
-        """Refuse one text in two roles: measured recovery would be memory."""
-        seen: list[tuple[str, Text]] = []
-        for place, text in self.found.items():
-            flag = place.split()[0]
-            for other_place, other in seen:
-                remedy = (
-                    f"is the same text as --{other_place.split()[0]}; calibration, training and "
-                    "evaluation need disjoint texts"
-                )
-                require(not same_text(text, other), flag, text.name, remedy)
-            seen.append((place, text))
+        """Refuse one text in two roles: measured recovery would be memory.
+
+        Two evaluations may read one file in two ways: as rows of WikiText and as prose.
+        """
+        for one, other in itertools.combinations(self.found.values(), 2):
+            is_shared = one.role != other.role and same_text(one, other)
+            remedy = (
+                f"is the same text as --{one.flag} {one.name}; calibration, training and "
+                "evaluation need disjoint texts"
+            )
+            require(not is_shared, other.flag, other.name, remedy)
 
 
 @dataclass(frozen=True)
