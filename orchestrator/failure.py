@@ -65,6 +65,26 @@ class DamagedStageError(Exception):
         self.stage_id = stage_id
 
 
+MISSING = "missing"
+"""Damage of a file that is not there."""
+
+
+class DamagedTokensError(Exception):
+    """A token file differs from what was written, or is not there."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name, why)
+        self.name, self.why = name, why
+
+    def __str__(self) -> str:
+        return f"tokens/{self.name} is {self.why}"
+
+    @property
+    def is_missing(self) -> bool:
+        """True if there is no such file."""
+        return self.why == MISSING
+
+
 class OtherSourcesError(Exception):
     """A worker runs other sources of this project than the command."""
 

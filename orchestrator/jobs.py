@@ -58,6 +58,7 @@ def make_job(sweep: Sweep, name: str, stages: tuple[Stage, ...], cells: tuple[Ce
             config=json.dumps(sweep.config.to_dict(), sort_keys=True),
             sources=sweep.sources,
         ),
+        texts=model.texts,
     )
 
 

@@ -31,6 +31,7 @@ from orchestrator.cluster.ray_internals import (
 from orchestrator.cluster.restarts import FAILURES, LOST_NODES, NETWORK, SPOT, Patience
 from orchestrator.cluster.room import NoRoomError
 from orchestrator.failure import (
+    DamagedTokensError,
     OtherSourcesError,
     StuckError,
     chain,
@@ -83,6 +84,8 @@ def describe(job: Job, error: BaseException) -> Failure:
     outdated = first(found, OtherSourcesError)
     if outdated is not None:
         return Failure(last_line(outdated), halts=True)
+    if (tokens := first(found, DamagedTokensError)) is not None:
+        return Failure(last_line(tokens), interrupted=True)
     room = first(found, (NoRoomError, InsufficientClusterResourcesError))
     if room is not None:
         line = f"no room in the cluster: {last_line(room)}; add nodes and run the same command"

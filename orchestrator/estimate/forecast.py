@@ -19,7 +19,8 @@ from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.rates import measured_rates, product_rates
 from orchestrator.estimate.seconds import seconds as seconds_of
 from orchestrator.inputs.models import ResolvedModel
-from orchestrator.inputs.tokens import num_stored_tokens, tokens_id
+from orchestrator.inputs.token_files import num_stored_tokens
+from orchestrator.inputs.tokens import tokens_id
 from orchestrator.plan.inputs import EvaluationText
 from orchestrator.plan.kinds import KINDS
 from orchestrator.plan.stages import Stage

@@ -6,24 +6,26 @@ of each token (`core/measures/counts.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from core.checks import require
 from core.measures.counts import sampled_counts, stream_counts
 from core.texts.sources import Text
 from core.texts.windows import calibration_windows, token_stream
+from orchestrator.failure import DamagedTokensError
 from orchestrator.inputs.models import ResolvedModel
+from orchestrator.inputs.token_files import read_tokens, stored_names, write_tokens
 from orchestrator.inputs.tokenizer_checks import fitting_tokenizer, require_known_ids
 from orchestrator.plan.identity import identity
 from orchestrator.plan.inputs import Draw, EvaluationText, Reading
 from orchestrator.plan.stages import Stage
 from orchestrator.store.store import Store
+
+logger = logging.getLogger(__name__)
 
 COUNTS = ".counts"
 """Ending of the name of the counts beside a token file."""
@@ -48,7 +50,7 @@ def missing_tokens(
         ValueError: a text is too short; says how many windows it has.
     """
     stages = list(stages)
-    stored = {name.removesuffix(".safetensors") for name in store.files.names("tokens")}
+    stored = stored_names(store)
     found: dict[str, Tensor] = {}
     for model in models:
         mine = (stage for stage in stages if stage.model == model.inputs.name)
@@ -57,14 +59,18 @@ def missing_tokens(
         for reading in readings:
             name = tokens_id(reading, model.source.identity)
             wanted = [name, name + COUNTS] if isinstance(reading, EvaluationText) else [name]
-            lacking = [each for each in wanted if each not in stored and each not in found]
+            lacking = [
+                each
+                for each in wanted
+                if each not in found and not (each in stored and is_whole(store, each))
+            ]
             if lacking:
                 tokenizer = tokenizer or fitting_tokenizer(model.source, model.facts)
             for each in lacking:
-                make = count_units if each.endswith(COUNTS) else known_tokens
-                tensor = make(reading, model, tokenizer)
-                if tensor is not None:
-                    found[each] = tensor
+                if not each.endswith(COUNTS):
+                    found[each] = known_tokens(reading, model, tokenizer)
+                elif (counts := count_units(reading, model.texts, tokenizer)) is not None:
+                    found[each] = counts
     return found
 
 
@@ -75,7 +81,7 @@ def known_tokens(reading: Reading, model: ResolvedModel, tokenizer: Any) -> Tens
     return tokens
 
 
-def tokenise(reading: Reading, texts: dict[str, Text], tokenizer: Any) -> Tensor:
+def tokenise(reading: Reading, texts: Mapping[str, Text], tokenizer: Any) -> Tensor:
     """Return calibration windows, or the whole stream of a training or evaluation text."""
     if isinstance(reading, Draw):
         spec = reading.text
@@ -98,10 +104,10 @@ def tokenise(reading: Reading, texts: dict[str, Text], tokenizer: Any) -> Tensor
     return stream
 
 
-def count_units(reading: Reading, model: ResolvedModel, tokenizer: Any) -> Tensor | None:
+def count_units(reading: Reading, texts: Mapping[str, Text], tokenizer: Any) -> Tensor | None:
     """Return words and bytes of every token that `tokenise` gives for an evaluation."""
     assert isinstance(reading, EvaluationText)
-    text = model.texts[reading.text]
+    text = texts[reading.text]
     if reading.num_samples is not None:
         size = (reading.num_samples, reading.seq_len)
         return sampled_counts(text, tokenizer, *size, SAMPLED_SEED)
@@ -111,23 +117,14 @@ def count_units(reading: Reading, model: ResolvedModel, tokenizer: Any) -> Tenso
 def save_tokens(store: Store, tokens: dict[str, Tensor]) -> None:
     """Write token files."""
     for name, tensor in tokens.items():
-        data_bytes = save_tensors({"tokens": tensor.to(torch.int32)})
-        store.files.write_bytes(data_bytes, "tokens", f"{name}.safetensors")
+        write_tokens(store, name, tensor)
 
 
-def num_stored_tokens(store: Store, name: str) -> int:
-    """Return the tokens of a file by its size: four bytes each behind a short header."""
-    return (store.files.size("tokens", f"{name}.safetensors") or 0) // 4
-
-
-def load_tokens(store: Store, name: str) -> Tensor:
-    """Read a token file."""
-    return load_tensors(store.files.read_bytes("tokens", f"{name}.safetensors"))["tokens"].long()
-
-
-def load_counts(store: Store, name: str) -> Tensor | None:
-    """Read words and bytes of each token of a file; None where nothing counted them."""
+def is_whole(store: Store, name: str) -> bool:
+    """Return True if a stored token file is as it was written; else log that it is made again."""
     try:
-        return load_tokens(store, name + COUNTS)
-    except FileNotFoundError:
-        return None
+        read_tokens(store, name)
+    except DamagedTokensError as damage:
+        logger.warning("%s; made again", damage)
+        return False
+    return True

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from core.models.sources import ModelSource
+from core.texts.sources import Text
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.stages import Stage
 
@@ -87,6 +89,8 @@ class Job:
     run: Run
     group: str = ""
     """Name in claims of the worker groups that its driver starts, one after another."""
+    texts: Mapping[str, Text] = field(default_factory=dict)
+    """Texts of the model by identity, to make damaged token files again."""
 
     def packed(self) -> bytes:
         """Return the job as few bytes, for processes of the same sweep."""

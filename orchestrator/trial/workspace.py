@@ -10,7 +10,7 @@ import torch
 from core.measures.sparsity import measure
 from core.parallel import Ranks
 from core.pruners.quantise import Grid, save_grids
-from orchestrator.inputs.tokens import load_counts, load_tokens, tokens_id
+from orchestrator.inputs.token_reader import TokenReader
 from orchestrator.plan.inputs import Reading
 from orchestrator.plan.job import Job
 from orchestrator.plan.stages import Stage
@@ -31,6 +31,7 @@ class Workspace:
     def __init__(self, job: Job, store: Store, ranks: Ranks, notice: Notice) -> None:
         self.job, self.store, self.ranks, self.notice = job, store, ranks, notice
         self.manifests = Manifests(store)
+        self.token_reader = TokenReader(store, job.source, job.texts)
         self.weights = Weights(job, store, ranks, self.manifests)
 
     def told(self, question: Callable[[], T]) -> T:
@@ -105,11 +106,11 @@ class Workspace:
 
     def tokens(self, reading: Reading) -> torch.Tensor:
         """Return the tokens that a stage reads."""
-        return load_tokens(self.store, tokens_id(reading, self.job.source.identity))
+        return self.token_reader.tokens(reading)
 
     def counts(self, reading: Reading) -> torch.Tensor | None:
         """Return words and bytes of each token of an evaluation; None where nothing counted."""
-        return load_counts(self.store, tokens_id(reading, self.job.source.identity))
+        return self.token_reader.counts(reading)
 
     def micro_batch(self, seq_len: int) -> int:
         """Return the windows of a forward pass."""
