@@ -15,7 +15,7 @@ from orchestrator.estimate.plans import Machine, plan_lines
 from orchestrator.estimate.streaming import untrained_bytes
 from orchestrator.inputs.models import ResolvedModel
 from orchestrator.plan.cell import Cell
-from orchestrator.plan.changed_settings import changes
+from orchestrator.plan.changed_settings import StoredStages, changes
 from orchestrator.plan.trials import Trial
 from orchestrator.preparation import MICRO_BATCH_TOKENS, Sweep, Texts
 from orchestrator.results.names import CellName
@@ -35,8 +35,9 @@ def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial], num_slots: in
         f"{len(sweep.needed)} stages to run of {len(plan.stages)}"
     ]
     lines += [damage(sweep, stage) for stage in sweep.found.damaged]
+    stored = StoredStages(sweep.found.manifests)
     for cell in plan.cells.values():
-        state = why(sweep, cell) if cell.id in to_run else found(sweep, cell)
+        state = why(sweep, cell, stored) if cell.id in to_run else found(sweep, cell)
         lines.append(f"  {CellName.of_cell(cell).full:<52} {state}")
     lines.append(f"{len(trials)} trials")
     if plan.task_stages():
@@ -113,7 +114,7 @@ def found(sweep: Sweep, cell: Cell) -> str:
     return row["status"].replace("_", " ")
 
 
-def why(sweep: Sweep, cell: Cell) -> str:
+def why(sweep: Sweep, cell: Cell, stored: StoredStages) -> str:
     """Return why a cell is not done yet, in a few words."""
     manifests, rows = sweep.found.manifests, map(sweep.found.rows.get, cell.row_keys())
     present: list[dict[str, Any]] = [row for row in rows if row is not None]
@@ -126,5 +127,5 @@ def why(sweep: Sweep, cell: Cell) -> str:
     text = f"{len(missing)} stages to run"
     if dropped:
         text += f", {len(dropped)} of them again (weights not kept)"
-    changed = changes(sweep.plan, cell, set(missing) - set(dropped), manifests)
+    changed = changes(sweep.plan, cell, set(missing) - set(dropped), stored)
     return f"{text}: {', '.join(changed)}" if changed else text

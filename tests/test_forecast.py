@@ -18,7 +18,7 @@ from orchestrator.estimate import forecast
 from orchestrator.estimate.devices import GPUS
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.rates import measured_rates
-from orchestrator.plan.changed_settings import changes
+from orchestrator.plan.changed_settings import StoredStages, changes, flat
 from orchestrator.plan.inputs import CalibrationText, EvaluationText, ModelInputs, TrainingText
 from orchestrator.plan.planner import Planner
 
@@ -56,7 +56,7 @@ def stored(plan) -> dict:
 def said(now, before, regime="iterative", sparsity=0.7) -> list[str]:
     (cell,) = [c for c in now.cells.values() if (c.regime, c.target.sparsity) == (regime, sparsity)]
     manifests = stored(before)
-    return changes(now, cell, set(now.stages) - set(manifests), manifests)
+    return changes(now, cell, set(now.stages) - set(manifests), StoredStages(manifests))
 
 
 CHANGES = [
@@ -149,3 +149,12 @@ def test_this_machine_is_timed_on_the_models_own_blocks(tiny_llama_dir):
     cost = ModelCost(facts, inputs(), "cpu", rates)
     assert cost.rate("training", "bfloat16") == rates["training bfloat16"]
     assert cost.rate("solve", "float32") == rates["float32"]
+
+
+def test_a_missing_stage_is_compared_with_those_at_its_place_alone():
+    def most(num_seeds):
+        plan = plan_of(model=inputs(), seeds=tuple(range(num_seeds)))
+        index = StoredStages(stored(plan))
+        return max(len(index.near(stage, flat(stage.fields))) for stage in plan.stages.values())
+
+    assert most(8) == most(1) <= 2

@@ -30,47 +30,54 @@ def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def changes(
-    plan: Plan, cell: Cell, missing: Collection[str], manifests: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
+class StoredStages:
+    """Stored stages by their place in the grid, so that a near one is found without a search."""
+
+    def __init__(self, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        self.found: dict[tuple[Any, ...], list[tuple[str | None, dict[str, Any]]]] = {}
+        """For each place, with a parent or with None for any, the parents and fields stored."""
+        for manifest in manifests.values():
+            fields = flat(manifest["fields"])
+            names = (manifest["kind"], manifest["method"], manifest["model"])
+            for parent in (manifest["parent"], None):
+                place = (*names, *map(fields.get, PLACE), parent)
+                self.found.setdefault(place, []).append((manifest["parent"], fields))
+
+    def near(self, stage: Stage, fields: Mapping[str, Any]) -> list[tuple[str | None, dict]]:
+        """Return the parents and fields of stored stages at a stage's place in the grid."""
+        # Only a stage that prunes says where in the grid its parent stands.
+        parent = stage.parent if stage.work.sparsity_after() is None else None
+        place = (stage.kind, stage.method, stage.model, *map(fields.get, PLACE), parent)
+        return self.found.get(place, [])
+
+
+def changes(plan: Plan, cell: Cell, missing: Collection[str], stored: StoredStages) -> list[str]:
     """Return how the first missing stage differs from a stored one near it; empty without one.
 
     Args:
         plan: the plan of the cell.
         cell: one that is to run.
         missing: its stages that are not stored.
-        manifests: what is stored, by stage id.
+        stored: what is stored.
     """
     stages = (plan.stages[stage] for stage in cell.all_stages() if stage in missing)
-    return next(filter(None, (changed_fields(s, plan, manifests) for s in stages)), [])
+    return next(filter(None, (changed_fields(s, plan, stored) for s in stages)), [])
 
 
-def changed_fields(
-    stage: Stage, plan: Plan, manifests: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
+def changed_fields(stage: Stage, plan: Plan, stored: StoredStages) -> list[str]:
     """Return how the nearest stored stage differs, such as `lr was 0.0003, is 0.0001`.
 
     Args:
         stage: one that is not stored.
         plan: the plan that it belongs to.
-        manifests: what is stored, by stage id.
+        stored: what is stored.
     """
     mine = flat(stage.fields)
     nearest: list[str] | None = None
-    for manifest in manifests.values():
-        if (manifest["kind"], manifest["method"]) != (stage.kind, stage.method):
-            continue
-        if manifest["model"] != stage.model:
-            continue
-        moved = manifest["parent"] != stage.parent
-        if moved and stage.work.sparsity_after() is None:
-            continue  # Only a stage that prunes says where in the grid its parent stands.
-        theirs = flat(manifest["fields"])
-        if any(theirs.get(name) != mine.get(name) for name in PLACE):
-            continue
+    for parent, theirs in stored.near(stage, mine):
         differing = [name for name in mine | theirs if theirs.get(name) != mine.get(name)]
         said = [difference(name, theirs.get(name), mine.get(name)) for name in differing]
-        if moved:
+        if parent != stage.parent:
             said.append(parent_difference(stage, plan))
         if said and (nearest is None or len(said) < len(nearest)):
             nearest = said
