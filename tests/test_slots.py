@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 
 import pytest
 
 from core.checks import BadInputError
 from orchestrator.cluster import reach as reach_module
-from orchestrator.cluster import slots
+from orchestrator.cluster import slots, worker
 from orchestrator.cluster.reach import HEAD, Reach, WorkerShape, autoscaling, reach_from
 from orchestrator.config import ResourceConfig
 from orchestrator.estimate.machine import Node
@@ -189,9 +190,7 @@ def test_cores_of_a_worker_come_from_the_workers_nodes(up, resources, threads):
     assert shape.cpus == threads
 
 
-def test_a_job_knows_its_cores_and_the_workers_beside_it(tmp_path):
-    from dataclasses import dataclass, replace
-
+def test_a_job_knows_its_cores_and_the_workers_beside_it():
     @dataclass(frozen=True)
     class Trial:
         workers: Workers = Workers("cpu", 2, 99, micro_batch_tokens=1, memory_bytes=1.0)
@@ -200,6 +199,23 @@ def test_a_job_knows_its_cores_and_the_workers_beside_it(tmp_path):
     workers = found.settle(Trial(), 3).workers  # type: ignore[arg-type]
     assert workers == replace(Trial().workers, threads=4, at_once=6)
     assert found.settle(Trial(), 9).workers.at_once == 10  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("node", "resources", "expected"),
+    [
+        (Node(8), {"at_once": 3}, 3),
+        (Node(8), {"at_once": 40}, 4),
+        (Node(8), {"at_once": None}, 4),
+        (Node(1), {"at_once": 40}, 1),
+        (Node(64, 2), {"device": "cuda", "gpus": 0.5, "at_once": 40}, 4),
+    ],
+)
+def test_a_worker_shares_its_node_with_those_that_fit_it(monkeypatch, node, resources, expected):
+    monkeypatch.setattr(worker, "own_node", lambda: node)
+    given = {"device": "cpu", "num_workers": 2, "threads": 2, **resources}
+    group = Workers(micro_batch_tokens=1, memory_bytes=1.0, **given)
+    assert worker.on_this_node(group).at_once == expected
 
 
 def test_a_cluster_whose_autoscaler_is_not_seen_may_grow(monkeypatch):

@@ -170,12 +170,10 @@ def reach_from(
     head, workers = Node(0), []
     for found in nodes:
         if found["Alive"]:
-            resources = found["Resources"]
-            node = Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
-            if HEAD in resources:
-                head = node
+            if HEAD in found["Resources"]:
+                head = node_of(found)
             else:
-                workers.append(node)
+                workers.append(node_of(found))
     most, head_type = scaling.get("max_workers", 0), scaling.get("head_node_type")
     types = []
     for name, found in (scaling.get("available_node_types") or {}).items():
@@ -184,6 +182,18 @@ def reach_from(
         own_most = found.get("max_workers", 0 if name == head_type else most)
         types.append(NodeType(node, found.get("min_workers", 0), min(own_most, most)))
     return Reach(tuple(workers), head, tuple(types), most, grows_unseen)
+
+
+def own_node() -> Node:
+    """Return the node of the cluster that this process runs on."""
+    own = ray.get_runtime_context().get_node_id()
+    return next(node_of(found) for found in ray.nodes() if found["NodeID"] == own)
+
+
+def node_of(found: Mapping[str, Any]) -> Node:
+    """Return a node as `ray.nodes()` tells it."""
+    resources = found["Resources"]
+    return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
 def autoscaling(gcs_address: str) -> dict[str, Any]:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 
+from orchestrator.cluster.reach import WorkerShape, own_node
 from orchestrator.cluster.sent_jobs import received
 from orchestrator.failure import StuckError, carry_causes
+from orchestrator.plan.job import Workers
 from orchestrator.store.store import Store
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """Walk one trial on this rank; report once for each finished cell."""
     job = received(config)
+    job = replace(job, workers=on_this_node(job.workers))
     # Only the ranks need these imports (3 s); the driver and Ray's controller import this module
     # too.
     from core.parallel import Ranks
@@ -32,6 +36,13 @@ def train_worker(config: dict[str, Any]) -> None:
     except Exception as error:
         carry_causes(error)
         raise
+
+
+def on_this_node(workers: Workers) -> Workers:
+    """Return a worker group that knows how many workers of the sweep run on this node at a time."""
+    shape = WorkerShape(workers.threads, workers.gpus if workers.device == "cuda" else 0.0)
+    fit = max(1, shape.count_on(own_node()))
+    return replace(workers, at_once=min(fit, workers.at_once or fit))
 
 
 def machine_goes() -> bool:

@@ -93,11 +93,10 @@ def processes_here(threads: int, at_once: int | None) -> int:
     """Return how many worker processes run on this machine at a time, at most.
 
     Args:
-        threads: CPU cores of a worker: no more processes run here than have cores.
-        at_once: worker processes of the whole sweep at a time; None if that is not known.
+        threads: CPU cores of a worker.
+        at_once: that number, if it is known; else as many run as have cores.
     """
-    most = max(1, num_cores() // threads)
-    return most if at_once is None else max(1, min(most, at_once))
+    return at_once or max(1, num_cores() // threads)
 
 
 # Data sheets, dense tensor-core peaks; fp32 without TF32, which pruning statistics are kept in.

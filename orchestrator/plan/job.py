@@ -38,7 +38,8 @@ class Workers:
     cpu_offload: bool = False
     """True if shards stay in host memory."""
     at_once: int | None = None
-    """Worker processes of the whole sweep at a time; None if that is not known."""
+    """Worker processes of the sweep at a time, in the cluster or, once they run, on a node. None if
+    that is not known."""
 
 
 @dataclass(frozen=True)
