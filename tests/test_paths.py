@@ -1,7 +1,9 @@
 """Paths that users name: `~`, `$VAR`, URIs of files, odd names, and places that refuse."""
 
 import os
+import runpy
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,15 @@ from core.checks import BadInputError
 from core.models.sources import resolve_model
 from core.paths import local_path, look_up, require_writable
 from core.texts.sources import resolve_text
+from orchestrator import browse
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
 from orchestrator.inputs.task_names import resolve_tasks
 from orchestrator.out_dir import require_out_dir
+from orchestrator.publish.model_directory import copy_files, require_new
 from orchestrator.store.store import MARKER, Store
 
-ROOM = "cannot be written"
+StoredSweep = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))["StoredSweep"]
 
 
 @pytest.fixture
@@ -211,6 +215,44 @@ def test_an_out_dir_of_somebody_else_is_refused_to_a_sweep_and_not_to_a_dry_run(
 def test_an_out_dir_with_a_name_too_long_is_refused_before_any_work(home, name):
     with pytest.raises(BadInputError, match=r"^--out-dir [^\n]*\(File name too long\)$"):
         require_out_dir(Store(name), writes=True)
+
+
+def test_a_store_of_somebody_else_is_exported_to_another_place(
+    tmp_path, locked, capsys, monkeypatch
+):
+    monkeypatch.setattr("orchestrator.publish.export.missing_for_figures", lambda: "not here")
+    sweep = StoredSweep(tmp_path / "out", [{"sparsity": 0.5, "perplexity": 30.0}])
+    sweep.finish(0)
+    locked(tmp_path / "out")
+    out = str(tmp_path / "out")
+    assert browse.main([out, "--export"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --export {out}: cannot be written (Permission denied: {out}); name another place "
+        "with --export-dir\n"
+    )
+    assert browse.main([out, "--export", "--export-dir", str(tmp_path / "a b" / "mine")]) == 0
+    assert (tmp_path / "a b" / "mine" / "rows.csv").is_file()
+    assert browse.main([out, "--export", "--export-dir", "s3://bucket/x"]) == 2
+    assert "is a URI; name a local folder" in capsys.readouterr().err
+
+
+def test_the_copy_of_a_read_only_stage_can_be_written(tmp_path):
+    stage = tmp_path / "stage"
+    (stage / "below").mkdir(parents=True)
+    for file in (stage / "a.json", stage / "manifest.json", stage / "below" / "b.json"):
+        file.write_text("{}")
+        file.chmod(0o444)
+    stage.chmod(0o555)
+    copy_files(stage, tmp_path / "copy")
+    copied = [path for path in (tmp_path / "copy").rglob("*")]
+    assert sorted(path.name for path in copied) == ["a.json", "b.json", "below"]
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in [tmp_path / "copy", *copied])
+
+
+def test_a_model_goes_to_no_place_that_refuses(tmp_path, locked):
+    locked(tmp_path)
+    with pytest.raises(BadInputError, match=r"--get [^\n]*cannot be written \(Permission denied"):
+        require_new(tmp_path / "model")
 
 
 def test_links_in_a_circle_are_refused_in_one_line(home):

@@ -144,3 +144,18 @@ def test_several_sweeps_are_chosen_by_number_and_compared(start, sweep, tmp_path
     # A row of the other sweep is news for whoever looks at the first.
     other.finish(2)
     assert "drawing" in contents(server, f"?since={first['version']}")
+
+
+def test_a_browser_that_goes_before_its_answer_is_no_news(sweep, start, capsys, monkeypatch):
+    answered = threading.Event()
+
+    def gone(self, *_):
+        answered.set()
+        raise BrokenPipeError
+
+    server = start(sweep.store.root)
+    monkeypatch.setattr("orchestrator.page.server.LivePage.answer", gone)
+    with pytest.raises((http.client.HTTPException, ConnectionError)):
+        ask(server, "/contents.json")
+    assert answered.wait(60)
+    assert capsys.readouterr().err == ""

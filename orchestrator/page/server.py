@@ -10,6 +10,7 @@ same page that a sweep writes, no further package is needed, and unchanged conte
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +49,11 @@ class LiveServer(ThreadingHTTPServer):
         self.drawing = threading.Lock()
         self.comparison: tuple[str, dict[str, Any]] = ("", {})
         super().__init__((LOOPBACK, port), LivePage)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print errors of a request, but not that a browser has gone before its answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
