@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: sweep test check clean
+.PHONY: sweep test check harness clean
 
 sweep: $(VENV)/.installed
 	$(BIN)/python experiments/sweep_opt.py
@@ -11,6 +11,10 @@ sweep: $(VENV)/.installed
 test: $(VENV)/.installed-test check
 	$(BIN)/python -m pytest -q -m "not sweeps" -n 2 --dist loadfile --durations=5
 	$(BIN)/python -m pytest -q -m sweeps --durations=10
+
+# Kills, shared stores, bad networks and full disks: some 45 minutes.
+harness: $(VENV)/.installed-test
+	$(BIN)/python experiments/harnesses/fault_harness.py
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -99,6 +99,16 @@ def test_old_checkpoints_go_only_if_their_stage_is_stored(store, tmp_path):
     assert store.checkpoints.latest("open") is not None
 
 
+def test_a_table_that_was_being_replaced_is_removed_after_a_week(store):
+    store.files.write_bytes(b"whole", "results.parquet")
+    store.files.write_bytes(b"half", ".results.parquet.0123abcd.tmp")
+    assert removed(store) is None
+    make_older(store, WEEK + 60)
+    assert removed(store).startswith("removed 1 files")
+    assert store.files.names("stages") == set() and store.files.exists("results.parquet")
+    assert not store.files.exists(".results.parquet.0123abcd.tmp")
+
+
 def test_the_age_is_told_by_the_clock_of_the_store(store, monkeypatch):
     now = store.files.now_ns()
     assert abs(now - time.time_ns()) < 60 * 10**9

@@ -1,14 +1,25 @@
-"""Three processes publish, drop and read the stages of one store: nothing is ever half there."""
+"""A store that several processes share, and one whose process is killed at every file operation."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "harnesses" / "fault_processes.py"
+FAULTS = Path(__file__).parents[1] / "experiments" / "harnesses" / "faults"
+
+
+def said(script, *flags):
+    command = [sys.executable, FAULTS / script, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_three_processes_share_a_store(tmp_path):
-    command = [sys.executable, SCRIPT, "--seconds", "3", "--store", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " published" in done.stdout and " read" in done.stdout and " dropped" in done.stdout
+    told = said("processes.py", "--seconds", "2", "--store", tmp_path / "out")
+    assert all(f" {word}" in told for word in ("published", "read", "dropped"))
+
+
+def test_a_process_may_be_killed_before_any_file_operation():
+    # The harness runs all acts, with whole walks.
+    told = said("kills.py", "--acts", "publish", "evaluate", "drop", "drop older", "save")
+    assert told.count("local") == 5 and "nothing half done, lost or left" in told

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.results.parquet import read_rows
+
 SCRIPT = Path(__file__).parents[1] / "sweep_opt.py"
 SWEEP = (
     "--methods magnitude sparsegpt --regimes finetune iterative --sparsities 0.5 0.7 "
@@ -19,6 +21,10 @@ SWEEP = (
     "--finetune.seq-len 64 --eval.seq-len 64 --eval.max-windows 32 "
     "--cpus-per-worker 1 --checkpoint-seconds 0.1"
 ).split()
+COMPARED = (
+    *("model", "method", "regime", "sparsity", "round", "status", "perplexity", "nll"),
+    *("perplexity_before_finetune", "dense_perplexity", "measured_sparsity", "num_finetune_tokens"),
+)
 
 
 class Sweep:
@@ -81,3 +87,11 @@ def gone(family: list[psutil.Process]) -> None:
     while left := [title for title in map(title_of, family) if title]:
         assert time.monotonic() < end, f"left over: {left}"
         time.sleep(0.1)
+
+
+def rows_of(out: Path) -> dict[tuple, tuple]:
+    """Return the compared columns of each row of the grid; no cell may be there twice."""
+    rows = [row for row in read_rows(str(out / "results.parquet")) if row["in_current_grid"]]
+    found = {(row["cell_id"], row["eval_text"]): tuple(map(row.get, COMPARED)) for row in rows}
+    assert len(found) == len(rows), "a cell is there twice"
+    return found

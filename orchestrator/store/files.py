@@ -75,7 +75,7 @@ class Files:
         folder, _, name = "/".join(parts).rpartition("/")
         if not is_safe(name):
             raise UnsafeNameError(self.root, name)
-        return f"{self.join(folder)}/{name}"
+        return f"{self.join(folder) if folder else self.path.rstrip('/')}/{name}"
 
     def uri(self, *parts: str) -> str:
         """Return the root, or a path below it, in the form that other machines can open."""
@@ -93,8 +93,12 @@ class Files:
         return {info.base_name for info in self.infos(folder)}
 
     def infos(self, *folder: str, recursive: bool = False) -> list[fs.FileInfo]:
-        """Return what is below a folder, with types, sizes and times; nothing if there is none."""
-        selector = fs.FileSelector(self.join(*folder), True, recursive)
+        """Return what is below a folder, or the root, with types, sizes and times.
+
+        There is nothing below a folder that does not exist.
+        """
+        path = self.join(*folder) if folder else self.path
+        selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
         return self.filesystem.get_file_info(selector)
 
     def for_each(self, names: Iterable[str], function: Callable[[str], T]) -> Iterator[T]:

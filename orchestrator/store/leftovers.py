@@ -7,7 +7,8 @@ that it was dropped, or nothing was written there for a week by the store's own 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from orchestrator.store.stages import FOLDER as STAGES
 
 logger = logging.getLogger(__name__)
 
+ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""The name of a file that was to replace a table or a page, as `replace_file` writes it."""
 Manifests = Mapping[str, dict[str, Any]]
 
 
@@ -90,15 +93,10 @@ def remove_leftovers(files: Files, manifests: Manifests) -> str | None:
         files: the files of the store.
         manifests: those of whole stages that are known, by id. Others are read where it matters.
     """
-    removed: list[Leftover] = []
+    removed: dict[str, int] = {}
     try:
-        found = [*leftovers(files, STAGES, 2), *leftovers(files, CHECKPOINTS, 3)]
-        found = [each for each in found if not each.is_needed(manifests)]
-        now = files.now_ns() if found else 0
-        for each in found:
-            if each.is_rubbish(manifests, now):
-                each.remove(files)
-                removed.append(each)
+        for size in remove_(files, manifests):
+            removed |= size
     except UnsafeNameError as error:
         logger.warning("%s", error)
     except OSError as error:
@@ -106,9 +104,24 @@ def remove_leftovers(files: Files, manifests: Manifests) -> str | None:
         logger.info("leftovers were not looked for to the end: %s", error)
     if not removed:
         return None
-    count = sum(len(each.sizes) for each in removed)
-    size = sum(sum(each.sizes.values()) for each in removed)
-    return f"removed {count} files ({size / 1e6:,.1f} MB) that killed sweeps left in the store"
+    size = sum(removed.values()) / 1e6
+    return f"removed {len(removed)} files ({size:,.1f} MB) that killed sweeps left in the store"
+
+
+def remove_(files: Files, manifests: Manifests) -> Iterator[dict[str, int]]:
+    """Remove leftovers one by one; yield the sizes of each one's files in bytes, by path."""
+    found = [*leftovers(files, STAGES, 2), *leftovers(files, CHECKPOINTS, 3)]
+    found = [each for each in found if not each.is_needed(manifests)]
+    asides = [info for info in files.infos() if ASIDE.fullmatch(info.base_name)]
+    now = files.now_ns() if found or asides else 0
+    for each in found:
+        if each.is_rubbish(manifests, now):
+            each.remove(files)
+            yield each.sizes
+    for info in asides:
+        if now - (info.mtime_ns or 0) > ABANDONED_NS:
+            files.delete(info.base_name)
+            yield {info.base_name: info.size}
 
 
 def leftovers(files: Files, top: str, depth: int) -> list[Leftover]:
