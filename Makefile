@@ -12,7 +12,7 @@ test: $(VENV)/.installed-test check
 	$(BIN)/python -m pytest -q -m "not sweeps" -n 2 --dist loadfile --durations=5
 	$(BIN)/python -m pytest -q -m sweeps --durations=10
 
-# Kills, shared stores, bad networks and full disks: some 45 minutes.
+# Kills, shared stores, bad networks and full disks: some 40 minutes.
 harness: $(VENV)/.installed-test
 	$(BIN)/python experiments/harnesses/fault_harness.py
 

@@ -298,3 +298,27 @@ def test_what_another_writer_has_not_named_yet_is_not_set_aside(store, tmp_path)
     store.stages.at("abc").set_aside("test")
     store.stages.at("abc").publish_parts([files], "other", {"id": "abc", "metrics": {}})
     assert store.stages.at("abc").check(deep=True)[1] is None
+
+
+def test_a_read_that_fails_because_the_stage_was_dropped_is_no_error(store, monkeypatch):
+    # An object store may find a file, and have none when its bytes are asked for.
+    publish(store)
+
+    def dropped_meanwhile(*_):
+        store.stages.drop_weights("abc")
+        raise OSError("no such key")
+
+    monkeypatch.setattr(store.files, "digest", dropped_meanwhile)
+    manifest, why = store.stages.at("abc").check(deep=True)
+    assert manifest["dropped"] and why is None
+
+
+def test_a_read_that_fails_by_itself_is_an_error(store, monkeypatch):
+    publish(store)
+
+    def fail(*_):
+        raise OSError("reset")
+
+    monkeypatch.setattr(store.files, "digest", fail)
+    with pytest.raises(OSError, match="reset"):
+        store.stages.at("abc").check(deep=True)

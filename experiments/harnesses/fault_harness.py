@@ -1,6 +1,6 @@
 """Do stores and rows survive kills, several processes, bad networks, full disks and damage?
 
-    python experiments/harnesses/fault_harness.py  # everything, some 45 minutes
+    python experiments/harnesses/fault_harness.py  # everything, some 40 minutes
     python experiments/harnesses/fault_harness.py --only kills processes namespaces objects
     python experiments/harnesses/fault_harness.py --only driver worker --seed 1 --work DIR
 
@@ -35,9 +35,7 @@ from faults.sweeps import (
     stuck,
     two_sweeps,
 )
-from sweep_process import Sweep, rows_of
-
-from orchestrator.store.store import Store
+from sweep_process import Sweep, check_files, rows_of
 
 STORE_FAULTS: dict[str, Callable[[Path], str]] = {
     "kills": lambda work: f"{kills.run([])} kills, nothing half done, lost or left",
@@ -61,13 +59,6 @@ SWEEP_FAULTS: dict[str, tuple[Callable[[Path, random.Random, int], int], int]] =
     "stuck": (stuck, 1),
 }
 """For each name the function that disturbs a sweep, and its number of kills."""
-
-
-def check_files(out: Path) -> None:
-    """Read and hash every stored file."""
-    store = Store(str(out))
-    for stage, manifest in store.stages.manifests().items():
-        assert store.stages.at(stage).damage(manifest, deep=True) is None
 
 
 def disturb_sweeps(names: list[str], work: Path, seed: int) -> None:

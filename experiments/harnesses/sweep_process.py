@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.results.parquet import read_rows
+from orchestrator.store.store import Store
 
 SCRIPT = Path(__file__).parents[1] / "sweep_opt.py"
 SWEEP = (
@@ -95,3 +96,10 @@ def rows_of(out: Path) -> dict[tuple, tuple]:
     found = {(row["cell_id"], row["eval_text"]): tuple(map(row.get, COMPARED)) for row in rows}
     assert len(found) == len(rows), "a cell is there twice"
     return found
+
+
+def check_files(out: Path) -> None:
+    """Read and hash every stored file."""
+    store = Store(str(out))
+    for stage, manifest in store.stages.manifests().items():
+        assert store.stages.at(stage).damage(manifest, deep=True) is None

@@ -142,7 +142,7 @@ class Published:
                 try:
                     directory = self.take(manifest, stack)
                     break
-                except FileNotFoundError:
+                except OSError:
                     # Another sweep may have dropped or replaced the files.
                     again = self.manifest()
                     if again == manifest:
@@ -190,9 +190,15 @@ class Published:
         while True:
             if manifest is None:
                 return None, self.fault()
-            why = self.damage(manifest, deep)
-            again = manifest if why is None else self.manifest()
+            why, error = None, None
+            try:
+                why = self.damage(manifest, deep)
+            except OSError as raised:
+                error = raised
+            again = manifest if why is None and error is None else self.manifest()
             if again == manifest:
+                if error is not None:
+                    raise error
                 return manifest, why
             manifest = again
 

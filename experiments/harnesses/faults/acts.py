@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.kills import Act
+from orchestrator.store.claims import Claims
 from orchestrator.store.store import Store
 
 TESTS = Path(__file__).parents[3] / "tests"
@@ -105,6 +106,14 @@ def put_rows(store: Store) -> None:
     store.rows.put("l", {"cell_id": "l", "perplexity": 3.0})
 
 
+def claim(store: Store) -> None:
+    """Claim a stage that nobody alive holds, and give it up."""
+    claims = Claims(store.files)
+    assert claims.take("a") is None, "a claim of a killed process is in the way"
+    claims.close()
+    assert not store.files.names("claims")
+
+
 @functools.cache
 def stand_in() -> dict[str, Any]:
     """Return the walk whose stages compute nothing."""
@@ -154,6 +163,7 @@ ACTS = {
     "save": Act(lambda s: save(s, 2), show_checkpoint, lambda s: save(s, 1)),
     "finish": Act(finish, show_stages, lambda s: save(s, 1)),
     "rows": Act(put_rows, lambda s: s.rows.read(), lambda s: s.rows.put("k", {}), steps=True),
+    "claim": Act(claim, show_stages),
     "collect": Act(collect, show_table, walk),
     "walk": Act(walk, show_walk, steps=True),
 }

@@ -112,6 +112,8 @@ class Whole(io.BytesIO):
         """Write the file aside and rename it."""
         if not self.closed:
             half = Path(f"{self.path}.{uuid.uuid4().hex}{HALF}")
+            # An object store has no folders that must be there.
+            half.parent.mkdir(parents=True, exist_ok=True)
             half.write_bytes(self.getvalue())
             os.replace(half, self.path)
         super().close()

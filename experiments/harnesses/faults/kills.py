@@ -97,10 +97,13 @@ def kill_before(number: int, place: str) -> None:
 
 
 def files_of(place: Path) -> list[str]:
-    """Return the files of a place, but those set aside, without what is random in their names."""
+    """Return the files of a place without what is random in their names.
+
+    Those set aside are left out. So are claims: one of a dead process goes with the next claim.
+    """
     files = (path for path in place.rglob("*") if path.is_file() and path.suffix != HALF)
     names = (str(path.relative_to(place)) for path in files)
-    wanted = (name for name in names if not name.startswith("out/set-aside/"))
+    wanted = (name for name in names if not name.startswith(("out/set-aside/", "out/claims/")))
     return sorted(re.sub("[0-9a-f]{32}(?=/)", "UPLOAD", name) for name in wanted)
 
 

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fault_harness import COMPARED, WORKER, check_files, rows_of
-from sweep_process import Sweep, send, title_of
+from faults.sweeps import WORKER
+from sweep_process import COMPARED, Sweep, check_files, rows_of, send, title_of
 
 from gpu_check.findings import Finding
 from gpu_check.sizes import Place
