@@ -120,7 +120,7 @@ def test_a_trial_that_waits_for_room_says_so(monkeypatch):
     out = io.StringIO()
     progress = Progress(cells_of(), {}, out)
     trial = SimpleNamespace(config={"trial": {"model": "a/" + "long" * 20}})
-    line = "waiting for 1440 min for room, as others hold the cluster"
+    line = "waiting for room in the cluster for 1440 min"
     progress.on_trial_result(0, [], trial, {WAITING: line})
     (said,) = out.getvalue().splitlines()
     assert said.endswith(f": {line}") and len(said) <= WIDTH and not progress.left.seen

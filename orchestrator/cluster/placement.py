@@ -90,7 +90,7 @@ class StartLimit(GroupCallback):
 
     def tell(self, minutes: float) -> None:
         """Report to the terminal of the sweep that the group still waits."""
-        line = f"waiting for {minutes:.0f} min for room, as others hold the cluster"
+        line = f"waiting for room in the cluster for {minutes:.0f} min"
         if self.reports is not None:
             self.reports.after_report(None, [{WAITING: line}], None)  # pyright: ignore
 
