@@ -239,7 +239,7 @@ def test_settings_that_lead_elsewhere_now_are_refused(command, tmp_path, one_thr
     ("flags", "message"),
     [
         (["--from-row", "ffffffff"], "no such cell"),
-        (["--from-row", ""], "no such cell"),
+        (["--from-row", ""], "a value is empty"),
         (["--from-row", "0", "--sparsities", "0.5"], "--from-row takes it from the recorded row"),
     ],
 )
