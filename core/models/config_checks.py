@@ -5,6 +5,7 @@ transformers checks some of them, in words and types of errors that differ betwe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,9 @@ LARGEST = {
 
 Without a bound, a wrong number makes transformers build a model for hours.
 """
+MORE_THAN_0 = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
+EPSILONS = ("rms_norm_eps", "layer_norm_eps")
+SHARES = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")
 NO_CAUSAL_HEADS = ("Classification", "QuestionAnswering", "MaskedLM", "MultipleChoice")
 """Ends of the names of architectures whose head predicts no next token."""
 
@@ -48,6 +52,19 @@ def require_sizes(name: str, values: Mapping[str, Any]) -> None:
         remedy = f"its config.json says {key} {value!r}; it is a whole number from 1 to {most:,}"
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         require(is_whole and 1 <= value <= most, "models", name, remedy)
+
+
+def require_numbers(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse numbers that no forward pass can work with: NaN, and those out of their range."""
+    for key, value in values.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        remedy = f"its config.json says {key} {value}; copy the config of the model again"
+        fits = -math.inf < value < math.inf
+        fits &= key not in MORE_THAN_0 or value > 0
+        fits &= key not in EPSILONS or value >= 0
+        fits &= key not in SHARES or 0 <= value <= 1
+        require(fits, "models", name, remedy)
 
 
 def require_model_type(name: str, values: Mapping[str, Any]) -> None:
@@ -109,6 +126,10 @@ def require_heads(name: str, config: PreTrainedConfig) -> None:
             "must agree"
         )
         require(len(kinds) == blocks, "models", name, remedy)
+        remedy = "its config.json has layers of sliding_attention, but no sliding_window"
+        slides = "sliding_attention" in kinds
+        has_window = getattr(config, "sliding_window", None) is not None
+        require(has_window or not slides, "models", name, remedy)
 
 
 def require_dtype_name(name: str, values: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from core.models.config_checks import (
     require_heads,
     require_known_family,
     require_model_type,
+    require_numbers,
     require_sizes,
     require_unquantized,
 )
@@ -52,11 +53,12 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
         values = json_object(name, directory / "config.json")
         require_model_type(name, values)
         require_sizes(name, values)
+        require_numbers(name, values)
         require_dtype_name(name, values)
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    require_known_family(name, config)
-    require_unquantized(name, config)
     with named_errors(name, CONFIG):
+        require_known_family(name, config)
+        require_unquantized(name, config)
         require_heads(name, config)
     return config
 

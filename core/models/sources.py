@@ -118,10 +118,13 @@ def local_source(name: str, path: Path, needs_weights: bool = True) -> ModelSour
     require_model_folder(name, path)
     tokenizer = [file for file in path.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
     files = [*weights, *tokenizer]
-    former = former_identity(path, files)
+    try:
+        identity, former = local_identity(path, files), former_identity(path, files)
+    except OSError as error:
+        remedy = f"{error.filename} cannot be read ({error.strerror}); copy the model again"
+        raise BadInputError(f"--models {name}: {remedy}") from error
     # The path is absolute, because workers run in a directory of their own.
-    place = str(path.absolute())
-    return ModelSource(name, place, None, local_identity(path, files), aliases=(former,))
+    return ModelSource(name, str(path.absolute()), None, identity, aliases=(former,))
 
 
 def is_stored(source: ModelSource) -> bool:
