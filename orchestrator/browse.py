@@ -4,9 +4,11 @@
     prune-browse OUT_DIR OTHER_OUT_DIR         # several sweeps side by side
     prune-browse OUT_DIR --export              # figures and tables
     prune-browse OUT_DIR --get CELL_ID DEST    # a pruned model
+    prune-browse OUT_DIR --prune-models        # free the disk of kept models
 
 `python -m orchestrator.browse` is the same command. An out-dir is a local
-directory or a URI. Only `--export` writes there.
+directory or a URI. Only `--export` and `--prune-models` write there; and
+results.parquet is made again if a sweep was killed before it wrote it.
 """
 
 from __future__ import annotations
@@ -50,6 +52,12 @@ class BrowseConfig:
     get: tuple[str, str] | None = None
     """CELL_ID and DEST: write the pruned model of a cell into the new directory DEST, in the
     format of Hugging Face. The first letters of the id are enough."""
+    prune_models: bool = False
+    """List the pruned models that OUT_DIR keeps, with their sizes and the sweeps that ask for them.
+    Then ask, and remove their weights. Rows and metrics stay. Nothing else removes
+    models that a sweep keeps."""
+    yes: bool = False
+    """Remove what --prune-models lists without asking."""
     format: ModelFormat | None = None
     """Format of --get, by default huggingface. Files of compressed-tensors are smaller by about the
     sparsity; they need `pip install -e '.[compressed]'`."""
@@ -58,13 +66,16 @@ class BrowseConfig:
         require(bool(self.out_dirs), "out-dirs", "(empty)", "name the --out-dir of a sweep")
         both = self.export and self.get is not None
         require(not both, "export", "has no effect", "with --get; run the command twice")
+        both = self.prune_models and (self.export or self.get is not None)
+        require(not both, "prune-models", "has no effect", "with others; run the command twice")
+        require(self.prune_models or not self.yes, "yes", "has no effect", "without --prune-models")
         for flag, value, needs, given in (
             ("export-dir", self.export_dir, "export", self.export),
             ("figures", self.figures, "export", self.export),
             ("format", self.format, "get", self.get is not None),
         ):
             require(value is None or given, flag, "has no effect", f"only --{needs} reads it")
-        looks = not self.export and self.get is None
+        looks = not (self.export or self.prune_models) and self.get is None
         require(self.port is None or looks, "port", "has no effect", "nothing is served")
         if self.port is not None:
             require(0 <= self.port < 65536, "port", self.port, "use 1 to 65535, or 0 for any")
@@ -80,6 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
         from orchestrator.page.watched import watch_all  # Only now: it imports Arrow.
 
         sweeps = watch_all(tuple(local_path("out-dirs", each) for each in config.out_dirs))
+        if config.prune_models:
+            return prune_models(sweeps, config.yes)
+        for sweep in sweeps:
+            sweep.refresh_results()
         if config.get is not None:
             return get_model(sweeps, *config.get, config.format or "huggingface")
         if config.export:
@@ -145,6 +160,33 @@ def export_directory(sweep: Watched, config: BrowseConfig, number: int) -> Path:
     asked = local_path("export-dir", config.export_dir)
     require_writable("export-dir", config.export_dir, asked)
     return Path(asked, str(number)) if len(config.out_dirs) > 1 else Path(asked)
+
+
+def prune_models(sweeps: list[Watched], yes: bool) -> int:
+    """List the kept models of each out-dir, ask, and remove their weights."""
+    from orchestrator.results.kept_models import describe_models, kept_models, mebibytes
+
+    for sweep in sweeps:
+        remedy = "a sweep is running there, or was a minute ago; stop it or wait for its end"
+        require(not sweep.is_running(), "prune-models", sweep.name, remedy)
+        models = kept_models(sweep.store)
+        print(describe_models(sweep.store, models))
+        if not models or not (yes or agreed(f"remove these {len(models)} models? [y/N] ")):
+            print("nothing removed")
+            continue
+        for model in models:
+            sweep.store.stages.drop_weights(model.stage)
+        freed = mebibytes(sum(model.size for model in models))
+        print(f"removed {len(models)} models, {freed}; rows and metrics are still there")
+    return 0
+
+
+def agreed(question: str) -> bool:
+    """Ask on the terminal; return True only if the answer is yes."""
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        raise BadInputError("--prune-models: nobody can answer here; add --yes") from None
 
 
 def get_model(sweeps: list[Watched], cell_id: str, destination: str, form: ModelFormat) -> int:

@@ -22,8 +22,8 @@ def trial_job(sweep: Sweep, trial: Trial, shared: Set[str]) -> Job:
     job = make_job(sweep, trial.id, trial.stages, trial.cells)
     # Only what this trial may come to hold: the whole sweep's list would be most of the job.
     reached = {*job.by_id, *(stage.parent for stage in job.stages)}
-    drop = frozenset(s for s in reached if s in sweep.dropped and s not in shared)
-    return replace(job, drop=drop)
+    unwanted = frozenset(s for s in reached if s in sweep.dropped)
+    return replace(job, drop=unwanted - shared, outlive=unwanted & shared)
 
 
 def task_job(sweep: Sweep, stage: Stage) -> Job:
@@ -57,6 +57,7 @@ def make_job(sweep: Sweep, name: str, stages: tuple[Stage, ...], cells: tuple[Ce
             sweep_id=sweep.id,
             config=json.dumps(sweep.config.to_dict(), sort_keys=True),
             sources=sweep.sources,
+            attempt=sweep.attempt,
         ),
         texts=model.texts,
     )

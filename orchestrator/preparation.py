@@ -9,6 +9,7 @@ import dataclasses
 import json
 import shlex
 import sys
+import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,8 +35,15 @@ from orchestrator.plan.planner import Planner
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial, needed_stages, pack_trials
 from orchestrator.results import versions
+from orchestrator.results.keeping import KEEPS, Wishes
 from orchestrator.results.published import known_values
-from orchestrator.results.record import FOLDER, describe_cells, recorded_models
+from orchestrator.results.record import (
+    FOLDER,
+    Record,
+    describe_cells,
+    find_record,
+    recorded_models,
+)
 from orchestrator.store.store import Store
 
 MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
@@ -75,6 +83,8 @@ class Sweep:
     """Counts of each model, by name."""
     sources: str = field(default_factory=versions.source_hash)
     """Hash of the sources that this sweep was planned with."""
+    attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Name of this run, which the rows that it writes carry."""
 
     @cached_property
     def id(self) -> str:
@@ -201,8 +211,8 @@ def trials_of(sweep: Sweep, seconds: dict[str, float], slots: int) -> list[Trial
     return pack_trials(sweep.plan, sweep.cells, sweep.needed, seconds, slots)
 
 
-def write_record(sweep: Sweep) -> None:
-    """Write settings, versions and command beside the results."""
+def write_record(sweep: Sweep) -> Record:
+    """Write settings, versions and command beside the results; return them."""
     script, *flags = sys.argv  # A preset, or the console command prune-sweep.
     name = Path(script).name
     started = [name] if name == "prune-sweep" else ["python", script]
@@ -213,8 +223,23 @@ def write_record(sweep: Sweep) -> None:
         "models": {m.inputs.name: m.inputs.record() for m in sweep.models},
         "sources": {m.inputs.name: dataclasses.asdict(m.source) for m in sweep.models},
         "cells": describe_cells(sweep.plan),
+        KEEPS: sorted(kept_stages(sweep)),
         "versions": versions.environment(),
     }
     data = json.dumps(record, indent=1, default=str).encode()
     with told_if_unwritable(sweep.store):
         sweep.store.files.write_bytes(data, FOLDER, f"{sweep.id}.json")
+    return record
+
+
+def kept_stages(sweep: Sweep) -> set[str]:
+    """Return the stages whose weights the sweep keeps.
+
+    Weights that the same grid kept under another `--keep`, and that are there, stay.
+    """
+    weights = {stage.id for stage in sweep.plan.stages.values() if stage.work.stores_weights}
+    before = find_record(sweep.store, sweep.id)
+    earlier = None if before is None else Wishes.of(before)
+    found = sweep.found.manifests
+    stay = {s for s in weights & sweep.found.kept if earlier and earlier.include(found[s])}
+    return (weights - sweep.dropped) | stay

@@ -7,13 +7,14 @@ import textwrap
 from typing import Any
 
 from orchestrator.page.document import write_html
-from orchestrator.preparation import Sweep
+from orchestrator.preparation import Found, Sweep, missing_cells
+from orchestrator.results.collection import stamp_of, write_results
 from orchestrator.results.details import details_of
 from orchestrator.results.gathering import copy_shared_rows, gather, task_columns
 from orchestrator.results.names import CellName
-from orchestrator.results.parquet import write_parquet
 from orchestrator.results.published import known_values
 from orchestrator.results.record import labels_of, read_record
+from orchestrator.results.rows import last_outcome
 from orchestrator.results.summary import summary_table
 
 logger = logging.getLogger(__name__)
@@ -25,13 +26,14 @@ def collect(sweep: Sweep) -> int:
     Returns:
         1 while a cell of the grid has failed or is missing, else 0.
     """
-    record = read_record(sweep.store, sweep.id)
-    labels = labels_of(record)
-    copy_shared_rows(sweep.store.rows, labels)
-    rows = gather(sweep.store.rows.read(), labels, task_columns(sweep.store.stages.manifests()))
-    mine = [row for row in rows if row["in_current_grid"]]
     store = sweep.store
-    write_parquet(rows, store.files.join("results.parquet"), store.files.filesystem)
+    record = read_record(store, sweep.id)
+    copy_shared_rows(store.rows, labels_of(record))
+    stamp = stamp_of(store, record)
+    now = Found(store.stages.manifests(), {}, store.rows.read())
+    rows = gather(now.rows, labels_of(record), task_columns(now.manifests))
+    write_results(store, rows, stamp)
+    mine = [row for row in rows if row["in_current_grid"]]
     provenance = {"command to reproduce": record["command"]}
     details = details_of(mine, lambda stage: manifest_of(sweep, stage))
     write_html(
@@ -53,9 +55,24 @@ def collect(sweep: Sweep) -> int:
     if bad or missing:
         print(f"{len(bad) + missing} rows failed or missing; run the same command again")
         print("(--retry-failed also runs cells again that failed by themselves)")
+    lacking = without_models(sweep, now)
+    if lacking:
+        print(f"{len(lacking)} rows are done, but not the models that belong to them; run the")
+        print("same command again")
+        print(failures([{**row, **last_outcome(row)} for row in lacking]), end="")
     print(f"rows    {store.files.display('results.parquet')}")
     print(f"curves  {store.files.display('curves.html')}")
-    return 1 if bad or missing else 0
+    return 1 if bad or missing or lacking else 0
+
+
+def without_models(sweep: Sweep, now: Found) -> list[dict[str, Any]]:
+    """Return the rows of done cells whose weights were to be computed again and are not there."""
+    found = []
+    for cell in missing_cells(sweep.config, sweep.plan, now)[0]:
+        rows = [now.rows.get(key, {}) for key in cell.row_keys()]
+        if all(row.get("status") == "done" for row in rows):
+            found += [row for row in rows if last_outcome(row)["status"] != "stopped"]
+    return found
 
 
 def failures(bad: list[dict[str, Any]], most: int = 10) -> str:

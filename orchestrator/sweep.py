@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 
 import torch
 
@@ -33,6 +34,8 @@ from orchestrator.preparation import (
     write_record,
 )
 from orchestrator.report import collect
+from orchestrator.results.collection import refresh_results
+from orchestrator.results.keeping import TEMPORARY, Keeping
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +67,15 @@ def run_sweep(config: SweepConfig) -> int:
     sweep.store.stages.set_aside(sweep.found.damaged)
     if told := sweep.store.remove_leftovers(sweep.found.manifests):
         print(told, flush=True)
-    write_record(sweep)
+    record = write_record(sweep)
     if sweep.cells:
+        # An earlier run may have been killed before it collected its rows; this one may be too.
+        refresh_results(sweep.store, record)
         save_tokens(sweep.store, texts.tokens)
         run_missing(sweep, texts)
     else:
         print(f"all {len(sweep.plan.cells)} cells already done")
+        drop_leftovers(sweep)
     failed_tasks = run_tasks(sweep)
     return max(collect(sweep), int(failed_tasks > 0))
 
@@ -104,7 +110,6 @@ def run_missing(sweep: Sweep, texts: Texts) -> None:
     try:
         found = slots.slots_of_cluster(resources)
         trials = trials_of(sweep, texts.seconds, found.count)
-        remove_old_rows(sweep)
         shared = shared_stages(trials)
         print(
             f"{len(sweep.cells)} of {len(sweep.plan.cells)} cells to run in {len(trials)} trials, "
@@ -116,7 +121,7 @@ def run_missing(sweep: Sweep, texts: Texts) -> None:
             print(line, flush=True)
         costs = cell_costs(sweep, texts)
         progress = Progress({cell.id: cell for cell in sweep.cells}, costs)
-        pulse = Pulse(sweep.store, sweep.id, trials, costs)
+        pulse = Pulse(sweep.store, sweep.id, trials, costs, sweep.attempt)
         errors = tune.run_trials(
             [(trial.tune_view(), job) for trial, job in zip(trials, jobs, strict=True)],
             found,
@@ -126,18 +131,20 @@ def run_missing(sweep: Sweep, texts: Texts) -> None:
         )
         for error in errors:
             logger.error("a trial ended early: %s", error.strip().splitlines()[-1])
-        for stage in shared & sweep.dropped:
-            sweep.store.stages.drop_weights(stage)
+        drop_leftovers(sweep, shared)
     finally:
         connection.ray.shutdown()
 
 
-def remove_old_rows(sweep: Sweep) -> None:
-    """Remove the rows of cells to run, but keep those that another sweep has written since."""
-    for cell in sweep.cells:
-        for key in cell.row_keys():
-            if key in sweep.found.rows:
-                sweep.store.rows.delete(key)
+def drop_leftovers(sweep: Sweep, shared: Collection[str] = ()) -> None:
+    """Drop weights that the keep policy does not keep and that no trial drops.
+
+    Several trials share them, or an earlier run of this sweep was stopped before it dropped them.
+    """
+    keeping, found = Keeping(sweep.store, sweep.id), sweep.found.manifests
+    left = {s for s in sweep.found.kept if found[s].get(TEMPORARY) == sweep.id}
+    for stage in sorted(sweep.dropped.intersection(left.union(shared))):
+        keeping.drop(stage)
 
 
 def cell_costs(sweep: Sweep, texts: Texts) -> dict[str, float]:

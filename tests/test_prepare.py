@@ -1,6 +1,7 @@
 """A sweep before anything runs: what it knows of itself, and what it writes until then."""
 
 import dataclasses
+import runpy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from orchestrator.preparation import prepare, write_record
 from orchestrator.results.record import read_record
 from orchestrator.store.store import Store
 from orchestrator.sweep import run_sweep
+
+make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
 
 
 @pytest.fixture
@@ -117,7 +120,7 @@ def test_a_run_sets_aside_what_is_damaged(config):
 @pytest.mark.usefixtures("small_cluster")
 def test_what_does_not_fit_a_cluster_changes_no_row(config):
     store, key = Store(config.output.out_dir), min(prepare(config).plan.row_keys())
-    rows = {key: {"status": "failed", "_interrupted": True}}
+    rows = {key: make_row(status="failed") | {"_evaluation": "e", "_interrupted": True}}
     mark(store)
     for key, row in rows.items():
         store.rows.put(key, row)

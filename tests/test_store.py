@@ -233,11 +233,6 @@ def test_a_row_that_another_sweep_removes_meanwhile_is_left_out(store, monkeypat
     assert set(store.rows.read()) == {"good"} and not caplog.text
 
 
-def test_a_row_that_another_sweep_has_removed_can_be_removed(store, monkeypatch):
-    monkeypatch.setattr(store.files, "exists", lambda *parts: True)
-    store.rows.delete("gone")
-
-
 def test_newest_whole_checkpoint_wins(store):
     for step in (5, 10):
         with store.scratch.directory() as directory:

@@ -12,6 +12,7 @@ from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
 from orchestrator.plan import trials
 from orchestrator.plan.job import Job
+from orchestrator.plan.planner import Planner
 from orchestrator.plan.trials import shared_stages
 from orchestrator.trial.walk import Walk
 
@@ -71,3 +72,18 @@ def test_a_job_holds_its_own_trial_alone_and_is_small_when_packed(sweep):
     few, many = packed_sizes(8), packed_sizes(32)
     assert len(many) > 3 * len(few)
     assert max(many) < 1.2 * max(few), "a job does not grow with the sweep that it is of"
+
+
+def test_evaluations_of_the_dense_model_stay_in_one_trial(sweep, monkeypatch):
+    monkeypatch.setattr(trials, "TRIAL_SECONDS", 0.1)
+    text = sweep.models[0].inputs.evaluations[0]
+    inputs = replace(sweep.models[0].inputs, evaluations=(text, replace(text, text="other")))
+    planner = Planner(sweep.config.grid, sweep.config.prune, sweep.config.finetune)
+    plan = planner.build([inputs])
+    needed = {stage.id for stage in plan.stages.values() if stage.parent is not None}
+    costs = dict.fromkeys(plan.stages, 1.0)
+    packed = trials.pack_trials(plan, plan.cells.values(), needed, costs, 8)
+    assert sorted(c.id for trial in packed for c in trial.cells) == sorted(plan.cells)
+    for trial in packed:
+        walked = {stage.id for stage in trial.stages}
+        assert all({*cell.all_stages()[1:]} <= walked for cell in trial.cells)

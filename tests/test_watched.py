@@ -37,7 +37,7 @@ def test_rows_appear_change_and_go_away(sweep):
     sweep.finish(1, status="failed", error="boom", perplexity=None)
     seen.refresh()
     assert [row["status"] for row in seen.rows()].count("failed") == 1
-    sweep.store.rows.delete(sweep.key(sweep.rows[1]))
+    sweep.store.files.delete("rows", f"{sweep.key(sweep.rows[1])}.json")
     seen.refresh()
     assert sorted(row["sparsity"] for row in seen.rows()) == [0.3, 0.7]
 

@@ -13,6 +13,7 @@ from orchestrator.trial.walk import Walk
 
 MEASURED = ("seconds", "finished_at", "peak_memory", "config", "code_version", "sweep_id")
 MEASURED += ("environment",)
+MEASURED += ("_attempt",)
 """Parts of names of columns that two equal runs may differ in."""
 
 

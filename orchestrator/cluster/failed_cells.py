@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from orchestrator.cluster.diagnosis import Failure
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.job import Job
-from orchestrator.results.rows import Outcome, build_row
+from orchestrator.results.rows import Outcome, build_row, last_outcome, put_row
 from orchestrator.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,12 @@ def rows_of(job: Job, store: Store) -> dict[str, dict[str, Any]]:
     return store.rows.read({key for cell in job.cells for key in cell.row_keys()})
 
 
+def is_settled(job: Job, cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return True if this attempt has written all rows of a cell; rows of others do not count."""
+    found = (rows.get(key, {}) for key in cell.row_keys())
+    return all(row.get("_attempt") == job.run.attempt for row in found)
+
+
 def give_up_on_next(
     job: Job, store: Store, failure: Failure, begun: Set[str] = frozenset()
 ) -> Job | None:
@@ -49,7 +55,7 @@ def give_up_on_next(
         The job without them; None where no cell is left to give up.
     """
     rows = rows_of(job, store)
-    open_cells = [cell for cell in job.cells if not rows.keys() >= {*cell.row_keys()}]
+    open_cells = [cell for cell in job.cells if not is_settled(job, cell, rows)]
     if not open_cells:
         return None
     manifests = store.stages.manifests()
@@ -69,23 +75,22 @@ def give_up_on_next(
         outcome = Outcome(status, failure.line, failure.interrupted)
         for evaluation in cell.evaluations:
             row = build_row(job, cell, evaluation, manifests.get, outcome)
-            store.rows.put(row_key(cell.id, evaluation), row)
+            put_row(store.rows, row_key(cell.id, evaluation), row)
     logger.error("gave up on %d cells: %s", len(affected), failure.line)
     done = {cell.id for cell in job.cells} - {cell.id for cell in open_cells}
     return without(job, done | {cell.id for cell in affected})
 
 
 def without_failed(job: Job, store: Store) -> Job | None:
-    """Return the job without the cells that have failed in this sweep; None if none is left.
-
-    Cells to be tried again lost their rows when the sweep began, so a failed row is new.
-    """
+    """Return the job without the cells that have failed in this attempt; None if none is left."""
     rows = rows_of(job, store)
 
     def has_failed(cell: Cell) -> bool:
-        found = [rows.get(key, {}) for key in cell.row_keys()]
+        if not is_settled(job, cell, rows):
+            return False
+        found = [last_outcome(rows[key]) for key in cell.row_keys()]
         return all(
-            row.get("status") in ("failed", "not_run") and not row["_interrupted"] for row in found
+            row["status"] in ("failed", "not_run") and not row["_interrupted"] for row in found
         )
 
     return without(job, {cell.id for cell in job.cells if has_failed(cell)})

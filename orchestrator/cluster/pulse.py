@@ -27,10 +27,16 @@ class Pulse(Callback):
     """Writes the pulse as long as Tune runs trials."""
 
     def __init__(
-        self, store: Store, sweep_id: str, trials: Iterable[Trial], costs: Mapping[str, float]
+        self,
+        store: Store,
+        sweep_id: str,
+        trials: Iterable[Trial],
+        costs: Mapping[str, float],
+        attempt: str | None = None,
     ) -> None:
         """Take the trials to come and the estimated seconds that each of their cells adds."""
         self.store, self.name, self.left = store, f"{sweep_id}.json", TimeLeft(costs)
+        self.attempt = attempt
         self.cells = {trial.id: walking_order(trial) for trial in trials}
         self.running: list[str] = []
         self.start, self.last = time.time(), 0.0
@@ -76,6 +82,7 @@ class Pulse(Callback):
             "started_at": self.start,
             "seen_at": self.last,
             "ended": ended,
+            "attempt": self.attempt,
             "running": self.current_cells(),
             "seconds_left": self.left.seconds(),
         }

@@ -32,7 +32,7 @@ def progress_of(
         pulse: The sweep's last sign of life, empty if there is none.
         alive: True if the sweep is running, from `Heard`.
     """
-    states = states_of(cells, rows, set(pulse.get("running", ())) if alive else set())
+    states = states_of(cells, rows, pulse if alive else {})
     counts = Counter(state for _, state, _ in states)
     told = [f"{counts[state]} {state}" for state in TOLD if counts[state]]
     done = f"{counts['done']} of {len(states)} cells done" if states else "no grid recorded"
@@ -48,21 +48,25 @@ def progress_of(
 
 
 def states_of(
-    cells: Iterable[Described], rows: Mapping[str, Row], running: set[str]
+    cells: Iterable[Described], rows: Mapping[str, Row], pulse: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:
     """Return every cell of the grid: its name, its state and, if it failed, the error."""
+    running, attempt = set(pulse.get("running", ())), pulse.get("attempt")
     found = []
     for cell in cells:
         mine = [rows.get(key) for key in cell["rows"]]
         present = [row for row in mine if row is not None]
         bad = next((row for row in present if row["status"] != "done"), None)
         state, why = "waiting", ""
-        if bad is not None:
-            state, why = bad["status"].replace("_", " "), bad.get("error") or ""
-        elif len(present) == len(mine):
-            state = "done"
-        elif cell["id"] in running:
+        # A failed cell is running again if the row is of an earlier attempt.
+        over = bad is not None and bad.get("_attempt") == attempt
+        complete = bad is None and len(present) == len(mine)
+        if cell["id"] in running and not (over or complete):
             state = "running"
+        elif bad is not None:
+            state, why = bad["status"].replace("_", " "), bad.get("error") or ""
+        elif complete:
+            state = "done"
         found.append((CellName.of_row(cell).full, state, why))
     return sorted(found, key=lambda cell: ORDER.get(cell[1], 0))
 

@@ -11,12 +11,11 @@ import threading
 import uuid
 from typing import Any
 
-from pyarrow import fs
-
 from core.checks import BadInputError, require
 from orchestrator.page.contents import page_contents
 from orchestrator.page.progress import Heard, progress_of
 from orchestrator.plan.kinds import Tasks, kind_of
+from orchestrator.results.collection import refresh_results
 from orchestrator.results.details import details_of
 from orchestrator.results.gathering import gather, task_columns
 from orchestrator.results.published import Published, known_values
@@ -69,12 +68,6 @@ class Watched:
                 self.version = uuid.uuid4().hex
             return self.version
 
-    def files(self, folder: str) -> dict[str, tuple[Any, ...]]:
-        """Return the files of a folder by name, each with a stamp that any replacement changes."""
-        selector = fs.FileSelector(self.store.files.join(folder), allow_not_found=True)
-        infos = self.store.files.filesystem.get_file_info(selector)
-        return {i.base_name: (i.mtime_ns, i.size) for i in infos if i.base_name.endswith(".json")}
-
     def read_json(self, folder: str, name: str) -> dict[str, Any] | None:
         """Read a file; return None if it went away or is not whole yet."""
         data = self.store.files.try_read(folder, name)
@@ -82,7 +75,7 @@ class Watched:
 
     def read_rows(self) -> bool:
         """Read rows that appeared or changed; return True if any did or went away."""
-        stamps = self.files("rows")
+        stamps = self.store.files.stamps("rows", ".json")
         changed = {name for name, stamp in stamps.items() if self.stamps.get(name) != stamp}
         gone = set(self.stamps) - set(stamps)
         for name in changed | gone:
@@ -97,7 +90,7 @@ class Watched:
 
     def read_record(self) -> bool:
         """Read the newest sweep's record; return True if it is another one than before."""
-        stamps = self.files(RECORDS)
+        stamps = self.store.files.stamps(RECORDS, ".json")
         if not stamps:
             return False
         newest = max(stamps, key=lambda name: stamps[name])
@@ -156,6 +149,19 @@ class Watched:
         if "command" in record:
             known = {"command to reproduce": record["command"], **known}
         return known
+
+    def is_running(self) -> bool:
+        """Return True if any sweep shows signs of life."""
+        pulses = (self.read_json(PULSES, name) for name in self.store.files.names(PULSES))
+        return any(Heard().is_alive(pulse) for pulse in pulses if pulse)
+
+    def refresh_results(self) -> None:
+        """Make `results.parquet` again if it is not made of the rows that are there."""
+        try:
+            refresh_results(self.store)
+        except OSError as error:  # Somebody else's directory.
+            reason = error.strerror or str(error)
+            logger.warning("%s: results.parquet is older than the rows (%s)", self.name, reason)
 
     def progress(self) -> dict[str, Any]:
         """Return how the newest sweep is doing, from `progress.progress_of`."""

@@ -37,7 +37,11 @@ class Branch:
             for stage_id in self.path[:-1]
             for stage in (self.plan.stages[stage_id], *self.evaluations(stage_id))
         ]
-        below = self.plan.walk(self.path[-1])
+        end = self.plan.stages[self.path[-1]]
+        below = self.plan.walk(end.id)
+        if not end.work.stores_weights and end.parent is not None:
+            # The evaluations of the dense model stay together: its cell has to have all of them.
+            below = self.evaluations(end.parent)
         return [stage for stage in (*above, *below) if stage.id in self.needed]
 
     def evaluations(self, stage_id: str) -> list[Stage]:
@@ -80,7 +84,7 @@ def cut_branches(
     found = [
         branch
         for root in plan.roots()
-        for child in plan.children_of(root.id)
+        for child in heads(plan, needed, root)
         if (branch := Branch(plan, needed, (child.id,))).stages
     ]
     order = {child: i for i, child in enumerate(plan.stages)}
@@ -88,6 +92,13 @@ def cut_branches(
     for branch in sorted(cut(found, costs, count), key=lambda b: [order[s] for s in b.path]):
         groups.setdefault(plan.stages[branch.path[-1]].model, []).append(branch)
     return groups
+
+
+def heads(plan: Plan, needed: Set[str], root: Stage) -> list[Stage]:
+    """Return the first stages of all branches; one stands for all evaluations of the root."""
+    children = plan.children_of(root.id)
+    looks = [stage for stage in children if not stage.work.stores_weights and stage.id in needed]
+    return looks[:1] + [stage for stage in children if stage.work.stores_weights]
 
 
 def cut(found: list[Branch], costs: Mapping[str, float], count: int) -> list[Branch]:

@@ -65,6 +65,8 @@ class Run:
     """Settings of the sweep as JSON."""
     sources: str
     """Hash of the command's sources; workers with others refuse the job."""
+    attempt: str = ""
+    """Name of this run of the sweep: a cell is open until this run has written its rows."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Job:
     """Name in claims of the worker groups that its driver starts, one after another."""
     texts: Mapping[str, Text] = field(default_factory=dict)
     """Texts of the model by identity, to make damaged token files again."""
+    outlive: frozenset[str] = frozenset()
+    """Stages whose weights go when the sweep ends: more than one trial needs them."""
 
     def packed(self) -> bytes:
         """Return the job as few bytes, for processes of the same sweep."""

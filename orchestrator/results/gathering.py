@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.plan.identity import row_key
 from orchestrator.plan.kinds import Tasks, kind_of
 from orchestrator.results.record import Labels
+from orchestrator.results.rows import labels_in, put_copy
 from orchestrator.results.schema import TASK_PREFIX, Row
 from orchestrator.store.rows import Rows
 
@@ -22,9 +21,8 @@ def copy_shared_rows(rows: Rows, labels: Labels) -> None:
     stored = rows.read()
     for key, mine in labels.items():
         row = stored.get(key)
-        if row is not None and mine != {name: row[name] for name in mine}:
-            copy = {**row, **mine, "_copy_of": key}
-            rows.put(row_key(key, json.dumps(dict(mine), sort_keys=True)), copy)
+        if row is not None and mine != labels_in(row):
+            put_copy(rows, key, {**row, **mine})
 
 
 def gather(
@@ -42,10 +40,11 @@ def gather(
     rows: list[tuple[bool, Row]] = []
     for key, row in stored.items():
         source = row.get("_copy_of", key)
-        if source not in stored:
-            continue  # The row of which it is a copy is being computed again.
-        mine = {name: row[name] for name in ("protocol", "eval_text")}
-        rows.append((labels.get(source) == mine, {**stored[source], **mine}))
+        mine = labels_in(row)
+        if source != key and source in stored and labels_in(stored[source]) == mine:
+            continue  # The source has these labels itself by now.
+        # A copy follows its source, and outlives one whose file cannot be read any more.
+        rows.append((labels.get(source) == mine, {**stored.get(source, row), **mine}))
     dense = {r.get("_evaluation"): r["perplexity"] for _, r in rows if r["regime"] == "dense"}
     return [
         {

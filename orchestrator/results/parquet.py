@@ -20,6 +20,9 @@ from orchestrator.results.schema import (
 )
 from orchestrator.store.files import replace_file
 
+_MADE_OF = b"made_of"
+"""Key of the file's metadata."""
+
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
     """Return rows as an Arrow table, sorted; assert that each keeps the contract of `SCHEMA`."""
@@ -34,12 +37,32 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
 
 
 def write_parquet(
-    rows: Iterable[Row], path: str | os.PathLike[str], filesystem: FileSystem | None = None
+    rows: Iterable[Row],
+    path: str | os.PathLike[str],
+    filesystem: FileSystem | None = None,
+    made_of: str = "",
 ) -> None:
-    """Write all rows as one Parquet file: a reader sees the old file or the new, never half."""
+    """Write all rows as one Parquet file: a reader sees the old file or the new, never half.
+
+    Args:
+        rows: the rows.
+        path: the file.
+        filesystem: that of the file; the local one by default.
+        made_of: a name for what the rows were made of, for `made_of` to find.
+    """
+    table = to_table(rows).replace_schema_metadata({_MADE_OF: made_of.encode()})
     sink = pa.BufferOutputStream()
-    parquet.write_table(to_table(rows), sink, compression="zstd")
+    parquet.write_table(table, sink, compression="zstd")
     replace_file(sink.getvalue(), path, filesystem)
+
+
+def made_of(path: str | os.PathLike[str], filesystem: FileSystem | None = None) -> str | None:
+    """Return the name that a file was written with; None if there is no file that can be read."""
+    try:
+        found = parquet.read_schema(os.fspath(path), filesystem=filesystem).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return found.get(_MADE_OF, b"").decode()
 
 
 def read_rows(path: str | os.PathLike[str], filesystem: FileSystem | None = None) -> list[Row]:

@@ -39,7 +39,7 @@ def describe_cells(plan: Plan) -> list[dict[str, Any]]:
 
 
 def read_record(store: Store, sweep_id: str) -> Record:
-    """Read the record of one sweep."""
+    """Read the record of one sweep, which has to be there."""
     return json.loads(store.files.read_bytes(FOLDER, f"{sweep_id}.json"))
 
 
@@ -53,6 +53,19 @@ def recorded_models(store: Store) -> list[dict[str, Any]]:
         for record in records
         for name, source in record.get("sources", {}).items()
     ]
+
+
+def find_record(store: Store, sweep_id: str) -> Record | None:
+    """Read the record of one sweep; None if there is none that can be read."""
+    return read_object(store.files.try_read(FOLDER, f"{sweep_id}.json") or b"")
+
+
+def newest_record(store: Store) -> Record | None:
+    """Read the record of the sweep that started last; None if there is none."""
+    stamps = store.files.stamps(FOLDER, ".json")
+    if not stamps:
+        return None
+    return find_record(store, max(stamps, key=stamps.__getitem__).removesuffix(".json"))
 
 
 def labels_of(record: Record) -> Labels:

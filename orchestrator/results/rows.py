@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from core.measures.likelihood import perplexity_per
 from orchestrator.plan.cell import Cell
+from orchestrator.plan.identity import row_key
 from orchestrator.plan.job import Job
 from orchestrator.plan.kinds import Evaluate, Finetune, Prune
 from orchestrator.plan.stages import stage_identity
 from orchestrator.results import versions
+from orchestrator.store.rows import Rows
 
 FindManifest = Callable[[str], dict[str, Any] | None]
 """Manifest of a stage by its id; None for a stage that is not stored."""
 CIRCUMSTANCES = ("num_workers", "device", "machine", "code_version", "torch_version")
 CIRCUMSTANCES += ("transformers_version", "ray_version")
 """Columns of a row that the manifest of its evaluation holds."""
+FAILED_SINCE = "_failed"
+"""Name under which a done row says how a later attempt at its cell ended, if that failed."""
+LABELS = ("protocol", "eval_text")
+"""Columns that the sweep decides and that no stage knows."""
 TRAINING_COLUMNS = ("objective", "distill", "trainable", "lora_rank")
 
 
@@ -35,6 +41,38 @@ class Outcome:
     """True if a lost process, not the work itself, was at fault."""
     stopped_at: float | None = None
     """The perplexity that a stopped cell was given up at."""
+
+
+def put_row(rows: Rows, key: str, row: dict[str, Any]) -> None:
+    """Write the row of this attempt. Only a done row replaces a done row.
+
+    A cell that is done may run again, for example because its weights are asked for. If it fails
+    then, its row keeps the numbers and notes the failure. A sweep that gives the row other labels
+    leaves a copy under the earlier ones.
+    """
+    before = rows.get(key)
+    if before is not None and before.get("status") == "done" and row["status"] != "done":
+        noted = {name: row[name] for name in ("status", "error", "_interrupted")}
+        row = {**before, "_attempt": row["_attempt"], FAILED_SINCE: noted}
+    elif before is not None and labels_in(before) != labels_in(row):
+        put_copy(rows, key, before)
+    rows.put(key, row)
+
+
+def labels_in(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what sweeps may call a row in different ways."""
+    return {name: row[name] for name in LABELS}
+
+
+def put_copy(rows: Rows, key: str, copy: Mapping[str, Any]) -> None:
+    """Write a copy of the row of this key under the labels that it has."""
+    name = row_key(key, json.dumps(labels_in(copy), sort_keys=True))
+    rows.put(name, {**copy, "_copy_of": key})
+
+
+def last_outcome(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `status`, `error` and `_interrupted` of the last attempt at a row's cell."""
+    return row.get(FAILED_SINCE, row)
 
 
 def build_row(
@@ -70,6 +108,7 @@ def build_row(
         # The stage that evaluates the dense model alike, planned in this sweep or not.
         "_dense_evaluation": stage_identity(job.stage(evaluation).work, job.root.id),
         "_interrupted": outcome.interrupted,
+        "_attempt": job.run.attempt,
     }
     return row if outcome.stopped_at is None else {**row, "_stopped_at": outcome.stopped_at}
 

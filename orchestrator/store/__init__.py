@@ -28,7 +28,7 @@ The files of this package, from the top:
     store.py        `Store`: one out-dir, with the parts below as its attributes
     stages.py       `Stages`: list, check, set aside; drop weights
     checkpoints.py  `Checkpoints`: the newest one with what it adds to, a private copy, removal
-    rows.py         `Rows`: put, read, delete
+    rows.py         `Rows`: put, get, read
     claims.py       `Claims`: take a stage before it is computed, so that sweeps share the work
     leftovers.py    files that no manifest names, removed once nobody can be writing them
     published.py    `Published`: one directory with a manifest; publish, drop, check, open

@@ -101,6 +101,16 @@ class Files:
         selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
         return self.filesystem.get_file_info(selector)
 
+    def stamps(self, folder: str, ending: str) -> dict[str, tuple[int, int]]:
+        """Return the files of a folder whose names end so, each with its time and size.
+
+        Any replacement of a file changes its stamp.
+        """
+        selector = fs.FileSelector(self.join(folder), allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        found = (info for info in infos if info.base_name.endswith(ending))
+        return {info.base_name: (info.mtime_ns or 0, info.size or 0) for info in found}
+
     def for_each(self, names: Iterable[str], function: Callable[[str], T]) -> Iterator[T]:
         """Yield `function(name)` for each name in turn; many run at a time if files are remote."""
         if self.is_local:

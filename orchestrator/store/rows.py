@@ -24,7 +24,7 @@ def read_row(data: bytes) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a store, by key."""
+    """The rows of a store, by key. Newer rows replace older ones; none is ever removed."""
 
     files: Files
 
@@ -32,9 +32,10 @@ class Rows:
         """Write one row; NaN and infinity stay what they are."""
         self.files.write_bytes(json.dumps(row, indent=1).encode(), FOLDER, f"{key}.json")
 
-    def delete(self, key: str) -> None:
-        """Remove a row that is about to be computed again."""
-        self.files.delete(FOLDER, f"{key}.json")
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return one row; None if there is none that can be read."""
+        data = self.files.try_read(FOLDER, f"{key}.json")
+        return None if data is None else read_object(data)
 
     def read(self, keys: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
         """Return rows by key: all of them, or those of `keys` that exist."""

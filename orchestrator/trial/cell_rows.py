@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.stages import Stage
-from orchestrator.results.rows import Outcome, build_row
+from orchestrator.results.rows import Outcome, build_row, put_row
 from orchestrator.trial.open_cells import OpenCells
 from orchestrator.trial.workspace import Workspace
 
@@ -57,7 +57,7 @@ class CellRows:
         for evaluation in cell.evaluations:
             row = build_row(self.space.job, cell, evaluation, self.space.manifests.find, outcome)
             perplexities.append(row["perplexity"])
-            self.space.store.rows.put(row_key(cell.id, evaluation), row)
+            put_row(self.space.store.rows, row_key(cell.id, evaluation), row)
         return {
             "cell": cell.id,
             "method": cell.method,

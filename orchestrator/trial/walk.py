@@ -21,6 +21,7 @@ from orchestrator.failure import DamagedStageError, is_out_of_memory, out_of_mem
 from orchestrator.plan.job import Job
 from orchestrator.plan.kinds import Evaluate
 from orchestrator.plan.stages import Stage
+from orchestrator.results.keeping import Keeping
 from orchestrator.store.claims import Claims
 from orchestrator.store.store import Store
 from orchestrator.trial.cell_rows import CellRows
@@ -78,6 +79,7 @@ class Walk:
                 self.looks.setdefault(stage.parent, []).append(stage)
         self.holders: dict[str, str] = {}
         """For each stage that was not free, who computes it."""
+        self.keeping = Keeping(store, job.run.sweep_id)
         self.restored: list[str] = []
 
     def run(self) -> None:
@@ -225,4 +227,4 @@ class Walk:
     def let_go(self, stage_id: str) -> None:
         """Drop weights that the keep policy does not want, once no stage starts from them."""
         if self.ranks.rank == 0 and stage_id in self.job.drop:
-            self.store.stages.drop_weights(stage_id)
+            self.keeping.drop(stage_id)

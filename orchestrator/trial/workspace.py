@@ -15,6 +15,7 @@ from orchestrator.plan.inputs import Reading
 from orchestrator.plan.job import Job
 from orchestrator.plan.stages import Stage
 from orchestrator.results import versions
+from orchestrator.results.keeping import TEMPORARY
 from orchestrator.store.store import Store
 from orchestrator.trial.manifests import Manifests
 from orchestrator.trial.notice import Notice
@@ -63,7 +64,8 @@ class Workspace:
             if lead:
                 if grids:
                     save_grids(directory / GRIDS_FILE, grids)
-                self.store.stages.at(stage.id).publish(directory, self.record(stage, metrics))
+                record = {**self.record(stage, metrics), **self.keeping_of(stage)}
+                self.store.stages.at(stage.id).publish(directory, record)
         self.ranks.barrier()
         self.weights.note_published(stage.id)
 
@@ -82,6 +84,11 @@ class Workspace:
                 record |= facts
                 self.store.stages.at(stage.id).publish(directory, record)
         self.ranks.barrier()
+
+    def keeping_of(self, stage: Stage) -> dict[str, str]:
+        """Return what a manifest says of weights that the sweep will drop: the sweep's name."""
+        temporary = stage.id in self.job.drop | self.job.outlive
+        return {TEMPORARY: self.job.run.sweep_id} if temporary else {}
 
     def record(self, stage: Stage, metrics: dict[str, Any]) -> dict[str, Any]:
         """Return what a manifest says of a stage."""
