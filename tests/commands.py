@@ -218,7 +218,7 @@ class Bench:
         setattr_(claims, "is_alive", lambda _: False)
         self.watch_changes()
 
-    def run_trials(self, pairs, *_):
+    def run_trials(self, pairs, *rest):
         """Run trials one after another, each as its driver does."""
         for _, whole in pairs:
             store = Store(whole.store_root)
@@ -229,6 +229,8 @@ class Bench:
                     break
                 except LostError as error:
                     job = give_up_on_next(job, store, Failure(str(error), interrupted=True))
+        for callback in rest[-1]:
+            callback.on_experiment_end([])
         return []
 
     def run_stage(self, space, stage):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.browse import main as browse
 from orchestrator.results.collection import refresh_results
 from orchestrator.results.keeping import TEMPORARY
 from orchestrator.results.parquet import read_rows
@@ -226,3 +227,31 @@ def test_nothing_done_is_lost_or_computed_twice(bench, commands):
             assert {n: v for n, v in row.items() if v != expected[n]} == {}
         _, code = watcher.run(calm)
         assert code == 0
+
+
+# The explicit command -----------------------------------------------------------------------------
+
+
+def test_prune_models_lists_models_asks_and_keeps_every_row(run, capsys, monkeypatch):
+    sweep, _ = run(keep="all", sparsities=(0.5, 0.7))
+    before, command = stored(sweep), [sweep.store.root, "--prune-models"]
+    for answer, left in (("", 2), ("n", 2), ("y", 0)):
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert browse(command) == 0
+        said = capsys.readouterr().out
+        assert said.count(f"kept by {sweep.id}") == 2 and "magnitude oneshot 0.7" in said
+        assert len(kept_in(sweep.store)) == left
+    assert stored(sweep) == before
+    assert run(keep="all", sparsities=(0.5, 0.7))[1] == 0
+    assert browse([*command, "--yes"]) == 0
+    assert not kept_in(sweep.store) and stored(sweep) == before
+
+
+def test_prune_models_needs_an_answer(run, capsys, monkeypatch):
+    def nobody(_):
+        raise EOFError
+
+    sweep, _ = run(keep="all")
+    monkeypatch.setattr("builtins.input", nobody)
+    assert browse([sweep.store.root, "--prune-models"]) == 2
+    assert "add --yes" in capsys.readouterr().err and len(kept_in(sweep.store)) == 1
