@@ -61,7 +61,7 @@ CASES = [
     ([*TOTAL, "--mask-structures", "2:16", "--sparsities", "0.5"], "would have 73 tokens"),
     (["--finetune.lr", "0"], "--finetune.lr"),
     (["--num-workers", "0"], "--num-workers"),
-    (["--num-workers", "4096"], "CPU cores"),
+    (["--num-workers", "4096"], "with 1 CPU core each fit on the nodes"),
     (["--use-gpu", "--gpus-per-worker", "4096"], "GPUs"),
     (["--gpus-per-worker", "0.5"], "needs --use-gpu"),
     (["--eval.texts", "embedded:train"], "same text"),

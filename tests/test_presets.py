@@ -70,7 +70,7 @@ def test_without_weights_one_line_says_what_to_fetch(run, hub_texts, monkeypatch
     code, said, error = run(name)
     assert (code, said) == (2, "") and error.count("\n") == 1
     models = runpy.run_path(str(EXPERIMENTS / f"{name}.py"))["PRESET"].grid.models
-    listed = f"error: --models {' '.join(models)}: not in the hub's cache, and the hub does not"
+    listed = f"error: --models {' '.join(models)} (no such directory): not in the hub's cache"
     assert error.startswith(listed) and error.endswith("; or give a local directory\n")
     patterns = "'*.json' --include '*.txt' --include '*.model' --include 'model*.safetensors'"
     commands = [
@@ -121,7 +121,8 @@ def test_weights_and_texts_that_are_missing_stand_in_one_line(run, monkeypatch):
     code, said, error = run("reproduce_alps")
     assert (code, said) == (2, "") and error.count("\n") == 1
     assert error.startswith(
-        "error: --models facebook/opt-1.3b, --calibration.text c4, --eval.texts wikitext2 ptb c4: "
+        "error: --models facebook/opt-1.3b (no such directory), --calibration.text c4, "
+        "--eval.texts wikitext2 ptb c4: "
         "not in the hub's cache, and the hub does not give them (no network); fetch with a network:"
     )
     assert error.endswith("; or give a local directory or a copy of a text's file as NAME=FILE\n")

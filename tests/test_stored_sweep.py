@@ -75,7 +75,7 @@ def test_every_cell_is_found_done_and_no_stage_is_needed(place):
     stages = {s.id for s in sweep.plan.stages.values() if s.work.runs_in == "trial"}
     assert stages <= set(sweep.found.manifests)
     texts = read_texts(sweep)
-    said = describe_plan(sweep, texts, trials_of(sweep, texts.seconds, 1))
+    said = describe_plan(sweep, texts, trials_of(sweep, texts.seconds, 1), 1)
     assert said.startswith("10 cells, 10 already done; 0 stages to run")
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import OPTConfig
+from transformers import OPTConfig, OPTForCausalLM
 
+from core.models.weight_writer import write_header
 from orchestrator.results.parquet import write_parquet
 
 make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
@@ -26,10 +26,15 @@ DENSE = {"method": "dense", "regime": "dense", "sparsity": 0.0, "seed": None}
 
 @pytest.fixture(scope="module")
 def opt_125m(tmp_path_factory) -> Path:
-    """A directory that its config makes OPT-125M; nothing here reads the weights."""
+    """A directory that its config makes OPT-125M; its weights are a hole in a file."""
     directory = tmp_path_factory.mktemp("weights")
     OPTConfig().save_pretrained(directory)
-    save_file({"none": torch.zeros(1)}, directory / "model.safetensors")
+    with torch.device("meta"):
+        weights = OPTForCausalLM(OPTConfig()).state_dict()
+    del weights["lm_head.weight"]  # tied
+    with open(directory / "model.safetensors", "wb") as file:
+        begins = write_header(file, weights, {"format": "pt"})
+        file.truncate(max(begins[name] + each.nbytes for name, each in weights.items()))
     return directory
 
 

@@ -47,7 +47,8 @@ class NotFetchedError(BadInputError):
     """A model or a text that is not in the cache, and that the hub does not give."""
 
     def __init__(self, flag: str, name: str, cause: str, downloads: Sequence[Download]):
-        self.flag, self.name, self.cause, self.downloads = flag, name, cause, tuple(downloads)
+        self.flag, self.value = flag, name
+        self.name, self.cause, self.downloads = name, cause, tuple(downloads)
         super().__init__(what_to_fetch([self]))
 
     @classmethod
@@ -74,7 +75,7 @@ def what_to_fetch(missing: Sequence[NotFetchedError]) -> str:
     """Return one line: the missing names, the cause, and the commands that fetch them."""
     names: dict[str, list[str]] = {}
     for one in missing:
-        names.setdefault(one.flag, []).append(one.name)
+        names.setdefault(one.flag or "", []).append(one.name)
     flags = ", ".join(
         f"--{flag} {' '.join(given)}{' (no such directory)' * (flag == 'models')}"
         for flag, given in names.items()

@@ -69,8 +69,8 @@ def kill_node(out: Path, source: random.Random, kills: int) -> int:
     try:
         node = cluster.add_node(**size)
         flags = ("--cpus-per-worker", "2", "--timeout-seconds", "10")
-        said = Sweep(out, *flags, RAY_ADDRESS=cluster.address).end(1)
-        assert "no room for 1 workers of 2 CPU cores within 10 s" in said, said
+        said = Sweep(out, *flags, RAY_ADDRESS=cluster.address).end(2)
+        assert "--cpus-per-worker 2: no node has 2 CPU cores; the most are 1" in said, said
         sweep = Sweep(out, RAY_ADDRESS=cluster.address)
         while done < kills and sweep.process.poll() is None:
             time.sleep(source.uniform(8.0, 20.0))
