@@ -1,5 +1,6 @@
 """Claims of stages: one process computes, the others know it, and nobody waits for the dead."""
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -164,7 +165,9 @@ def walk_noting(job, note, seconds=0.0, skew=0.0):
 def forked(*args):
     """Start a walk in a process of its own."""
     process = multiprocessing.get_context("fork").Process(target=walk_noting, args=args)
+    gc.freeze()  # What earlier tests left behind must not be collected in the fork.
     process.start()
+    gc.unfreeze()
     return process
 
 

@@ -72,9 +72,18 @@ def undisturbed(make_config, tmp_path_factory):
 
 
 def forked(config, kill_at=None):
-    gc.collect()  # A process group that an earlier test left cannot be destroyed in a fork.
-    process = multiprocessing.get_context("fork").Process(target=walk_until, args=(config, kill_at))
+    return fork(walk_until, config, kill_at)
+
+
+def fork(target, *args):
+    """Start a function in a forked process, which never collects what earlier tests left.
+
+    A process group that one of them left cannot be destroyed there.
+    """
+    process = multiprocessing.get_context("fork").Process(target=target, args=args)
+    gc.freeze()
     process.start()
+    gc.unfreeze()
     return process
 
 
@@ -203,8 +212,7 @@ def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(
         except Exception as error:
             os._exit(17 if is_no_space(error) else 1)
 
-    process = multiprocessing.get_context("fork").Process(target=limited)
-    process.start()
+    process = fork(limited)
     process.join()
     assert process.exitcode == 17
     assert all(

@@ -214,7 +214,7 @@ def test_a_cell_with_all_stages_but_no_row_still_gets_a_trial():
         ({"models": ()}, "at least one"),
         ({"mask_structures": ("4:4",)}, "0 < N < M"),
         ({"mask_structures": ("2-4",)}, "write N:M"),
-        ({"seeds": (-1,)}, "0 or a positive"),
+        ({"seeds": (-1,)}, "use 0 to 2\\^63"),
         ({"num_rounds": 3}, "linear or cubic"),
     ],
 )

@@ -76,7 +76,9 @@ def sweep(tmp_path_factory, tiny_llama_dir):
                 weights[name] = weights[name] * masks[name.removesuffix(".weight")]
             save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
             save_masks(directory / "masks.safetensors", masks)
-            sweep.store.stages.at(stage).publish(directory, {"id": stage, "metrics": {}})
+            sweep.store.stages.at(stage).publish(
+                directory, {"id": stage, "kind": "prune", "metrics": {}}
+            )
     sweep.record["sources"] = {
         "tiny": {"name": "tiny", "path_or_repo": str(tiny_llama_dir), "revision": None}
         | {"identity": "sha256:0"}

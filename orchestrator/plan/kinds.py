@@ -260,7 +260,7 @@ def kind_of(manifest: Mapping[str, Any]) -> type[Work]:
     Raises:
         BadInputError: this version does not know the kind.
     """
-    name = manifest["kind"]
+    name = manifest.get("kind")
     if name not in KINDS:
         line = f"stage {manifest.get('id')} is of kind {name!r}, which this version does not know"
         raise BadInputError(f"{line}; use a newer one")
