@@ -88,6 +88,17 @@ def test_files_of_older_versions_stay_unless_they_were_dropped(store, tmp_path):
     assert store.files.names("stages/dropped") == {"manifest.json"}
 
 
+def test_folders_in_stages_of_older_versions_stay(store, tmp_path):
+    made = weights(tmp_path)
+    (made / "additional_chat_templates").mkdir()
+    (made / "additional_chat_templates" / "tool_use.jinja").write_text("template")
+    files = store.files.upload_all(made, "stages", "a")
+    store.stages.at("a").write_manifest({"id": "a", "metrics": {}, "files": files})
+    make_older(store, 2 * WEEK)
+    assert removed(store) is None and store.remove_leftovers({}) is None
+    assert store.stages.at("a").check(deep=True)[1] is None
+
+
 def test_old_checkpoints_go_only_if_their_stage_is_stored(store, tmp_path):
     publish(store, tmp_path)
     for name in ("a", "a-1", "open"):

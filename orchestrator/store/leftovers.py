@@ -54,8 +54,13 @@ class Leftover:
         return self.published.folder.removeprefix(f"{CHECKPOINTS}/").partition("-")[0]
 
     def is_named(self, manifest: dict[str, Any] | None) -> bool:
-        """Return True if a manifest names the files, dropped or not."""
-        return manifest is not None and manifest.get("upload") == self.below
+        """Return True if a manifest names the files, dropped or not.
+
+        One of an earlier version names files beside it, and those in folders there.
+        """
+        if manifest is None or "upload" in manifest or self.below is None:
+            return manifest is not None and manifest.get("upload") == self.below
+        return any(name.startswith(f"{self.below}/") for name in manifest["files"])
 
     def is_needed(self, manifests: Manifests) -> bool:
         """Return True if a manifest that is known already names the files."""
