@@ -239,6 +239,31 @@ def test_a_walk_runs_free_stages_first_then_says_whom_it_waits_for_and_reads_wha
     assert len(lines) == 1 and str(os.getpid()) in lines[0] and "prune of wanda" in lines[0]
 
 
+def test_the_limit_of_perplexity_waits_for_what_another_sweep_evaluates(tmp_path, monkeypatch):
+    job = job_of(tmp_path, methods=("wanda",), regimes=("finetune",))
+    job = replace(job, limits=replace(job.limits, stop_perplexity=5.0))
+    store, other = Store(job.store_root), Claims(Store(job.store_root).files)
+    trained = next(s for s in job.stages if s.work.trains and s.parent != job.root.id)
+    taken = next(
+        stage
+        for stage in job.stages
+        if stage.parent == trained.parent and not stage.work.stores_weights
+    )
+    assert other.take(taken.id) is None
+
+    def publish(seconds):
+        with store.scratch.directory() as directory:
+            metrics = {"seconds": 0.0, "perplexity": 9.0}
+            store.stages.at(taken.id).publish(directory, {**taken.head(), "metrics": metrics})
+        other.release()
+
+    computed = []
+    monkeypatch.setattr(walks, "time", SimpleNamespace(sleep=publish))
+    walk(job, lambda stage: computed.append(stage.id))
+    assert computed and taken.id not in computed and trained.id not in computed
+    assert "stopped" in {row["status"] for row in store.rows.read().values()}
+
+
 def test_a_group_that_died_is_blamed_for_the_stage_that_it_was_at(tmp_path):
     job = replace(job_of(tmp_path, methods=("wanda", "magnitude")), group="g")
     store = Store(job.store_root)

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from core.parallel import Ranks
@@ -103,7 +103,7 @@ class Walk:
         """Run in order the stages that nobody else computes; return the others and all below."""
         left: dict[str, Stage] = {}
         for stage in stages:
-            if stage.parent in left or not self.run_or_fail(stage):
+            if self.has_to_wait(stage, left) or not self.run_or_fail(stage):
                 left[stage.id] = stage
                 continue
             self.rows.settle(stage)
@@ -113,6 +113,11 @@ class Walk:
             if stage.work.stores_weights and not self.uses[stage.id]:
                 self.let_go(stage.id)
         return [*left.values()]
+
+    def has_to_wait(self, stage: Stage, left: Collection[str]) -> bool:
+        """Return True if others compute the parent of a stage, or what tells if it is stopped."""
+        looks = self.looks.get(stage.parent, ()) if self.has_limit(stage) else ()
+        return stage.parent in left or any(look.id in left for look in looks)
 
     def wait(self, stages: list[Stage], waited: float) -> float:
         """Wait for those who compute all that is left; return the seconds waited so far."""
@@ -207,13 +212,19 @@ class Walk:
         self.run_stage(stage)
         self.restored.append(stage.id)
 
-    def passed_limit(self, stage: Stage) -> tuple[str, float] | None:
-        """Return why a stage is not run: its parent's perplexity is above the limit. Else None.
+    def has_limit(self, stage: Stage) -> bool:
+        """Return True if a stage is not run once the perplexity of its parent is too high.
 
         Stages below the dense model and stages that only look at weights always run.
         """
+        is_below_root = stage.parent == self.job.root.id
+        limited = self.job.limits.stop_perplexity is not None
+        return limited and stage.work.stores_weights and not is_below_root
+
+    def passed_limit(self, stage: Stage) -> tuple[str, float] | None:
+        """Return why a stage is not run: its parent's perplexity is above the limit. Else None."""
         limit = self.job.limits.stop_perplexity
-        if limit is None or not stage.work.stores_weights or stage.parent == self.job.root.id:
+        if limit is None or not self.has_limit(stage):
             return None
         for other in self.looks.get(stage.parent, ()):
             manifest = self.space.manifests.find(other.id)
