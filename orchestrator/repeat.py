@@ -174,8 +174,8 @@ def compare_cell(cell: Cell, store: Store, again: Store) -> int:
     print(f"\ncell {cell.id} again, {'; '.join(changed) or 'under the same circumstances'}")
     code = 0
     for evaluation in cell.evaluations:
-        recorded = store.rows.read().get(row_key(cell.id, evaluation))
-        now = again.rows.read().get(row_key(cell.id, evaluation))
+        key = row_key(cell.id, evaluation)
+        recorded, now = store.rows.get(key), again.rows.get(key)
         if recorded is None:
             continue
         if now is None or now["status"] != "done":

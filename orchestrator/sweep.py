@@ -160,11 +160,14 @@ def cell_costs(sweep: Sweep, texts: Texts) -> dict[str, float]:
 
 def run_tasks(sweep: Sweep) -> int:
     """Start Ray and run the missing tasks of finished cells; return how many failed."""
+    missing = sweep.missing_tasks()
+    if not missing:
+        return 0  # Reading all manifests takes minutes below a URI.
     stored = sweep.store.stages.manifests()
     kept = {name for name, manifest in stored.items() if not manifest.get("dropped")}
     kept |= {root.id for root in sweep.plan.roots()}
     # A cell without its weights has failed, and its row says so.
-    stages = [stage for stage in sweep.missing_tasks() if stage.parent in kept]
+    stages = [stage for stage in missing if stage.parent in kept]
     if not stages:
         return 0
     connection.connect()

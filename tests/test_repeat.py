@@ -19,6 +19,7 @@ from orchestrator.jobs import trial_job
 from orchestrator.plan.identity import row_key
 from orchestrator.preparation import trials_of
 from orchestrator.repeat import Outcome, compare_cell, recorded_path, recorded_settings
+from orchestrator.store.rows import Rows
 from orchestrator.store.store import Store
 from orchestrator.trial.walk import Walk
 
@@ -63,6 +64,19 @@ def test_equal_bits(tmp_path, capsys):
     code, text = said(capsys, write(tmp_path / "a", 30.25), write(tmp_path / "b", 30.25))
     assert code == 0 and "under the same circumstances" in text
     assert "perplexity 30.25, now 30.25: equal bits" in text and "weights: equal bits" in text
+
+
+def test_only_the_rows_of_the_cell_are_read(tmp_path, capsys, monkeypatch):
+    stores = write(tmp_path / "a", 30.0), write(tmp_path / "b", 30.0)
+    monkeypatch.setattr(Rows, "read", lambda *_: 1 / 0)
+    assert said(capsys, *stores)[0] == 0
+
+
+def test_without_missing_tasks_no_manifest_is_read():
+    class Done:
+        missing_tasks = staticmethod(lambda: [])  # It has nothing else.
+
+    assert sweeps.run_tasks(Done()) == 0  # type: ignore[arg-type]
 
 
 def test_under_the_same_circumstances_a_millionth_passes(tmp_path, capsys):
