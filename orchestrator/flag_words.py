@@ -88,8 +88,9 @@ def checked_words(
         if flag is None:
             raise unknown_flag(given.word, known)
         if flag.name in seen:
-            remedy = f"stands after {seen[flag.name]}; give a flag once, with all its values"
-            raise BadInputError(f"{given.word} {remedy}")
+            earlier = seen[flag.name]
+            said = "is given twice" if given.word == earlier else f"repeats {earlier}"
+            raise BadInputError(f"{given.word} {said}; give a flag once, with all its values")
         seen[flag.name] = given.word
         most = most_values(flag, len(given.values))
         values, extra = given.values[:most], given.values[most:]

@@ -111,9 +111,9 @@ def test_many_spellings_are_taken(line, name, value):
         ("--use-gpu true", "--use-gpu true: takes no value; give it alone, or --no-use-gpu"),
         ("--use-gpu=false", "--use-gpu=false: takes no value"),
         ("--finetune.distill yes", "give it alone, or --finetune.no-distill"),
-        ("--keep none --keep all", "--keep stands after --keep; give a flag once"),
-        ("--use-gpu --no-use-gpu", "--no-use-gpu stands after --use-gpu"),
-        ("--num-workers 1 --num_workers 2", "--num_workers stands after --num-workers"),
+        ("--keep none --keep all", "--keep is given twice; give a flag once"),
+        ("--use-gpu --no-use-gpu", "--no-use-gpu repeats --use-gpu"),
+        ("--num-workers 1 --num_workers 2", "--num_workers repeats --num-workers"),
         # Values that the settings refuse are told as they were typed.
         ("--sparsities 50", "--sparsities 50: a sparsity is a fraction between 0 and 1"),
         ("--sparsities 0.5,50", "--sparsities 50: a sparsity is a fraction between 0 and 1"),
