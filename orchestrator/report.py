@@ -35,7 +35,8 @@ def collect(sweep: Sweep) -> int:
     write_results(store, rows, stamp)
     mine = [row for row in rows if row["in_current_grid"]]
     provenance = {"command to reproduce": record["command"]}
-    details = details_of(mine, lambda stage: manifest_of(sweep, stage))
+    # A stage that another sweep set aside meanwhile is shown as it was.
+    details = details_of(mine, {**sweep.found.manifests, **now.manifests}.get)
     write_html(
         rows,
         store.files.join("curves.html"),
@@ -85,9 +86,3 @@ def failures(bad: list[dict[str, Any]], most: int = 10) -> str:
     if len(failed) > most:
         lines.append(f"and {len(failed) - most} more; all errors are in curves.html")
     return "".join(f"{line}\n" for line in lines)
-
-
-def manifest_of(sweep: Sweep, stage: str) -> dict[str, Any] | None:
-    """Return a stage's manifest: as this run wrote it, or as it was before."""
-    fresh = sweep.store.stages.at(stage).manifest() if stage in sweep.needed else None
-    return fresh or sweep.found.manifests.get(stage)

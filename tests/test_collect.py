@@ -1,6 +1,7 @@
 """A sweep walked without Ray and collected: what its page and table tell of it."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -12,6 +13,7 @@ from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
 from orchestrator.report import collect
 from orchestrator.results.parquet import read_rows
+from orchestrator.store.published import Published
 from orchestrator.trial.walk import Walk
 
 TOKENS, STEPS = 256, 4
@@ -44,11 +46,18 @@ def collected(tiny_opt_dir, write_texts, tmp_path_factory, one_thread):
     for trial in preparation.trials_of(sweep, texts.seconds, 1):
         job = trial_job(sweep, trial, set())
         Walk(job, sweep.store, Ranks.current(), lambda told: None).run()
-    assert collect(sweep) == 0
+    reads, read = Counter(), Published.manifest
+    with pytest.MonkeyPatch.context() as counted:
+        counted.setattr(Published, "manifest", lambda s: reads.update([s.name]) or read(s))
+        assert collect(sweep) == 0
     (island,) = (place / "out" / "curves.html").read_text(encoding="utf-8").split('id="data">')[1:]
     rows = read_rows(str(place / "out" / "results.parquet"))
     found = {(r["method"], r["regime"], r["sparsity"], r["round"]): r for r in rows}
-    return found, json.loads(island.split("</script>")[0]), sweep.store
+    return found, json.loads(island.split("</script>")[0]), sweep.store, reads
+
+
+def test_collecting_reads_each_manifest_once(collected):
+    assert collected[3] and set(collected[3].values()) == {1}
 
 
 def test_every_row_names_the_evaluation_of_the_dense_model(collected):
@@ -60,7 +69,7 @@ def test_every_row_names_the_evaluation_of_the_dense_model(collected):
 
 @pytest.mark.parametrize(("method", "measured"), [("magnitude", False), ("sparsegpt", True)])
 def test_the_page_has_the_sparsity_and_the_error_of_every_matrix(collected, method, measured):
-    rows, page, _ = collected
+    rows, page, *_ = collected
     details = page["details"]
     pruned, _ = details["stages"][rows[method, "iterative", 0.7, 2]["stage_id"]]
     layer = details["layers"][pruned]
@@ -75,7 +84,7 @@ def test_the_page_has_the_sparsity_and_the_error_of_every_matrix(collected, meth
 
 
 def test_the_page_has_the_losses_of_every_round(collected):
-    rows, page, _ = collected
+    rows, page, *_ = collected
     details = page["details"]
     for method in ("magnitude", "sparsegpt"):
         last = rows[method, "iterative", 0.7, 2]
@@ -90,7 +99,7 @@ def test_the_page_has_the_losses_of_every_round(collected):
 
 
 def test_rows_and_page_say_how_to_compute_them_again(collected):
-    rows, page, _ = collected
+    rows, page, *_ = collected
     assert all("cores of" in row["machine"] for row in rows.values())
     settings = dict(page["settings"])
     assert settings["command to reproduce"][0].startswith("python ")

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,22 @@ def test_rows_appear_change_and_go_away(sweep):
     sweep.store.files.delete("rows", f"{sweep.key(sweep.rows[1])}.json")
     seen.refresh()
     assert sorted(row["sparsity"] for row in seen.rows()) == [0.3, 0.7]
+
+
+def test_rows_below_a_uri_are_read_several_at_a_time(sweep, monkeypatch):
+    seen, both = Watched(sweep.store.root), threading.Barrier(2)
+    monkeypatch.setattr(seen.store.files, "is_local", False)
+    read = seen.store.files.try_read
+
+    def try_read(folder, name):
+        if folder == "rows":
+            both.wait(60)
+        return read(folder, name)
+
+    monkeypatch.setattr(seen.store.files, "try_read", try_read)
+    sweep.finish(0, 1)
+    seen.refresh()
+    assert sorted(row["sparsity"] for row in seen.rows()) == [0.3, 0.5]
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b"[]"])

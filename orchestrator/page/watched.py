@@ -76,10 +76,12 @@ class Watched:
     def read_rows(self) -> bool:
         """Read rows that appeared or changed; return True if any did or went away."""
         stamps = self.store.files.stamps("rows", ".json")
-        changed = {name for name, stamp in stamps.items() if self.stamps.get(name) != stamp}
+        changed = [name for name, stamp in stamps.items() if self.stamps.get(name) != stamp]
         gone = set(self.stamps) - set(stamps)
-        for name in changed | gone:
-            data = self.store.files.try_read("rows", name) if name in changed else None
+        files = self.store.files
+        contents = files.for_each(changed, lambda name: files.try_read("rows", name))
+        found = {**dict.fromkeys(gone), **dict(zip(changed, contents, strict=True))}
+        for name, data in found.items():
             row = None if data is None else read_row(data)
             key = name.removesuffix(".json")
             self.stored.pop(key, None)
