@@ -181,9 +181,13 @@ def checked_values(flag: Flag, values: list[str], choices: Choices) -> list[str]
 
 
 def listed(flag: Flag, value: str) -> list[str]:
-    """Return the values that commas separate; the comma of an existing path is a character."""
-    is_text = flag.values.startswith("STR")
-    if "," not in value or is_text and os.path.exists(os.path.expanduser(value)):
+    """Return the values that commas separate; the comma of an existing path is a character.
+
+    A text may also be `NAME=FILE` or `FILE#COLUMN`.
+    """
+    file = re.sub(r"^[\w:-]+=|#[^#/]*$", "", value)
+    paths = (os.path.expanduser(os.path.expandvars(each)) for each in (value, file))
+    if "," not in value or flag.values.startswith("STR") and any(map(os.path.exists, paths)):
         return [value]
     # `0,5` may stand for 0.5 or for 0 and 5.
     is_decimal = flag.values.startswith("FLOAT") and re.fullmatch(r"-?\d+,\d+", value) is not None

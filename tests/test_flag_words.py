@@ -149,10 +149,14 @@ def test_every_misspelt_flag_has_its_flag_suggested():
             assert start == word and name in hint.removesuffix("?").split(" or ")
 
 
-def test_the_comma_of_an_existing_path_is_a_character(tmp_path):
+def test_the_comma_of_an_existing_path_is_a_character(tmp_path, monkeypatch):
     path = tmp_path / "a,b.txt"
     path.write_text("words")
     assert checked_words(["--eval.texts", str(path)], FLAGS) == [f"--eval.texts={path}"]
+    for text in (f"c4={path}", f"{path}#words", f"c4:validation={path}"):
+        assert checked_words(["--eval.texts", text], FLAGS) == [f"--eval.texts={text}"]
+    monkeypatch.setenv("HERE", str(tmp_path))
+    assert checked_words(["--eval.texts", "$HERE/a,b.txt"], FLAGS) == ["--eval.texts=$HERE/a,b.txt"]
     assert checked_words(["--eval.texts", "c,d"], FLAGS) == ["--eval.texts", "c", "d"]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.results.keeping import RecordedWishes
+from orchestrator.results.rows import put_row
 from orchestrator.store.names import UnsafeNameError, is_safe
 from orchestrator.store.store import Store
 
@@ -115,6 +117,14 @@ def test_a_linked_folder_is_neither_read_nor_emptied(store, outside):
     assert {path.name for path in outside.parent.iterdir()} == {"out", "outside", "model.bin"}
 
 
+def test_a_users_link_at_the_top_of_a_store_is_followed(store, tmp_path):
+    publish(store)
+    Path(store.files.join("stages")).rename(tmp_path / "large-disk")
+    Path(store.files.path, "stages").symlink_to(tmp_path / "large-disk")
+    assert set(store.stages.manifests()) == {"a"}
+    assert store.stages.at("a").check(deep=True)[1] is None
+
+
 def test_an_out_dir_may_itself_be_a_link(store, tmp_path):
     publish(store)
     (tmp_path / "link").symlink_to(store.files.path)
@@ -134,3 +144,18 @@ def test_no_pickle_is_read_from_a_store():
     for path in (path for folder in readers for path in (root / folder).rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert not any(word in text for word in ("torch.load(", "pickle.load", "allow_pickle"))
+
+
+def test_a_record_that_cannot_be_read_may_ask_for_any_weights(store):
+    manifest = publish(store)
+    store.files.write_bytes(b'{"cells": []}', "sweeps", "whole.json")
+    assert RecordedWishes(store).asking(manifest) == []
+    store.files.write_bytes(b"{broken", "sweeps", "x.json")
+    assert RecordedWishes(store).asking(manifest) == ["x"]
+
+
+def test_a_row_without_its_labels_is_replaced(store):
+    store.rows.put("key", {})
+    row = {"status": "failed", "error": "e", "_interrupted": False, "_attempt": "a"}
+    put_row(store.rows, "key", row)
+    assert store.rows.get("key") == row

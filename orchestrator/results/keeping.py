@@ -26,12 +26,15 @@ class Wishes:
 
     stages: Set[str] | None
     """Stages by id; None in records that do not list them."""
-    branches: Set[tuple[str, str]]
-    """Models and methods that such a record may ask for all weights of."""
+    branches: Set[tuple[str, str]] | None
+    """Models and methods that such a record may ask for all weights of; None if it cannot be read,
+    for then it may ask for any."""
 
     @classmethod
-    def of(cls, record: Record) -> Wishes:
-        """Read a record, also one of an earlier version."""
+    def of(cls, record: Record | None) -> Wishes:
+        """Read a record, also one of an earlier version; None for one that cannot be read."""
+        if record is None:
+            return cls(None, None)
         if KEEPS in record:
             return cls(frozenset(record[KEEPS]), frozenset())
         keep = record.get("config", {}).get("output", {}).get("keep")
@@ -42,6 +45,8 @@ class Wishes:
         """Return True if the sweep asks for the weights of a stage."""
         if self.stages is not None:
             return manifest["id"] in self.stages
+        if self.branches is None:
+            return True
         return (manifest.get("model"), manifest.get("method")) in self.branches
 
 
@@ -65,9 +70,9 @@ class RecordedWishes:
             if stamps.get(name) == self.stamps.get(name):
                 continue
             self.known.pop(name.removesuffix(".json"), None)
-            record = read_object(self.store.files.try_read(FOLDER, name) or b"")
-            if record is not None:
-                self.known[name.removesuffix(".json")] = Wishes.of(record)
+            data = self.store.files.try_read(FOLDER, name)
+            if data is not None:
+                self.known[name.removesuffix(".json")] = Wishes.of(read_object(data))
         self.stamps = stamps
 
 

@@ -61,7 +61,7 @@ def put_row(rows: Rows, key: str, row: dict[str, Any]) -> None:
 
 def labels_in(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what sweeps may call a row in different ways."""
-    return {name: row[name] for name in LABELS}
+    return {name: row.get(name) for name in LABELS}
 
 
 def put_copy(rows: Rows, key: str, copy: Mapping[str, Any]) -> None:

@@ -34,13 +34,18 @@ def is_plain(name: object) -> bool:
 
 
 def leads_out(root: str, name: str) -> bool:
-    """Return True if a link among the local folders of a name leads out of the root."""
-    path = root
-    for part in name.split("/"):
+    """Return True if a link among the local folders of a name leads out of the root.
+
+    The first folder, such as `stages`, may be a link: nobody but the user can have made it.
+    """
+    top, *rest = name.split("/")
+    path = os.path.join(root, top)
+    insides = [os.path.realpath(each) for each in (root, path)]
+    for part in rest:
         path = os.path.join(path, part)
         if os.path.islink(path):
-            real, inside = os.path.realpath(path), os.path.realpath(root)
-            if os.path.commonpath((real, inside)) != inside:
+            real = os.path.realpath(path)
+            if not any(os.path.commonpath((real, inside)) == inside for inside in insides):
                 return True
     return False
 
