@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -28,13 +29,28 @@ COMPARED = (
 )
 
 
+def by_flag(words: Sequence[str]) -> dict[str, list[str]]:
+    """Return the words of each flag, the flag among them."""
+    found: dict[str, list[str]] = {}
+    flag = ""
+    for word in words:
+        flag = word if word.startswith("--") else flag
+        found.setdefault(flag, []).append(word)
+    return found
+
+
+def merged(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return the words of a command in which each of `flags` replaces the same one before."""
+    return [word for given in (by_flag(words) | by_flag(flags)).values() for word in given]
+
+
 class Sweep:
     """One sweep command in a process group of its own."""
 
     def __init__(self, out: Path, *flags: str, **environment: str) -> None:
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), *SWEEP, "--out-dir", str(out), *flags],
+            [sys.executable, str(SCRIPT), *merged(SWEEP, flags), "--out-dir", str(out)],
             stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
