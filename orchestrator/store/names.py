@@ -39,12 +39,12 @@ def leads_out(root: str, name: str) -> bool:
     The first folder, such as `stages`, may be a link: nobody but the user can have made it.
     """
     top, *rest = name.split("/")
-    path = os.path.join(root, top)
-    insides = [os.path.realpath(each) for each in (root, path)]
+    path = first = os.path.join(root, top)
     for part in rest:
         path = os.path.join(path, part)
         if os.path.islink(path):
             real = os.path.realpath(path)
+            insides = map(os.path.realpath, (root, first))
             if not any(os.path.commonpath((real, inside)) == inside for inside in insides):
                 return True
     return False
