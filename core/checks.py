@@ -30,6 +30,11 @@ def require(condition: bool, flag: str, value: object, remedy: str) -> None:
         raise error
 
 
+def is_unicode(text: str) -> bool:
+    """Return True if a string has no lone surrogate, so that UTF-8 can hold it."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def require_positive(flag: str, value: float | None, remedy: str) -> None:
     """Refuse a number that is given, but not positive and finite."""
     require(value is None or 0 < value < math.inf, flag, value, remedy)

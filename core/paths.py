@@ -11,7 +11,7 @@ import os
 import re
 from urllib.parse import unquote, urlsplit
 
-from core.checks import BadInputError, require
+from core.checks import BadInputError, is_unicode, require
 
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
@@ -25,7 +25,7 @@ def local_path(flag: str, name: str) -> str:
     Raises:
         BadInputError: a variable or a home folder is not known, or no file can have this name.
     """
-    encodable = "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+    encodable = "\0" not in name and is_unicode(name)
     require(encodable, flag, ascii(name), "is not a name in UTF-8; rename it, or set LANG=C.UTF-8")
     path = file_uri(flag, name) if name.startswith("file:") else os.path.expanduser(name)
     if os.path.lexists(path):

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from core import accelerator
+from core.config import CalibrationConfig, EvalConfig
 from core.texts.named_texts import NAMED
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -155,6 +156,27 @@ def write_texts(tiny_text_file) -> Callable[[Path], None]:
             (directory / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
 
     return write
+
+
+@pytest.fixture
+def two_cells(tiny_opt_dir, write_texts, tmp_path):
+    """Settings of two one-shot cells of a tiny model, with their texts."""
+    # The tests of core run where there is no orchestrator.
+    from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
+
+    write_texts(tmp_path)
+    return SweepConfig(
+        grid=GridConfig(
+            models=(str(tiny_opt_dir),),
+            methods=("magnitude",),
+            regimes=("oneshot",),
+            sparsities=(0.5, 0.7),
+        ),
+        calibration=CalibrationConfig(),
+        eval=EvalConfig(texts=(str(tmp_path / "test.txt"),), seq_len=32, max_windows=2),
+        resources=ResourceConfig(cpus_per_worker=1),
+        output=OutputConfig(out_dir=str(tmp_path / "out")),
+    )
 
 
 @pytest.fixture(scope="session")

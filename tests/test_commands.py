@@ -144,7 +144,7 @@ COMMANDS = st.builds(
 
 
 class Watcher:
-    """What has to hold between any two commands on a store."""
+    """Rules that hold between any two commands on a store."""
 
     def __init__(self, bench, out):
         self.bench, self.store = bench, Store(str(out))

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import CalibrationConfig, EvalConfig
 from orchestrator.cluster import connection as cluster
 from orchestrator.cluster import slots
-from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.out_dir import mark
 from orchestrator.preparation import prepare, write_record
 from orchestrator.results.record import read_record
@@ -20,22 +18,10 @@ make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["m
 
 
 @pytest.fixture
-def config(tiny_opt_dir, write_texts, tmp_path, monkeypatch):
+def config(two_cells, monkeypatch):
     """Two one-shot cells of a tiny model, for this machine."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    write_texts(tmp_path)
-    return SweepConfig(
-        grid=GridConfig(
-            models=(str(tiny_opt_dir),),
-            methods=("magnitude",),
-            regimes=("oneshot",),
-            sparsities=(0.5, 0.7),
-        ),
-        calibration=CalibrationConfig(),
-        eval=EvalConfig(texts=(str(tmp_path / "test.txt"),), seq_len=32, max_windows=2),
-        resources=ResourceConfig(cpus_per_worker=1),
-        output=OutputConfig(out_dir=str(tmp_path / "out")),
-    )
+    return two_cells
 
 
 def changed(config, part, **changes):

@@ -7,12 +7,10 @@ import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError
 from ray.train import WorkerGroupError
 
-from core.config import CalibrationConfig, EvalConfig
 from core.parallel import Ranks
 from orchestrator.cluster import driver
 from orchestrator.cluster.restarts import FAILURES, LONGEST_PAUSE, LOST_NODES, SPOT, Restarts
 from orchestrator.cluster.room import WAITING, NoRoomError
-from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.out_dir import mark
 from orchestrator.plan.kinds import Prune
 from orchestrator.preparation import prepare
@@ -48,23 +46,9 @@ def test_trials_that_lost_one_node_come_back_at_different_moments():
 
 
 @pytest.fixture
-def sweep(tiny_opt_dir, write_texts, tmp_path):
+def sweep(two_cells):
     """A sweep of one trial: two sparsities by magnitude, and the dense model."""
-    write_texts(tmp_path)
-    return prepare(
-        SweepConfig(
-            grid=GridConfig(
-                models=(str(tiny_opt_dir),),
-                methods=("magnitude",),
-                regimes=("oneshot",),
-                sparsities=(0.5, 0.7),
-            ),
-            calibration=CalibrationConfig(),
-            eval=EvalConfig(texts=(str(tmp_path / "test.txt"),), seq_len=32, max_windows=2),
-            resources=ResourceConfig(cpus_per_worker=1),
-            output=OutputConfig(out_dir=str(tmp_path / "out")),
-        )
-    )
+    return prepare(two_cells)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ job_of, walk = _stand_in["job_of"], _stand_in["walk"]
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How often each file was read."""
+    """Number of times that each file was read."""
     counts = Counter()
     read = Store.__init__.__globals__["Files"].try_read
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from core.hub.downloads import RepoType
 
 HUB_TIMEOUT_S = 10
+LFS_POINTER = b"version https://git-lfs"
+"""Begin of the small file that git leaves in the place of a large one."""
 
 
 @functools.cache

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from core.checks import BadInputError
+from core.hub.identity import LFS_POINTER
 
-POINTER = b"version https://git-lfs"
-"""Begin of the small file that git leaves in the place of a large one."""
 MAX_HEADER = 100_000_000
 """Bytes of the longest header that safetensors reads."""
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2}
@@ -66,7 +65,7 @@ def no_content(data: bytes) -> str | None:
     """Return the reason if a file has no content: it is empty or a git-lfs pointer."""
     if not data.strip():
         return "is empty; copy the model again"
-    if data.startswith(POINTER):
+    if data.startswith(LFS_POINTER):
         return "is a git-lfs pointer, not the file; run `git lfs pull` in its folder"
     return None
 
@@ -85,7 +84,7 @@ def read_header(model: str, file: Path) -> dict[str, StoredTensor]:
     try:
         size = file.stat().st_size
         with open(file, "rb") as opened:
-            begin = opened.read(max(8, len(POINTER)))
+            begin = opened.read(max(8, len(LFS_POINTER)))
             length = int.from_bytes(begin[:8], "little")
             opened.seek(8)
             text = opened.read(length) if 8 + length <= size and length <= MAX_HEADER else None

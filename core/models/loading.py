@@ -20,8 +20,8 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from core.checks import BadInputError, require
-from core.hub.identity import first_line
-from core.models.checkpoint_files import POINTER, json_object, no_content
+from core.hub.identity import LFS_POINTER, first_line
+from core.models.checkpoint_files import json_object, no_content
 from core.models.config_checks import (
     require_dtype_name,
     require_heads,
@@ -174,7 +174,7 @@ def require_content(name: str, directory: Path) -> None:
     for file in directory.iterdir():
         if TOKENIZER_FILES.fullmatch(file.name) and file.is_file():
             with open(file, "rb") as opened:
-                reason = no_content(opened.read(len(POINTER)))
+                reason = no_content(opened.read(len(LFS_POINTER)))
             require(reason is None, "models", name, f"{file.name} {reason}")
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.checks import require
+from core.hub.identity import LFS_POINTER
 from core.texts.named_texts import Form
 from core.texts.unpacking import HEAD, encoding_of, is_packed, unpacked
 
@@ -37,7 +38,7 @@ REFUSED = {
     b"%!PS": "is PostScript; extract its text first",
     b"{\\rtf": "is RTF markup, not prose; extract its text first",
     b"FEA1": "is Feather of version 1; write it again as Parquet",
-    b"version https://git-lfs": "is a pointer of git-lfs, not the file; run git lfs pull",
+    LFS_POINTER: "is a pointer of git-lfs, not the file; run git lfs pull",
 }
 """First bytes of files that are never read, and the remedy."""
 JSON_START = re.compile(r'\s*(\{\s*"[^"\n]*"\s*:|\[\s*\{\s*"|\[\s*"([^"\\\n]|\\.)*"\s*[,\]])')

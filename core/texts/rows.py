@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from core.checks import BadInputError, require
+from core.checks import BadInputError, is_unicode, require
 from core.texts.columns import name_a_column, without_nulls
 from core.texts.forms import separator
 from core.texts.sources import Text
@@ -134,8 +134,3 @@ def strings(text: Text, placed: Iterable[Placed]) -> list[str]:
         found.append(value)
     without_nulls(text, found, nulls)
     return found
-
-
-def is_unicode(value: str) -> bool:
-    """Return True if a string has no lone surrogate."""
-    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)

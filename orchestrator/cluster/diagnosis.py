@@ -102,11 +102,10 @@ def describe(job: Job, error: BaseException) -> Failure:
 
 def of_lost_node(job: Job, found: list[BaseException]) -> Failure | None:
     """Return the failure of a group that lost a node, announced or not; None if it lost none."""
-    gone = (PreemptionError, NodeDiedError)
     if any(isinstance(each, PreemptionError) or is_preempted(each) for each in found):
         often = ", {times} times at this place; run the same command again"
         return Failure("a spot node was lost", interrupted=True, patience=SPOT, often=often)
-    if not any(isinstance(each, gone) or died_with_node(each) for each in found):
+    if not any(isinstance(each, NodeDiedError) or died_with_node(each) for each in found):
         return None
     often = (
         ", {times} times while this cell ran: the cell may use up the memory of its node "

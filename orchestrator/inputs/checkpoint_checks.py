@@ -75,11 +75,13 @@ def require_fitting_weights(source: ModelSource, keeps_zeros: bool = False) -> N
         model = meta_model(config, torch.float32)
     match = match_weights(model, stored)
     require_plain_names(name, match)
-    require_all_blocks(name, match, FAMILIES[config.model_type].blocks, config.num_hidden_layers)
+    part = FAMILIES[config.model_type].blocks.rpartition(".")[2]
+    block = re.compile(rf"(?:^|\.){part}\.(\d+)\.")
+    require_all_blocks(name, match, block, config.num_hidden_layers)
     require_nothing_missing(name, match)
     require_shapes(name, match)
     require_float_dtypes(name, match, dict(model.named_parameters()))
-    require_all_read(name, match, FAMILIES[config.model_type].blocks)
+    require_all_read(name, match, block)
     require_finite(name, match.stored)
     if not keeps_zeros:
         warn_if_sparse(name, model, match.keys, match.stored)
@@ -151,10 +153,11 @@ def require_plain_names(name: str, match: Match) -> None:
         require(found is None or not match.missing, "models", name, remedy)
 
 
-def require_all_blocks(name: str, match: Match, path: str, num_blocks: int) -> None:
-    """Refuse files with more or fewer decoder blocks than the config says."""
-    part = path.rpartition(".")[2]
-    block = re.compile(rf"(?:^|\.){part}\.(\d+)\.")
+def require_all_blocks(name: str, match: Match, block: re.Pattern[str], num_blocks: int) -> None:
+    """Refuse files with more or fewer decoder blocks than the config says.
+
+    `block` finds the number of a weight's block in its name.
+    """
     found = [int(place[1]) for place in map(block.search, match.stored) if place]
     count = max(found, default=-1) + 1
     remedy = (
@@ -195,11 +198,10 @@ def require_float_dtypes(
         require(weight not in parameters or dtype in FLOATS, "models", name, remedy)
 
 
-def require_all_read(name: str, match: Match, path: str) -> None:
+def require_all_read(name: str, match: Match, block: re.Pattern[str]) -> None:
     """Refuse weights of blocks that nothing reads; warn of other parameters."""
-    part = path.rpartition(".")[2]
     extra = [key for key in match.unread if key.endswith((".weight", ".bias"))]
-    inside = [key for key in extra if re.search(rf"(?:^|\.){part}\.\d+\.", key)]
+    inside = [key for key in extra if block.search(key)]
     if inside:
         told = f"{len(inside)} weights of its blocks are read by nothing, first {inside[0]}"
         remedy = f"{told}; copy config and weights of the same model"

@@ -106,9 +106,7 @@ class Files:
 
         Any replacement of a file changes its stamp.
         """
-        selector = fs.FileSelector(self.join(folder), allow_not_found=True)
-        infos = self.filesystem.get_file_info(selector)
-        found = (info for info in infos if info.base_name.endswith(ending))
+        found = (info for info in self.infos(folder) if info.base_name.endswith(ending))
         return {info.base_name: (info.mtime_ns or 0, info.size or 0) for info in found}
 
     def for_each(self, names: Iterable[str], function: Callable[[str], T]) -> Iterator[T]:
