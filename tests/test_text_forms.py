@@ -76,6 +76,8 @@ READ = [
     ("pretty.txt", json.dumps([{"text": row} for row in ROWS], indent=2)),
     ("strings.json", json.dumps(ROWS)),
     ("strings.jsonl", '"a b"\n"c"\n'),
+    ("null_strings.json", json.dumps(["a b", None, "c"])),
+    ("null_column.json", json.dumps({"text": ["a b", None, "c"]})),
     ("object.json", json.dumps({"data": [{"text": row} for row in ROWS], "version": 1})),
     ("pretty_object.json", json.dumps({"data": [{"text": row} for row in ROWS]}, indent=1)),
     ("column.json", json.dumps({"text": ROWS, "n": [1, 2]})),
@@ -297,3 +299,29 @@ def test_a_named_text_is_copied_with_any_suffix(folder):
     assert joined(resolve_text("c4=shard.JSONL", "evaluation")) == "a b c"
     with pytest.raises(BadInputError, match="cannot be read"):
         joined(resolve_text("c4=page.json", "evaluation"))
+
+
+@pytest.mark.parametrize("name", ["c4", "wikitext2"])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("a.parquet", parquet(text=["a b", None, "c"])),
+        ("a.jsonl", '{"text": "a b"}\n{"text": null}\n{"text": "c"}\n'),
+    ],
+)
+def test_a_copy_of_a_named_text_may_have_nulls(folder, caplog, name, file, content):
+    given = f"{name}={file}"
+    (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    text = resolve_text(given, "evaluation")
+    assert joined(text) == text.rule.joiner.join(ROWS)
+    assert caplog.messages == [f"--eval.texts {given}: 1 of 3 rows are null and left out"]
+
+
+@pytest.mark.parametrize("name", ["c4", "wikitext2", "ptb"])
+def test_a_copy_of_a_named_text_is_utf8(folder, name):
+    bad = pa.Array.from_buffers(pa.string(), 1, pa.array([b"a \xed\xa0\x80"]).buffers())
+    (folder / "a.parquet").write_bytes(parquet(text=bad, sentence=bad))
+    (folder / "a.jsonl").write_bytes(LINES.encode("utf-16"))
+    for file, message in (("a.parquet", "bytes that are not UTF-8"), ("a.jsonl", "is not UTF-8")):
+        with pytest.raises(BadInputError, match=message):
+            joined(resolve_text(f"{name}={file}", "evaluation"))

@@ -82,8 +82,8 @@ def listed(value: Any, column: str) -> list[Any]:
 
 
 def _cell(text: Text, place: str, row: Any) -> Any:
-    """Return the text of a row: that of its column, or the row itself if it is a string."""
-    if isinstance(row, str):
+    """Return the text of a row: that of its column, or the row itself if it is a string or null."""
+    if row is None or isinstance(row, str):
         return row
     remedy = f'{place} is not an object like {{"{text.column}": "..."}}'
     require(isinstance(row, dict), text.flag, text.name, remedy)

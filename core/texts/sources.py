@@ -128,6 +128,8 @@ def _local_copy(name: str, role: Role, given: TextName, part: str) -> Text:
     endings = ".parquet, .gz, .json, .jsonl" + (", .raw" if raw else "")
     remedy = f"give a copy of the hub's file, which ends in {endings}"
     require(found.form in forms, FLAGS[role], name, remedy)
+    is_utf8 = found.form == "raw" or found.encoding.startswith("utf-8")
+    require(is_utf8, FLAGS[role], name, "is not UTF-8; give a copy of the hub's file as it is")
     named = NAMED[given.short]
     rule = named.parts[part]
     return Text(

@@ -15,27 +15,31 @@ from core.texts.sources import Text
 
 
 def table_rows(text: Text) -> Sequence[str]:
-    """Return one column of a file; nulls of a user's own table are left out."""
+    """Return one column of a file; nulls of a local file are left out."""
     table = _load(text)
     kinds = {name: _kind(found) for name, found in (table.features or {}).items()}
     is_text = kinds.get(text.column) in STRINGS
     require(is_text, text.flag, text.name, name_a_column(text, kinds))
+    column = table.data.column(text.column)
+    if text.path is not None:
+        require_utf8(text, column)
     rows, wanted = cast(Sequence[str], table[text.column]), text.rule.rows_sha256
     if wanted is not None and rows_hash(rows) != wanted:
         changed = "these are not the rows" if text.path else "the hub has changed it: not the rows"
         remedy = f"{changed} that papers read; give a copy of the original as {text.label}=FILE"
         raise BadInputError(f"--{text.flag} {text.name}: {remedy}")
-    if text.source is not None:
-        return rows
-    column = table.data.column(text.column)
+    if text.path is not None and column.null_count:
+        return without_nulls(text, [row for row in rows if row is not None], column.null_count)
+    return rows
+
+
+def require_utf8(text: Text, column: Any) -> None:
+    """Refuse a column of strings with bytes that are no text."""
     try:
         column.validate(full=True)
     except ValueError as error:
         remedy = f"its {text.column!r} holds bytes that are not UTF-8 ({first_line(error)})"
         raise BadInputError(f"--{text.flag} {text.name}: {remedy}") from error
-    if column.null_count:
-        return without_nulls(text, [row for row in rows if row is not None], column.null_count)
-    return rows
 
 
 def _load(text: Text) -> Any:
