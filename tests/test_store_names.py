@@ -15,6 +15,7 @@ from orchestrator.store.store import Store
 BAD = [
     *("../outside", "a/../../outside", "/outside", "C:/outside", "c:outside", "a\\..\\outside"),
     *("", ".", "..", "a//b", "a/./b", "a/", "\0", None, 7),
+    *("\ud800", "x" * 256, "x/" * 512 + "x"),
 ]
 
 
@@ -78,6 +79,11 @@ def test_a_manifest_with_such_a_name_is_damaged(store, outside, name, where):
 def test_a_manifest_of_another_form_is_damaged(store, files):
     write(store, {**publish(store), "files": files}, "stages", "a")
     assert "its manifest" in store.stages.inspect()[1]["a"]
+
+
+def test_a_manifest_that_is_nested_too_deep_is_damaged(store):
+    store.files.write_bytes(b"[" * 100_000, "stages", "a", "manifest.json")
+    assert store.stages.inspect()[1]["a"] == "its manifest is not a JSON object"
 
 
 @pytest.mark.parametrize("after", [{"step": "../1"}, {"step": -1}, {}, "1", {"step": None}])

@@ -256,7 +256,7 @@ def read_object(data: bytes) -> dict[str, Any] | None:
     """Parse a file that holds a JSON object; None if it holds something else."""
     try:
         found = json.loads(data)
-    except ValueError:  # Not JSON, or not text at all.
+    except (ValueError, RecursionError):  # Not JSON, not text at all, or nested too deep.
         return None
     return found if isinstance(found, dict) else None
 

@@ -45,7 +45,8 @@ def fault_of(data: bytes) -> str | None:
     names = [*files, *([upload] if "upload" in manifest else [])]
     for name in names:
         if not is_safe(name) or name == MANIFEST:
-            return f"its manifest names {name!r}, which leads out of the store"
+            why = "leads out of the store, or no file can have this name"
+            return f"its manifest names {name!r:.80}, which {why}"
     if "upload" in manifest and not is_plain(upload):
         return f"its manifest names {upload!r}, which is no folder of it"
     for name, entry in files.items():

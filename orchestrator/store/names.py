@@ -9,21 +9,33 @@ from typing import Any
 from core.checks import BadInputError
 
 DRIVE = re.compile(r"[A-Za-z]:")
+MOST_BYTES = 255
+"""Longest name of a file or folder that file systems take."""
+MOST_BYTES_IN_ALL = 1024
+"""Longest name that object stores take."""
 
 
 class UnsafeNameError(BadInputError):
-    """A name leads out of the store, or could on another system."""
+    """A name leads out of the store, or could on another system, or is no name of a file."""
 
     def __init__(self, root: str, name: object) -> None:
-        super().__init__(f"{root}: the name {name!r} leads out of the store, and is refused")
+        why = "leads out of the store, or no file can have it"
+        super().__init__(f"{root}: the name {name!r:.80} is refused: it {why}")
 
 
 def is_safe(name: object) -> bool:
     """Return True if a name, joined to a folder with `/`, stays in that folder on any system.
 
-    An absolute name, a drive letter, a backslash, `.`, `..` and an empty part do not.
+    An absolute name, a drive letter, a backslash, `.`, `..` and an empty part do not. A name is not
+    safe either if no file can have it: it is too long, or not UTF-8.
     """
     if not isinstance(name, str) or "\\" in name or "\0" in name:
+        return False
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return False
+    if len(encoded) > MOST_BYTES_IN_ALL or max(map(len, encoded.split(b"/"))) > MOST_BYTES:
         return False
     return not any(part in ("", ".", "..") or DRIVE.match(part) for part in name.split("/"))
 
