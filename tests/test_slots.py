@@ -241,3 +241,9 @@ def test_the_autoscalers_file_is_found_by_its_process(tmp_path):
         process.stdout.readline()  # Its command line can be read once it runs.
         assert autoscaling(address) == {"max_workers": 3}
         assert autoscaling("192.0.2.78:6379") == {}
+
+
+@pytest.mark.parametrize("gpus", [1.5, 0.00001])
+def test_a_dry_run_refuses_parts_of_gpus_that_no_machine_has(gpus):
+    with pytest.raises(BadInputError, match="--gpus-per-worker"):
+        slots.planned_slots(ResourceConfig(use_gpu=True, gpus_per_worker=gpus))

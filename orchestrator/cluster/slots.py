@@ -73,9 +73,14 @@ def planned_slots(config: ResourceConfig) -> int:
 
     They are those of this machine. If not even one trial fits here, they are
     `--max-concurrent-trials`, or 1 if it is not set.
+
+    Raises:
+        BadInputError: no machine has what is asked for; names the flag.
     """
+    reach = this_machine(config)
+    shape_of(config, reach)
     try:
-        return num_slots(config, this_machine(config))
+        return num_slots(config, reach)
     except BadInputError:
         return config.max_concurrent_trials or 1
 
