@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from core.checks import BadInputError
 from core.models.config_checks import require_dtype
 from core.models.facts import describe_model
-from core.models.loading import load_model, load_tokenizer
+from core.models.loading import NO_TOKENIZER, load_model, load_tokenizer
 from core.models.sources import ModelSource, local_source, resolve_model
 from orchestrator.config import EvalConfig, GridConfig, OutputConfig, SweepConfig
 from orchestrator.inputs.checkpoint_checks import require_fitting_weights
@@ -361,7 +361,9 @@ NAMES: dict[str, tuple[Spoil, str]] = {
 """Kinds of weights that do not fit the config."""
 
 TOKENIZERS: dict[str, tuple[Spoil, str]] = {
-    "tokenizer absent": (without("tokenizer.json", "tokenizer_config.json"), "tokenizer"),
+    "tokenizer absent": (without("tokenizer.json", "tokenizer_config.json"), NO_TOKENIZER),
+    "tokenizer config alone": (without("tokenizer.json"), NO_TOKENIZER),
+    "tokenizer another object": (text_of("tokenizer.json", "{}"), "KeyError: 'added_tokens'"),
     "tokenizer cut": (text_of("tokenizer.json", '{"version": "1.0", "mo'), "tokenizer"),
     "tokenizer a git-lfs pointer": (text_of("tokenizer.json", POINTER), "tokenizer.json.*git lfs"),
     "tokenizer a broken link": (broken_link("tokenizer.json"), "tokenizer.json cannot be read"),

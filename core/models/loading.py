@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ from core.models.weight_files import WeightFiles, meta_model
 CONFIG = "config.json"
 LONGEST_LINE = 300
 """Characters of a library's message that are repeated."""
+NO_TOKENIZER = "has no tokenizer files; save its tokenizer beside it"
 
 
 def read_config(source: ModelSource) -> PreTrainedConfig:
@@ -159,23 +161,24 @@ def load_tokenizer(source: ModelSource | str | Path) -> PreTrainedTokenizerBase:
     except BadInputError:
         raise
     except Exception as error:
-        # If there is no tokenizer, the error is that of the last parser that transformers tried.
-        told = first_line(error).rstrip(" :.")
+        told = in_a_line(error).rstrip(" :.")
         remedy = f"its tokenizer cannot be loaded: {told}; save its tokenizer beside it again"
         raise BadInputError(f"--models {source.name}: {remedy}") from error
     # Without tokenizer files some families silently get a tokenizer that knows no text.
     known = len(tokenizer) > len(tokenizer.all_special_tokens)
-    require(known, "models", source.name, "has no tokenizer files; save its tokenizer beside it")
+    require(known, "models", source.name, NO_TOKENIZER)
     return tokenizer
 
 
 def require_content(name: str, directory: Path) -> None:
-    """Refuse files of a tokenizer that are empty or git-lfs pointers."""
-    for file in directory.iterdir():
-        if TOKENIZER_FILES.fullmatch(file.name) and file.is_file():
-            with open(file, "rb") as opened:
-                reason = no_content(opened.read(len(LFS_POINTER)))
-            require(reason is None, "models", name, f"{file.name} {reason}")
+    """Refuse a tokenizer without a vocabulary, and files that are empty or git-lfs pointers."""
+    files = [file for file in directory.iterdir() if TOKENIZER_FILES.fullmatch(file.name)]
+    vocabularies = [file for file in files if not re.search("_config|_tokens", file.name)]
+    require(bool(vocabularies), "models", name, NO_TOKENIZER)
+    for file in filter(Path.is_file, files):
+        with open(file, "rb") as opened:
+            reason = no_content(opened.read(len(LFS_POINTER)))
+        require(reason is None, "models", name, f"{file.name} {reason}")
 
 
 def _source(source: ModelSource | str | Path) -> ModelSource:
