@@ -75,6 +75,26 @@ def test_pieces_give_the_tokens_of_the_whole(content, size, tokenizer, monkeypat
     assert len(cut(content)) > 1 and "".join(cut(content)) == content
 
 
+def test_a_tokenizer_that_pads_and_truncates_gives_all_tokens_of_each_piece(monkeypatch):
+    tokenizer = load_tokenizer(MODEL)
+    text = "one line\n" * 40 + "and a longer one\n" * 40
+    expected = tokenizer(text)["input_ids"]
+    monkeypatch.setattr(tokenization, "PIECE_CHARS", 20)
+    assert tokenize(text, tokenizer).tolist() == expected
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    assert tokenize(text, tokenizer).tolist() == expected
+
+
+def test_the_description_of_a_tokenizer_is_read_once_for_all_its_documents(monkeypatch):
+    tokenizer = load_tokenizer(MODEL)
+    monkeypatch.setattr(tokenization, "PIECE_CHARS", 20)
+    before = cuts_at_lines.cache_info().misses
+    for number in range(5):
+        tokenize(f"document {number}\n" * 9, tokenizer)
+    assert cuts_at_lines.cache_info().misses == before + 1
+
+
 def test_special_tokens_behind_the_text_come_once_too(monkeypatch):
     tokenizer = load_tokenizer(MODEL)
     both = changed(

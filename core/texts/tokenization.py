@@ -1,26 +1,34 @@
 """Token ids of a string of any length, encoded in pieces if these surely give the same tokens.
 
-A tokenizer uses one core for one string and needs about two hundred times the memory of its text.
-Byte-level BPE of GPT-2's kind (OPT, SmolLM2, ...) first cuts a text by a pattern. A single line
-break between visible characters always becomes a piece of its own. So texts are cut there, and the
-pieces are encoded at the same time. Every other tokenizer gets the text whole.
+A tokenizer takes twice as long for a long string as for the same string in small pieces, and it
+needs about two hundred times the memory of its text. Byte-level BPE of GPT-2's kind (OPT, SmolLM2,
+...) first cuts a text by a pattern. A single line break between visible characters always becomes a
+piece of its own. So texts are cut there. Every other tokenizer gets the text whole.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import re
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-PIECE_CHARS = 2**19
+if TYPE_CHECKING:  # It takes seconds, and a tokenizer that is here has been imported already.
+    from transformers import PreTrainedTokenizerBase
+
+PIECE_CHARS = 4_000
 """Smallest number of characters in a piece."""
+BATCH_PIECES = 64
+"""Pieces that one core encodes at a time."""
 CUT = re.compile(r"(?<=[!-~])\n(?=[0-9A-Za-z])")
 """A line break that GPT-2's pattern always matches alone."""
 
@@ -28,16 +36,28 @@ CUT = re.compile(r"(?<=[!-~])\n(?=[0-9A-Za-z])")
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Return token ids [num_tokens], with the default special tokens once, around the whole."""
     pieces = cut(text) if len(text) > PIECE_CHARS and cuts_at_lines(tokenizer) else [text]
-    first = encode(pieces[0], tokenizer)
     if len(pieces) == 1:
-        return torch.from_numpy(first)
-    bare = bare_ids(pieces[0], tokenizer)
-    length, extra = len(bare), len(first) - len(bare)
-    begin = next(i for i in range(extra + 1) if np.array_equal(first[i : i + length], bare))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        rest = list(threads.map(lambda piece: bare_ids(piece, tokenizer), pieces[1:]))
-    end = begin + length
-    return torch.from_numpy(np.concatenate([first[:end], *rest, first[end:]]))
+        return torch.from_numpy(encode(text, tokenizer))
+    around = special_tokens(tokenizer)
+    ids = encode_pieces(pieces, tokenizer)
+    return torch.from_numpy(np.concatenate([around.before, *ids, around.behind]))
+
+
+@dataclass(frozen=True)
+class Around:
+    """The special tokens that a tokenizer puts around a text by default, int64."""
+
+    before: np.ndarray
+    behind: np.ndarray
+
+
+@functools.lru_cache(maxsize=8)
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> Around:
+    """Return the special tokens around a text; only for tokenizers that `cuts_at_lines` knows."""
+    whole, (bare,) = encode("a", tokenizer), encode_pieces(["a"], tokenizer)
+    length, extra = len(bare), len(whole) - len(bare)
+    begin = next(i for i in range(extra + 1) if np.array_equal(whole[i : i + length], bare))
+    return Around(whole[:begin], whole[begin + length :])
 
 
 def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -47,10 +67,21 @@ def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return np.asarray(encoded["input_ids"], dtype=np.int64)
 
 
-def bare_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Return the ids without special tokens; several threads may call it at the same time."""
+def encode_pieces(
+    pieces: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[np.ndarray]:
+    """Yield the ids of each piece, int64, without special tokens; all cores work on them."""
     backend: Any = tokenizer.backend_tokenizer
-    return np.asarray(backend.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+    backend.no_truncation()
+    backend.no_padding()
+
+    def encode_batch(batch: Sequence[str]) -> list[np.ndarray]:
+        found = backend.encode_batch_fast(batch, add_special_tokens=False)
+        return [np.asarray(each.ids, dtype=np.int64) for each in found]
+
+    batches = (pieces[i : i + BATCH_PIECES] for i in range(0, len(pieces), BATCH_PIECES))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        yield from itertools.chain.from_iterable(threads.map(encode_batch, batches))
 
 
 def cut(text: str) -> list[str]:
@@ -62,6 +93,7 @@ def cut(text: str) -> list[str]:
     return [*pieces, text[start:]]
 
 
+@functools.lru_cache(maxsize=8)
 def cuts_at_lines(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return True if a tokenizer surely treats the text before and after a `CUT` separately."""
     if not tokenizer.is_fast:
