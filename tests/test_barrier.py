@@ -4,16 +4,19 @@ The stand-in for nccl sums over gloo in the background. The host waits for it on
 value. A barrier that reads nothing would then let every rank go at once.
 """
 
-import json
-import os
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.distributed as dist
+import two_ranks
+
+from core.parallel import Ranks
+from orchestrator.trial.nodes import leader_first, opened_once
+from orchestrator.trial.workspace import Workspace
 
 LATE_SECONDS = 0.7
 """One rank comes, or ends its work, this much later than the other."""
@@ -21,22 +24,10 @@ LATE_SECONDS = 0.7
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory) -> list[dict[str, float]]:
-    """Return the values that each of two ranks printed."""
+    """Return the values that each of two ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        return [json.loads(process.communicate(timeout=300)[0]) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    two_ranks.start(__file__, folder, 2)
+    return two_ranks.found(folder, 2)
 
 
 def test_the_barrier_holds_the_host(seen):
@@ -57,9 +48,6 @@ def test_fetched_files_stay_until_the_last_rank_has_read_them(seen):
 
 def enqueue_only() -> None:
     """Make sums over ranks return at once, and reads of a value wait for all of them."""
-    import torch
-    import torch.distributed as dist
-
     reduce, read, pending = dist.all_reduce, torch.Tensor.item, []
 
     def read_when_done(tensor):
@@ -79,7 +67,6 @@ def slow(file: Path) -> None:
 
 def published(ranks, folder: Path) -> bool:
     """Publish a stage slowly on rank 0; return True if it is there afterwards."""
-    from orchestrator.trial.workspace import Workspace
 
     @contextmanager
     def directory():
@@ -98,8 +85,6 @@ def published(ranks, folder: Path) -> bool:
 
 def loaded(ranks, folder: Path) -> bool:
     """Load slowly on rank 0; return True if rank 1 finds what it loaded."""
-    from orchestrator.trial.nodes import leader_first
-
     with leader_first(ranks):
         if ranks.rank == 0:
             slow(folder / "loaded")
@@ -108,7 +93,6 @@ def loaded(ranks, folder: Path) -> bool:
 
 def fetched(ranks, folder: Path) -> bool:
     """Fetch a file that is removed afterwards; return True if a slow rank 1 still reads it."""
-    from orchestrator.trial.nodes import opened_once
 
     @contextmanager
     def opened():
@@ -122,26 +106,14 @@ def fetched(ranks, folder: Path) -> bool:
         return (place / "fetched").exists()
 
 
-def run(rank: int, folder: Path) -> dict[str, float]:
+def scenario(ranks: Ranks, folder: Path) -> dict[str, float]:
     """Return what a rank sees; times are of a clock that both ranks share."""
-    import torch.distributed as dist
-
-    from core.parallel import Ranks
-
-    address = f"file://{folder / 'rendezvous'}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    ranks = Ranks.current()
     ranks.gather(0)
     enqueue_only()
-    time.sleep(LATE_SECONDS * rank)
+    time.sleep(LATE_SECONDS * ranks.rank)
     came = time.monotonic()
     ranks.barrier()
     found = {"came": came, "left": time.monotonic()}
     found |= {each.__name__: each(ranks, folder) for each in (published, loaded, fetched)}
     ranks.barrier()
-    dist.destroy_process_group()
     return found
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(int(sys.argv[1]), Path(sys.argv[2]))))

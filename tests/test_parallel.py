@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import two_ranks
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -40,7 +38,6 @@ from core.training.loop import Loop
 
 METHODS = ["magnitude", "wanda", "sparsegpt"]
 TARGETS = {"half": Target(0.5), "2:4": Target.structured("2:4")}
-two_ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("two_ranks.py"))))
 # Odd sizes: 321 and 61 rows do not split evenly over two ranks, nor do 13 windows.
 SHAPE = {"vocab_size": 321, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS = {
@@ -228,18 +225,16 @@ def failing_prune(models: Path, ranks: Ranks) -> str | None:
     return None
 
 
-def scenario(folder: Path, resume_from: int) -> None:
-    """Everything, written to `folder/ranks-<world>/`."""
-    ranks = Ranks.current()
-    out = folder / f"ranks-{ranks.size}"
-    out.mkdir(exist_ok=True)
+def scenario(ranks: Ranks, out: Path) -> dict[str, Any]:
+    """Everything."""
+    folder, earlier = out.parent, two_ranks.earlier(ranks, out)
     found: dict[str, Any] = {"pieces": pieces(folder, ranks)}
     for family in FAMILIES:
-        resume = folder / f"ranks-{resume_from}" / f"{family}-step-{SAVED_STEP}"
+        resume = earlier / f"{family}-step-{SAVED_STEP}"
         found[f"{family} loaded"] = loading(folder, family, ranks)
         found[family] = pruning(folder, family, ranks)
         found[f"{family} trained"] = training(folder, family, ranks, out, resume)
-    torch.save(found, out / f"rank-{ranks.rank}.pt")
+    return found
 
 
 # What comes out ----------------------------------------------------------------------------------
@@ -508,7 +503,3 @@ def test_owners_share_the_work_evenly(costs, size, load):
 
 def test_a_single_rank_owns_everything():
     assert assign_owners([3, 1, 2], 1) == [0, 0, 0]
-
-
-if __name__ == "__main__":
-    two_ranks.join(int(sys.argv[1]), Path(sys.argv[2]), scenario)

@@ -6,14 +6,11 @@ waits for the backward pass by a hook of autograd.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+import two_ranks
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
@@ -137,17 +134,12 @@ def train_uneven(ranks: Ranks) -> dict[str, object]:
     return {"losses": report.losses}
 
 
-def main(rank: int, folder: Path) -> None:
-    """Join each world that has room for this rank, one world after the other."""
-    torch.set_num_threads(1)
-    for world in WORLDS[rank >= min(WORLDS) :]:
-        address = f"file://{folder / f'rendezvous-{world}'}"
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
-        torch.manual_seed(0)
-        found = {case: train(*case, Ranks.current()) for case in CASES}
-        found["uneven"] = train_uneven(Ranks.current())
-        torch.save(found, folder / f"{world}-{rank}.pt")
-        dist.destroy_process_group()
+def scenario(ranks: Ranks, _: Path) -> dict[object, object]:
+    """Train everything, as `two_ranks.py` says."""
+    torch.manual_seed(0)
+    found: dict[object, object] = {case: train(*case, ranks) for case in CASES}
+    found["uneven"] = train_uneven(ranks)
+    return found
 
 
 # What comes out ----------------------------------------------------------------------------------
@@ -157,22 +149,8 @@ def main(rank: int, folder: Path) -> None:
 def folder(tmp_path_factory) -> Path:
     """The bytes that each rank of every world has found."""
     out = tmp_path_factory.mktemp("bytes")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(out)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(max(WORLDS))
-    ]
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not any(process.returncode for process in processes), "\n".join(outputs)
+    for world in WORLDS:
+        two_ranks.start(__file__, out, world)
     return out
 
 
@@ -201,18 +179,13 @@ def estimated(family: str, dtype: str, world: int, folder: Path) -> dict[str, fl
 def test_each_rank_holds_what_the_formula_says(folder, tmp_path, family, dtype, world):
     # 5 %: norms' statistics and position embeddings are in no formula.
     formula = estimated(family, dtype, world, tmp_path)
-    for rank in range(world):
-        found = torch.load(folder / f"{world}-{rank}.pt")[family, dtype]
-        assert found == pytest.approx(formula, rel=0.05), f"rank {rank}"
+    for rank, found in enumerate(two_ranks.found(folder, world)):
+        assert found[family, dtype] == pytest.approx(formula, rel=0.05), f"rank {rank}"
 
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_training_in_bf16_shares_rows_that_do_not_divide(folder, one_thread, world):
     # bf16 keeps 8 bits, so sums in another order differ by some 1e-3 of a loss.
     alone = train_uneven(Ranks.current())["losses"]
-    both = [torch.load(folder / f"{world}-{rank}.pt")["uneven"]["losses"] for rank in range(world)]
+    both = [found["uneven"]["losses"] for found in two_ranks.found(folder, world)]
     assert all(losses == pytest.approx(alone, rel=3e-3) for losses in both)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import two_ranks
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
@@ -33,8 +31,7 @@ from core.training.finetune import finetune_
 from core.training.loop import Loop
 from core.training.optimizer import MaskedAdamW
 
-two_ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("two_ranks.py"))))
-STEPS = 20
+STEPS = 8
 # Odd sizes: neither 321 and 61 rows nor the windows of a batch split evenly over two ranks.
 SHAPE = {"vocab_size": 321, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS = {
@@ -112,7 +109,7 @@ def train(
     resume: Path,
     offload: bool = False,
 ) -> dict[str, Any]:
-    """A magnitude-pruned model after 20 steps (of each half where halves are trained)."""
+    """A magnitude-pruned model after `STEPS` steps (of each half where halves are trained)."""
     family, objective, trainable = case
     rank = {"lora_rank": 4} if trainable == "masklora" else {}
     config = FinetuneConfig(lr=1e-3, trainable=trainable, **rank, **OBJECTIVES[objective])
@@ -157,20 +154,16 @@ def train(
     return found
 
 
-def scenario(folder: Path, resume_from: int) -> None:
-    ranks = Ranks.current()
-    out = folder / f"ranks-{ranks.size}"
-    out.mkdir(exist_ok=True)
-    ranks.barrier()
-    found = {}
+def scenario(ranks: Ranks, out: Path) -> dict[Any, Any]:
+    folder, earlier = out.parent, two_ranks.earlier(ranks, out)
+    found: dict[Any, Any] = {}
     for case in CASES:
-        resume = folder / f"ranks-{resume_from}" / "-".join(case)
-        found[case] = train(folder, case, ranks, out, resume)
+        found[case] = train(folder, case, ranks, out, earlier / "-".join(case))
     for case in OFFLOADED if ranks.size > 1 else ():
-        resume = folder / f"ranks-{resume_from}" / "-".join(case)
+        resume = earlier / "-".join(case)
         found["offload", *case] = train(folder, case, ranks, out, resume, offload=True)
     MaskedAdamW.step, lora.attach_ = STEP, ATTACH
-    torch.save(found, out / f"rank-{ranks.rank}.pt")
+    return found
 
 
 # What comes out ----------------------------------------------------------------------------------
@@ -198,7 +191,7 @@ cases = pytest.mark.parametrize("case", CASES, ids=["-".join(case) for case in C
 
 @cases
 def test_losses_equal_those_of_one_rank(alone, both, case):
-    # 1e-4 relative, over 20 steps in float32 (80 where four halves take 20 each).
+    # 1e-4 relative, over 8 steps in float32 (32 where four halves take 8 each).
     one, two = (found[case]["through"]["losses"] for found in (alone, both[0]))
     assert len(one) == STEPS * (4 if case[1] == "reconstruct" else 1)
     assert two == pytest.approx(one, rel=1e-4)
@@ -241,7 +234,3 @@ def test_saved_by_two_ranks_zeros_and_ties_are_kept(folder, both, case):
     assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
     for name, tensor in both[0][case]["through"]["weights"].items():
         assert torch.equal(loaded.get_parameter(name), tensor), name
-
-
-if __name__ == "__main__":
-    two_ranks.join(int(sys.argv[1]), Path(sys.argv[2]), scenario)

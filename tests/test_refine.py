@@ -1,22 +1,26 @@
 """Swaps after a method: the error only falls, counts stay, earlier masks hold, ranks agree."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import two_ranks
 from torch import Tensor
 
+from core.activations import Calibration
+from core.allocation import allocate, outlier_ratios
 from core.config import PruneConfig
 from core.methods import needs_calibration
+from core.models.blocks import prunable_matrices
+from core.models.loading import load_model
+from core.models.sharding import shard_
+from core.parallel import Ranks, whole
 from core.pruners import PRUNERS, make_pruner, swaps
 from core.pruners import refine as module
 from core.pruners.hessian import Hessian
 from core.pruners.pruner import Pruned
 from core.pruners.refine import Refined, refine, row_errors
+from core.sequential import prune_
 from core.targets import Target
 
 METHODS = sorted(PRUNERS)
@@ -176,91 +180,52 @@ def test_what_cannot_be_is_refused(change):
         PruneConfig(**change)
 
 
-WORKER = """
-import json, os, sys, torch
-import torch.distributed as dist
-from core.activations import Calibration
-from core.allocation import allocate, outlier_ratios
-from core.config import PruneConfig
-from core.targets import Target
-from core.models.loading import load_model
-from core.models.sharding import shard_
-from core.parallel import Ranks, whole
-from core.pruners import make_pruner
-from core.sequential import prune_
-from core.models.blocks import prunable_matrices
-from safetensors.torch import save_file
-from pathlib import Path
+CASES = {
+    "swaps magnitude": ("magnitude", {"refine": "swaps"}),
+    "swaps sparsegpt": ("sparsegpt", {"refine": "swaps"}),
+    "owl wanda": ("wanda", {"allocation": "owl"}),
+    "4 bits": ("sparsegpt", {"weight_bits": 4}),
+}
 
-job = json.loads(sys.argv[1])
-torch.set_num_threads(1)
-if job["size"] > 1:
-    dist.init_process_group(
-        "gloo", init_method="file://" + job["meet"], rank=job["rank"], world_size=job["size"]
-    )
-ranks = Ranks.current()
-model = load_model(Path(job["model"]), torch.float32)
-shard_(model, ranks)
-windows = torch.randint(4, 320, (12, 64), generator=torch.Generator().manual_seed(0))
-config = PruneConfig(**job["settings"])
-target = Target(0.6)
-if config.allocation == "owl":
-    ratios = outlier_ratios(model, Calibration(windows), ranks)
-    target = allocate(prunable_matrices(model), ratios, target)
-done = prune_(model, make_pruner(job["method"], config), target, ranks, Calibration(windows))
-weights = {n: whole(m.read()).contiguous() for n, m in prunable_matrices(model).items()}
-if ranks.rank == 0:
-    save_file(weights | {n + ".mask": m for n, m in done.masks.items()}, job["out"])
+
+def prune_model(folder: Path, ranks: Ranks, method: str, settings: dict) -> dict[str, Tensor]:
+    """Prune the model in the folder with others; return its masks."""
+    model = load_model(folder / "opt", torch.float32)
+    shard_(model, ranks)
+    windows = torch.randint(4, 320, (12, 64), generator=torch.Generator().manual_seed(0))
+    config, target = PruneConfig(**settings), Target(0.6)
+    if config.allocation == "owl":
+        ratios = outlier_ratios(model, Calibration(windows), ranks)
+        target = allocate(prunable_matrices(model), ratios, target)
+    pruner = make_pruner(method, config)
+    done = prune_(model, pruner, target, ranks, Calibration(windows))
+    weights = {name: whole(matrix.read()) for name, matrix in prunable_matrices(model).items()}
     for name, grid in done.grids.items():
         assert torch.equal(grid.round(weights[name]), weights[name])
-if job["size"] > 1:
-    # A rank that leaves while another still talks to it can abort in gloo's own threads.
-    dist.barrier()
-    dist.destroy_process_group()
-sys.stdout.flush()
-os._exit(0)
-"""
+    return dict(done.masks)
 
 
-def prune_on_ranks(size: int, model: Path, folder: Path, method: str, settings: dict):
-    """Prunes the model on gloo processes, one with `size` 1; weights and masks of rank 0."""
-    folder.mkdir()
-    job = {"size": size, "model": str(model), "method": method, "settings": settings}
-    job |= {"meet": str(folder / "meet"), "out": str(folder / "out.safetensors")}
-    root = Path(__file__).resolve().parents[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, json.dumps(job | {"rank": rank})],
-            cwd=root,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    for process in ranks:
-        _, complaint = process.communicate(timeout=240)
-        assert process.returncode == 0, complaint[-2000:]
-    return load_file(folder / "out.safetensors")
+def scenario(ranks: Ranks, out: Path) -> dict[str, dict[str, Tensor]]:
+    """Prune for every case, as `two_ranks.py` says."""
+    return {case: prune_model(out.parent, ranks, *settings) for case, settings in CASES.items()}
 
 
-CASES = [
-    ("magnitude", {"refine": "swaps"}),
-    ("sparsegpt", {"refine": "swaps"}),
-    ("wanda", {"allocation": "owl"}),
-    ("sparsegpt", {"weight_bits": 4}),
-]
+@pytest.fixture(scope="module")
+def folder(one_thread, tmp_path_factory, tiny_opt_dir) -> Path:
+    """What one, two and three ranks found."""
+    folder = tmp_path_factory.mktemp("refine")
+    (folder / "opt").symlink_to(tiny_opt_dir)
+    two_ranks.compare(__file__, folder, {}, scenario)
+    two_ranks.start(__file__, folder, 3)
+    return folder
 
 
-@pytest.mark.parametrize(("method", "settings"), CASES, ids=lambda v: str(v))
-def test_two_and_three_processes_equal_one(tiny_opt_dir, tmp_path, method, settings):
-    one, *others = (
-        prune_on_ranks(size, tiny_opt_dir, tmp_path / str(size), method, settings)
-        for size in (1, 2, 3)
-    )
-    masks = [name for name in one if name.endswith(".mask")]
-    total = sum(one[name].numel() for name in masks)
+@pytest.mark.parametrize("case", CASES)
+def test_two_and_three_processes_equal_one(folder, case):
+    one, *others = (two_ranks.found(folder, size)[0][case] for size in (1, 2, 3))
+    total = sum(mask.numel() for mask in one.values())
     for other in others:
-        same = sum(int((one[name] == other[name]).sum()) for name in masks)
+        same = sum(int((mask == other[name]).sum()) for name, mask in one.items())
         # The whole model in sequence, not frozen inputs: a near tie moves what comes after it.
         assert same >= 0.995 * total
-        assert sum(int(other[n].sum()) for n in masks) == sum(int(one[n].sum()) for n in masks)
+        assert sum(int(m.sum()) for m in other.values()) == sum(int(m.sum()) for m in one.values())

@@ -4,13 +4,9 @@
 up its own finished blocks and those of the other.
 """
 
-import runpy
-import sys
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 import torch
+import two_ranks
 from transformers import LlamaConfig, OPTConfig
 
 from core.activations import Calibration
@@ -19,12 +15,11 @@ from core.finished_blocks import Resumption, block_file, load_block, save_blocks
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.models.sharding import shard_
-from core.parallel import Ranks, whole
+from core.parallel import whole
 from core.pruners import make_pruner
 from core.sequential import prune_
 from core.targets import Target
 
-two_ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("two_ranks.py"))))
 SHAPE = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
 CONFIGS = {
     "opt": OPTConfig(**SHAPE, ffn_dim=29, word_embed_proj_dim=16, init_std=0.2),
@@ -106,21 +101,18 @@ def resume(folder, case, ranks, out):
     return found
 
 
-def scenario(folder, resume_from):
+def scenario(ranks, out):
     """Every case: undisturbed, resumed by as many ranks, and by another number."""
-    ranks = Ranks.current()
-    out = folder / f"ranks-{ranks.size}"
-    out.mkdir(exist_ok=True)
-    found = {}
+    folder, found = out.parent, {}
     for case in CASES:
         blocks = out / f"blocks-{case.replace(':', '-')}"
         interrupt(folder, case, ranks, blocks)
         found[case, "through"] = prune(folder, case, ranks, Resumption())
         found[case, "resumed"] = resume(folder, case, ranks, blocks)
-        if resume_from:
-            other = folder / f"ranks-{resume_from}" / blocks.name
+        if ranks.size > 1:
+            other = two_ranks.earlier(ranks, out) / blocks.name
             found[case, "other"] = resume(folder, case, ranks, other)
-    torch.save(found, out / f"rank-{ranks.rank}.pt")
+    return found
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -166,7 +158,3 @@ def test_another_number_of_ranks_takes_up_the_same_blocks(folder, case):
     differing = sum(int((m != after["masks"][n]).sum()) for n, m in before["masks"].items())
     assert differing <= (0 if case == "magnitude" else 1e-3 * total)
     assert_equal(two[1][case, "other"], after)
-
-
-if __name__ == "__main__":
-    two_ranks.join(int(sys.argv[1]), Path(sys.argv[2]), scenario)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import two_ranks
 from torch import Tensor
 
 import core.accelerator
@@ -28,7 +27,6 @@ from core.split.selection import lowest_of_all
 from core.targets import Target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-two_ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("two_ranks.py"))))
 WORLDS = (2, 3)
 SHAPE = {"vocab_size": 321, "hidden_size": 48, "intermediate_size": 160, "num_hidden_layers": 2}
 # Rows that no number of ranks divides; the width holds several blocks of columns.
@@ -146,15 +144,12 @@ def models(folder: Path, ranks: Ranks) -> dict[str, Any]:
     return {"cases": found, "team sizes": sizes}
 
 
-def scenario(folder: Path, _: int) -> None:
-    """Everything, written to `folder/ranks-<world>/`."""
-    ranks = Ranks.current()
-    out = folder / f"ranks-{ranks.size}"
-    out.mkdir(exist_ok=True)
+def scenario(ranks: Ranks, out: Path) -> dict[str, Any]:
+    """Everything."""
     found = {"selections": selections(ranks), "factors": factors(ranks), "solves": solves(ranks)}
     if ranks.size < 3:
-        found["models"] = models(folder, ranks)
-    torch.save(found, out / f"rank-{ranks.rank}.pt")
+        found["models"] = models(out.parent, ranks)
+    return found
 
 
 # What comes out ----------------------------------------------------------------------------------
@@ -279,10 +274,6 @@ def test_a_plan_of_costly_messages_has_single_ranks_only():
     plan = make_plan(works, 2, machine)
     assert [len(team.members) for team in plan] == [1, 1]
     assert plan_seconds(plan, works, machine) == 2.0
-
-
-if __name__ == "__main__":
-    two_ranks.join(int(sys.argv[1]), Path(sys.argv[2]), scenario)
 
 
 def test_a_gpu_counts_no_more_numbers_at_once_than_float32_can(monkeypatch):
