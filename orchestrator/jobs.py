@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Set
 from dataclasses import replace
 
@@ -55,7 +54,7 @@ def make_job(sweep: Sweep, name: str, stages: tuple[Stage, ...], cells: tuple[Ce
         ),
         run=Run(
             sweep_id=sweep.id,
-            config=json.dumps(sweep.config.to_dict(), sort_keys=True),
+            config=sweep.settings,
             sources=sweep.sources,
             attempt=sweep.attempt,
         ),
@@ -86,10 +85,5 @@ def known_stages(sweep: Sweep, stages: Iterable[Stage], cells: Iterable[Cell]) -
     plan = sweep.plan
     known = {stage.id for stage in stages} | {s for cell in cells for s in cell.all_stages()}
     # What earlier sweeps evaluated on these branches counts for --stop-perplexity.
-    known |= {
-        child.id
-        for stage in known
-        for child in plan.children_of(stage)
-        if not child.work.stores_weights
-    }
+    known |= {look.id for stage in known for look in plan.looks_at(stage)}
     return tuple(plan.stages[stage] for stage in sorted(known))

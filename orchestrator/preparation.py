@@ -93,6 +93,11 @@ class Sweep:
         names = {key: text for found in rows for key, text in found.items()}
         return identity([self.config.grid.protocol, names])[:12]
 
+    @cached_property
+    def settings(self) -> str:
+        """All settings as JSON, as rows hold them."""
+        return json.dumps(self.config.to_dict(), sort_keys=True)
+
     @property
     def device(self) -> str:
         """`cpu` or `cuda`."""

@@ -74,6 +74,23 @@ def test_a_job_holds_its_own_trial_alone_and_is_small_when_packed(sweep):
     assert max(many) < 1.2 * max(few), "a job does not grow with the sweep that it is of"
 
 
+def test_jobs_of_thirty_thousand_cells_take_ten_megabytes(sweep, tmp_path, monkeypatch):
+    made, to_dict = [], SweepConfig.to_dict
+    monkeypatch.setattr(SweepConfig, "to_dict", lambda c: made.append(c) or to_dict(c))
+    methods, sparsities = ("magnitude", "wanda", "sparsegpt"), tuple(i / 20 for i in range(1, 20))
+    grid = replace(sweep.config.grid, methods=methods, sparsities=sparsities, seeds=(0, 1, 2, 3))
+    (tmp_path / "calibration.txt").write_text("A text of its own.\n" * 200, encoding="utf-8")
+    calibration = CalibrationConfig(
+        text=str(tmp_path / "calibration.txt"), num_samples=8, seq_len=32
+    )
+    whole = preparation.prepare(replace(sweep.config, grid=grid, calibration=calibration))
+    # Of 75 cells each, as 400 trials of 30,000 cells are.
+    packed = trials.pack_trials(whole.plan, whole.cells, whole.needed, {}, len(whole.cells) // 75)
+    jobs = [trial_job(whole, trial, shared_stages(packed)).packed() for trial in packed]
+    assert sum(map(len, jobs)) / len(whole.cells) * 30_000 < 10e6
+    assert len(made) == 1, "the settings of a sweep are written as JSON once"
+
+
 def test_evaluations_of_the_dense_model_stay_in_one_trial(sweep, monkeypatch):
     monkeypatch.setattr(trials, "TRIAL_SECONDS", 0.1)
     text = sweep.models[0].inputs.evaluations[0]

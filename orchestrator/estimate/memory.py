@@ -40,7 +40,7 @@ class Sizes:
     """Sizes that several phases share."""
 
     def __init__(self, cost: ModelCost, trains: bool, num_workers: int, tokens: int) -> None:
-        facts, self.groups = cost.facts, cost.groups()
+        facts, self.groups = cost.facts, cost.groups
         self.cost, self.num_workers, self.tokens = cost, num_workers, tokens
         self.width = 4 if trains else WIDTHS[cost.inputs.dtype]
         self.block = sum(one.rows * one.cols for group in self.groups for one in group)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from core.config import FinetuneConfig, PruneConfig
 from core.models.facts import Linear, ModelFacts
@@ -40,7 +41,7 @@ class ModelCost:
     cpu_offload: bool = False
     """True if shards of weights, gradients and moments stay in host memory."""
 
-    @property
+    @cached_property
     def block_parameters(self) -> int:
         """Weights of all prunable matrices."""
         return sum(linear.rows * linear.cols for linear in self.facts.linears)
@@ -50,8 +51,9 @@ class ModelCost:
         """Weights of the output head, tied or not."""
         return self.facts.vocab_size * self.facts.hidden_size
 
+    @cached_property
     def groups(self) -> list[list[Linear]]:
-        """Return the matrices of the first block by the input that they read."""
+        """Matrices of the first block by the input that they read."""
         shared = FAMILIES[self.facts.model_type].shared_inputs
         found: dict[str, list[Linear]] = {}
         for one in self.facts.linears:
@@ -75,14 +77,14 @@ class ModelCost:
     def solve_operations(self, method: str, settings: PruneConfig, tokens: int) -> float:
         """Return the products of all statistics and solves."""
         pruner = make_pruner(method, settings)
-        return self.facts.num_blocks * solve_operations(self.groups(), pruner, tokens)
+        return self.facts.num_blocks * solve_operations(self.groups, pruner, tokens)
 
     def solve_seconds(self, method: str, settings: PruneConfig) -> float:
         """Return the seconds of all solves beside products that workers share evenly."""
         pruner = make_pruner(method, settings)
         rate, width = self.rate("solve", "float32"), WIDTHS[self.inputs.dtype]
         return self.facts.num_blocks * solve_seconds(
-            self.groups(), pruner, self.device, rate, self.num_workers, width
+            self.groups, pruner, self.device, rate, self.num_workers, width
         )
 
     def optimizer_seconds(self, steps: float) -> float:

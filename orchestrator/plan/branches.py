@@ -35,19 +35,14 @@ class Branch:
         above = [
             stage
             for stage_id in self.path[:-1]
-            for stage in (self.plan.stages[stage_id], *self.evaluations(stage_id))
+            for stage in (self.plan.stages[stage_id], *self.plan.looks_at(stage_id))
         ]
         end = self.plan.stages[self.path[-1]]
         below = self.plan.walk(end.id)
         if not end.work.stores_weights and end.parent is not None:
             # The evaluations of the dense model stay together: its cell has to have all of them.
-            below = self.evaluations(end.parent)
+            below = self.plan.looks_at(end.parent)
         return [stage for stage in (*above, *below) if stage.id in self.needed]
-
-    def evaluations(self, stage_id: str) -> list[Stage]:
-        """Return the stages that only look at a stage's weights."""
-        children = self.plan.children_of(stage_id)
-        return [stage for stage in children if not stage.work.stores_weights]
 
     def seconds(self, costs: Mapping[str, float]) -> float:
         """Return the seconds of all its stages."""
@@ -59,9 +54,8 @@ class Branch:
         while True:
             below = [
                 child.id
-                for child in self.plan.children_of(path[-1])
-                if child.work.stores_weights
-                and any(stage.id in self.needed for stage in self.plan.walk(child.id))
+                for child in self.plan.steps_from(path[-1])
+                if any(stage.id in self.needed for stage in self.plan.walk(child.id))
             ]
             if len(below) > 1:
                 return [Branch(self.plan, self.needed, (*path, child)) for child in below]
@@ -96,9 +90,8 @@ def cut_branches(
 
 def heads(plan: Plan, needed: Set[str], root: Stage) -> list[Stage]:
     """Return the first stages of all branches; one stands for all evaluations of the root."""
-    children = plan.children_of(root.id)
-    looks = [stage for stage in children if not stage.work.stores_weights and stage.id in needed]
-    return looks[:1] + [stage for stage in children if stage.work.stores_weights]
+    looks = [stage for stage in plan.looks_at(root.id) if stage.id in needed]
+    return looks[:1] + plan.steps_from(root.id)
 
 
 def cut(found: list[Branch], costs: Mapping[str, float], count: int) -> list[Branch]:

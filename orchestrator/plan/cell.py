@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
 from core.targets import Target
-from orchestrator.plan.identity import identity, row_key
+from orchestrator.plan.identity import identity, row_key, values_of
 
 DENSE = "dense"
 """Method and regime of the dense model; its trained control has the method only."""
@@ -58,8 +57,8 @@ class Cell:
         coordinates = {
             "stage": self.stages[-1],
             "model": self.model,
-            **{f.name: getattr(self.point, f.name) for f in dataclasses.fields(self.point)},
-            "target": dataclasses.asdict(self.target),
+            **values_of(self.point),
+            "target": values_of(self.target),
         }
         object.__setattr__(self, "id", identity(coordinates))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config import Sampling
+from orchestrator.plan.identity import values_of
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,7 @@ class TextInput:
 
     def fields(self) -> dict[str, Any]:
         """Return all that numbers depend on."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "name"]
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values_of(self).items() if name != "name"}
 
     def record(self) -> dict[str, Any]:
         """Return the text as a sweep's record holds it."""

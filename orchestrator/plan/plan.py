@@ -11,7 +11,6 @@ from typing import Any
 
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.inputs import ModelInputs
-from orchestrator.plan.kinds import Evaluate
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.work import Work
 
@@ -25,8 +24,10 @@ class Plan:
     """Facts of the run; kinds whose numbers depend on some of them name these."""
     stages: dict[str, Stage] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
-    children: dict[str | None, list[str]] = field(default_factory=dict)
-    """Stages by the one that they start from; None has the dense models."""
+    looks: dict[str, list[str]] = field(default_factory=dict)
+    """Stages that only look at weights, by the stage that has these."""
+    steps: dict[str | None, list[str]] = field(default_factory=dict)
+    """Stages with weights by the one that they start from; None has the dense models."""
     named: dict[tuple[str | None, Work], str] = field(default_factory=dict, repr=False)
     """Ids of works asked for so far, by parent: cells share most of them, and hashing is slow."""
 
@@ -39,13 +40,11 @@ class Plan:
         self.named[parent, work] = stage.id
         if stage.id not in self.stages:
             self.stages[stage.id] = stage
-            self.children.setdefault(parent, []).append(stage.id)
+            if parent is None or work.stores_weights:
+                self.steps.setdefault(parent, []).append(stage.id)
+            else:
+                self.looks.setdefault(parent, []).append(stage.id)
         return stage.id
-
-    def add_evaluations(self, model: ModelInputs, method: str, parent: str) -> tuple[str, ...]:
-        """Add one evaluate stage for each text; return their ids."""
-        works = (Evaluate(text, model.dtype) for text in model.evaluations)
-        return tuple(self.add_stage(work, model.name, method, parent) for work in works)
 
     def add_cell(self, cell: Cell) -> None:
         """Add a cell; equal cells (a seed without effect) are one."""
@@ -55,10 +54,13 @@ class Plan:
         """Return the keys of all rows that the grid asks for."""
         return {key for cell in self.cells.values() for key in cell.row_keys()}
 
-    def children_of(self, stage_id: str) -> list[Stage]:
-        """Return the stages that start from a stage, those without weights first."""
-        found = [self.stages[child] for child in self.children.get(stage_id, [])]
-        return sorted(found, key=lambda stage: stage.work.stores_weights)
+    def looks_at(self, stage_id: str) -> list[Stage]:
+        """Return the stages that only look at a stage's weights."""
+        return [self.stages[look] for look in self.looks.get(stage_id, [])]
+
+    def steps_from(self, stage_id: str | None) -> list[Stage]:
+        """Return the stages with weights of their own that start from a stage."""
+        return [self.stages[step] for step in self.steps.get(stage_id, [])]
 
     def walk(self, stage_id: str) -> Iterator[Stage]:
         """Yield a stage and all below it: parents first, evaluations before further steps."""
@@ -66,11 +68,11 @@ class Plan:
         while waiting:
             stage = waiting.pop()
             yield stage
-            waiting += reversed(self.children_of(stage.id))
+            waiting += reversed([*self.looks_at(stage.id), *self.steps_from(stage.id)])
 
     def roots(self) -> list[Stage]:
         """Return the dense models."""
-        return [self.stages[stage] for stage in self.children.get(None, [])]
+        return self.steps_from(None)
 
     def root_of(self, model: str) -> Stage:
         """Return the dense stage of a model."""

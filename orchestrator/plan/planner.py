@@ -58,6 +58,15 @@ class ModelPlanner:
         self.grid, self.config = planner.grid, planner
         self.plan, self.model = plan, model
         self.training = planner.finetune.training()
+        self.placed: dict[tuple[object, ...], str] = {}
+        """Stages by what tells them apart within one model. Branches share most of them, and a
+        look here is quicker than a new `Work` for `Plan.add_stage`."""
+        self.evaluations: dict[str, tuple[str, ...]] = {}
+        self.paths = {
+            (regime, target): self.grid.path(regime, target)
+            for regime in self.grid.regimes
+            for target in self.grid.targets()
+        }
         dense = Dense(model.identity, model.dtype)
         self.root = plan.add_stage(dense, model.name, DENSE, None)
 
@@ -70,13 +79,12 @@ class ModelPlanner:
                 self.add_control(seed)
         for method in grid.methods:
             for seed in grid.seeds:
-                for regime in grid.regimes:
-                    for target in grid.targets():
-                        self.add_branch(Point(method, regime, target, seed))
+                for regime, target in self.paths:
+                    self.add_branch(Point(method, regime, target, seed))
 
     def add_cell(self, point: Point, stages: list[str], **facts: Any) -> None:
         """Add a cell at the end of `stages`, with the evaluations of its last weights."""
-        evaluations = self.plan.add_evaluations(self.model, point.method, stages[-1])
+        evaluations = self.add_evaluations(point.method, stages[-1])
         trains = any(self.plan.stages[stage].work.trains for stage in stages)
         settings = Settings(
             protocol=self.grid.protocol,
@@ -97,14 +105,14 @@ class ModelPlanner:
 
     def add_branch(self, point: Point) -> None:
         """Add one cell with all stages on the way to it."""
-        path = self.grid.path(point.regime, point.target)
+        path = self.paths[point.regime, point.target]
         seed = point.seed
         assert seed is not None
         stages, before = [self.root], ()
         for i, (step, tokens) in enumerate(zip(path, self.round_tokens(len(path))), start=1):
             stages.append(self.add_prune(point.method, stages[-1], step, seed))
             if point.regime != "oneshot":
-                before = self.plan.add_evaluations(self.model, point.method, stages[-1])
+                before = self.add_evaluations(point.method, stages[-1])
                 stages.append(self.add_finetune(point.method, stages[-1], tokens, seed, i))
         seeded = any(self.plan.stages[stage].work.draws() for stage in stages)
         rounds = len(path)
@@ -121,30 +129,44 @@ class ModelPlanner:
         """Return the training tokens of each round."""
         return round_tokens(self.model.finetune_tokens, rounds, self.config.finetune.budget)
 
+    def add_evaluations(self, method: str, parent: str) -> tuple[str, ...]:
+        """Add one evaluate stage for each text; return their ids."""
+        if parent not in self.evaluations:
+            works = (Evaluate(text, self.model.dtype) for text in self.model.evaluations)
+            found = (self.plan.add_stage(w, self.model.name, method, parent) for w in works)
+            self.evaluations[parent] = tuple(found)
+        return self.evaluations[parent]
+
     def add_prune(self, method: str, parent: str, target: Target, seed: int) -> str:
         """Add a prune stage; return its id."""
-        draw = None
-        if needs_calibration(method, self.config.prune):
-            assert self.model.calibration is not None
-            draw = Draw(self.model.calibration, seed)
-        work = Prune(method, self.config.prune, target, draw, self.model.dtype)
-        return self.plan.add_stage(work, self.model.name, method, parent)
+        place = (parent, method, target, seed)
+        if place not in self.placed:
+            draw = None
+            if needs_calibration(method, self.config.prune):
+                assert self.model.calibration is not None
+                draw = Draw(self.model.calibration, seed)
+            work = Prune(method, self.config.prune, target, draw, self.model.dtype)
+            self.placed[place] = self.plan.add_stage(work, self.model.name, method, parent)
+        return self.placed[place]
 
     def add_finetune(self, method: str, parent: str, tokens: int, seed: int, index: int) -> str:
         """Add a round of training; return its id."""
-        model = self.model
-        assert model.finetune is not None
-        work = Finetune(
-            text=model.finetune,
-            tokens=tokens,
-            batch_tokens=model.batch_tokens,
-            training=self.training,
-            dtype=model.training_dtype,
-            seed=seed,
-            round=index,
-            validation=model.validation,
-        )
-        return self.plan.add_stage(work, model.name, method, parent)
+        place = (parent, method, tokens, seed, index)
+        if place not in self.placed:
+            model = self.model
+            assert model.finetune is not None
+            work = Finetune(
+                text=model.finetune,
+                tokens=tokens,
+                batch_tokens=model.batch_tokens,
+                training=self.training,
+                dtype=model.training_dtype,
+                seed=seed,
+                round=index,
+                validation=model.validation,
+            )
+            self.placed[place] = self.plan.add_stage(work, model.name, method, parent)
+        return self.placed[place]
 
 
 def require_walked(plan: Plan) -> None:
