@@ -1,7 +1,7 @@
 """The presets of published tables, from hub names to verdict, run as without a network.
 
 A small random OPT and small texts lie in a fabricated hub cache under the real names, so what is
-wrong here are only the numbers: the verdicts must say so.
+wrong here are only the numbers: the verdicts must say so. Trials are walked without Ray.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from safetensors.torch import load_file
 from core.models.mask_files import load_masks
 from core.texts.named_texts import NAMED
 from orchestrator.results.parquet import read_rows
-
-pytestmark = pytest.mark.sweeps
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 _cache = runpy.run_path(str(Path(__file__).with_name("hub_cache.py")))
@@ -60,12 +58,13 @@ def run(home, tmp_path):
             "HOME": str(tmp_path),
             "HF_HOME": str(home),
             "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": str(EXPERIMENTS.parent),
-            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": os.pathsep.join([str(EXPERIMENTS.parent), str(Path(__file__).parent)]),
+            "OMP_NUM_THREADS": "1",
         }
         script = str(EXPERIMENTS / f"{name}.py")
         # The script as it is, after PTB is told that its stand-in has other rows.
-        code = f"{_cache['UNPIN_PTB']}\nimport runpy, sys\nsys.argv = sys.argv[1:]\n"
+        code = f"{_cache['UNPIN_PTB']}\nimport pytest, runpy, sys, walked\n"
+        code += "walked.without_ray(pytest.MonkeyPatch())\nsys.argv = sys.argv[1:]\n"
         code += "runpy.run_path(sys.argv[0], run_name='__main__')"
         command = [sys.executable, "-c", code, script, "--out-dir", "out", *flags]
         done = subprocess.run(

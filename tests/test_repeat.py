@@ -9,19 +9,16 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from walked import without_ray
 
 from core.config import CalibrationConfig
-from core.parallel import Ranks
 from orchestrator import cli
 from orchestrator import sweep as sweeps
 from orchestrator.config import GridConfig, ResourceConfig, SweepConfig
-from orchestrator.jobs import trial_job
 from orchestrator.plan.identity import row_key
-from orchestrator.preparation import trials_of
 from orchestrator.repeat import Outcome, compare_cell, recorded_path, recorded_settings
 from orchestrator.store.rows import Rows
 from orchestrator.store.store import Store
-from orchestrator.trial.walk import Walk
 
 CELL = SimpleNamespace(id="c" * 32, stages=("root", "s1"), evaluations=("e1",))
 
@@ -173,12 +170,7 @@ def command(monkeypatch, capsys, tmp_path, tiny_opt_dir, write_texts):
     """Runs `sweep_opt.py` with the given flags; returns exit code, output and error text."""
     write_texts(tmp_path)
 
-    def walk_here(sweep, texts):
-        for trial in trials_of(sweep, texts.seconds, 1):
-            job = trial_job(sweep, trial, set())
-            Walk(job, sweep.store, Ranks.current(), lambda told: None).run()
-
-    monkeypatch.setattr(sweeps, "run_missing", walk_here)
+    without_ray(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
     def call(*flags):

@@ -1,75 +1,61 @@
-"""A tiny sweep through real Ray, as a user runs it: once, again, and with cells made to fail."""
+"""A tiny sweep from flags to rows and files: once, again, and with cells made to fail.
 
-import json
-import os
-import subprocess
+Its trials are walked in this process; tests of the same command through Ray are marked `sweeps`.
+"""
+
+import io
 import sys
-from pathlib import Path
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from walked import without_ray
 
 from core.models.mask_files import load_masks
+from orchestrator import cli
+from orchestrator.config import SweepConfig
 from orchestrator.results.parquet import read_rows
 from orchestrator.results.schema import SCHEMA
 
-pytestmark = pytest.mark.sweeps
-
-SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "sweep_opt.py"
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_opt_dir, write_texts):
-    """A place for the module's sweeps: a model, three texts, a home of their own."""
+    """The directory that the module's sweeps are started in, with a model and three texts."""
     directory = tmp_path_factory.mktemp("sweep")
     write_texts(directory)
     (directory / "model").symlink_to(tiny_opt_dir)
-    return directory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        without_ray(patch)
+        yield directory
 
 
 def run_sweep(
-    place: Path,
-    *extra: str,
-    out: str = "out",
-    methods: tuple[str, ...] = ("magnitude", "sparsegpt"),
-) -> subprocess.CompletedProcess:
+    *extra: str, methods: tuple[str, ...] = ("magnitude", "sparsegpt")
+) -> tuple[int, str]:
+    """Run a sweep of some flags; return its exit code and what it printed."""
     command = [
-        *(sys.executable, str(SCRIPT), "--models", str(place / "model"), "--out-dir", out),
-        *("--methods", *methods, "--calibration.num-samples", "8"),
-        *("--calibration.text", str(place / "calibration.txt"), "--calibration.seq-len", "32"),
-        *("--finetune.text", str(place / "train.txt"), "--finetune.tokens", "512"),
-        *("--finetune.seq-len", "32", "--finetune.batch-tokens", "128", "--eval.texts"),
-        *(str(place / "test.txt"), "--eval.seq-len", "32", "--eval.max-windows", "8", *extra),
+        *("--models", "model", "--out-dir", "out", "--methods", *methods),
+        *("--calibration.num-samples", "8", "--calibration.text", "calibration.txt"),
+        *("--calibration.seq-len", "32", "--finetune.text", "train.txt"),
+        *("--finetune.tokens", "512", "--finetune.seq-len", "32", "--finetune.batch-tokens", "128"),
+        *("--eval.texts", "test.txt", "--eval.seq-len", "32", "--eval.max-windows", "8", *extra),
     ]
-    return run_script(place, *command)
-
-
-def from_row(place: Path, *flags: str) -> subprocess.CompletedProcess:
-    return run_script(place, sys.executable, str(SCRIPT), *flags)
-
-
-def run_script(place: Path, *command: str) -> subprocess.CompletedProcess:
-    environment = {
-        **os.environ,
-        "HOME": str(place / "home"),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "HF_HUB_OFFLINE": "1",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    return subprocess.run(
-        command, cwd=place, env=environment, capture_output=True, text=True, timeout=280
-    )
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.setattr(sys, "argv", ["sweep_opt.py", *command])
+        return cli.main(SweepConfig(), ""), said.getvalue()
 
 
 @pytest.fixture(scope="module")
 def first(place):
     """The first run: 2 methods x 3 regimes x 2 sparsities, the dense model and its control."""
-    (place / "home").mkdir()
-    done = run_sweep(place, "--sparsities", "0.5", "0.7")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    code, said = run_sweep("--sparsities", "0.5", "0.7")
+    assert code == 0, said
 
 
 def by_cell(rows):
@@ -124,9 +110,8 @@ def test_rows_know_the_perplexity_before_training_and_of_the_dense_model(place, 
 def test_the_same_command_again_recomputes_nothing(place, first):
     before = {p: p.stat().st_mtime_ns for p in (place / "out" / "stages").rglob("*")}
     rows = read_rows(str(place / "out" / "results.parquet"))
-    again = run_sweep(place, "--sparsities", "0.5", "0.7")
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "15 cells already done" in again.stdout
+    code, said = run_sweep("--sparsities", "0.5", "0.7")
+    assert code == 0 and "15 cells already done" in said
     assert {p: p.stat().st_mtime_ns for p in (place / "out" / "stages").rglob("*")} == before
     assert read_rows(str(place / "out" / "results.parquet")) == rows
 
@@ -134,8 +119,8 @@ def test_the_same_command_again_recomputes_nothing(place, first):
 def test_cells_that_fail_do_not_end_the_sweep_and_nothing_done_is_redone(place, first):
     before = {p.name for p in (place / "out" / "stages").iterdir()}
     grid = ("--sparsities", "0.5", "0.7", "0.8", "--finetune.lr", "1e30")
-    done = run_sweep(place, *grid, methods=("sparsegpt",))
-    assert done.returncode == 1, done.stdout + done.stderr
+    code, said = run_sweep(*grid, methods=("sparsegpt",))
+    assert code == 1, said
     rows = read_rows(str(place / "out" / "results.parquet"))
     mine = by_cell(row for row in rows if row["in_current_grid"])
     assert mine["sparsegpt", "oneshot", 0.8, 1]["status"] == "done"
@@ -146,26 +131,5 @@ def test_cells_that_fail_do_not_end_the_sweep_and_nothing_done_is_redone(place, 
     assert len(new) == 2, "one prune and one evaluate stage at 0.8 are all that is new and done"
     old = [row for row in rows if not row["in_current_grid"]]
     assert all(row["status"] == "done" for row in old), "rows of the first grid are kept"
-    again = run_sweep(place, *grid, methods=("sparsegpt",))
-    assert again.returncode == 1 and "cells already done" in again.stdout, "failed once is enough"
-
-
-def test_a_row_is_repeated_bit_by_bit(place, first):
-    table = read_rows(str(place / "out" / "results.parquet"))
-    rows = by_cell(table)
-    # Another learning rate failed at the same place of the grid.
-    row = by_cell(r for r in table if r["status"] == "done")["sparsegpt", "iterative", 0.7, 2]
-    done = from_row(place, "--from-row", row["cell_id"][:16], "--out-dir", "out")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "under the same circumstances" in done.stdout
-    assert f"perplexity {row['perplexity']!r}, now {row['perplexity']!r}: equal bits" in done.stdout
-    assert "weights: equal bits" in done.stdout
-    (repeat,) = (place / "out" / "repeats").iterdir()
-    kinds = [
-        json.loads((stage / "manifest.json").read_text())["kind"]
-        for stage in (repeat / "stages").iterdir()
-    ]
-    # Two rounds and the evaluations behind the row; nothing was taken from the first run.
-    assert sorted(kinds) == ["evaluate"] * 2 + ["finetune"] * 2 + ["prune"] * 2
-    again = by_cell(read_rows(str(place / "out" / "results.parquet")))
-    assert again == rows
+    code, said = run_sweep(*grid, methods=("sparsegpt",))
+    assert code == 1 and "cells already done" in said, "failed once is enough"

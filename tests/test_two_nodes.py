@@ -1,4 +1,4 @@
-"""Two nodes of one core each give the rows of one node with two: the same ranks, further apart."""
+"""Two nodes of one core each give the rows of two ranks without Ray: the same, further apart."""
 
 import os
 import subprocess
@@ -6,8 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import two_ranks
+from walked import jobs_of
 
-from orchestrator.results.parquet import read_rows
+from orchestrator.cli import parse
+from orchestrator.cluster.connection import free_port
+from orchestrator.config import SweepConfig
+from orchestrator.out_dir import mark
+from orchestrator.plan.job import Job
+from orchestrator.preparation import prepare
+from orchestrator.store.store import Store
+from orchestrator.trial.walk import Walk
 
 pytestmark = pytest.mark.sweeps
 
@@ -27,39 +36,59 @@ def cluster(tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
     memory = {"object_store_memory": 2**27}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, **memory}
-    )
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
+    cluster = Cluster(initialize_head=True, head_node_args=head | memory)
     for _ in range(2):
         cluster.add_node(num_cpus=1, **memory)
     yield cluster
     cluster.shutdown()
 
 
-def rows_of(directory, model, out, **environment):
-    command = [
-        *(sys.executable, str(SCRIPT), "--models", str(model), "--out-dir", out),
+def flags(directory, model, out):
+    return [
+        *("--models", str(model), "--out-dir", str(directory / out)),
         *("--methods", "sparsegpt", "--regimes", "finetune", "--sparsities", "0.5"),
-        *("--calibration.text", "calibration.txt", "--calibration.num-samples", "8"),
-        *("--calibration.seq-len", "32", "--finetune.text", "train.txt"),
-        *("--finetune.tokens", "512", "--finetune.seq-len", "32", "--finetune.batch-tokens", "128"),
-        *("--eval.texts", "test.txt", "--eval.seq-len", "32", "--eval.max-windows", "8"),
+        *("--calibration.text", str(directory / "calibration.txt")),
+        *("--calibration.num-samples", "8", "--calibration.seq-len", "32"),
+        *("--finetune.text", str(directory / "train.txt"), "--finetune.tokens", "512"),
+        *("--finetune.seq-len", "32", "--finetune.batch-tokens", "128"),
+        *("--eval.texts", str(directory / "test.txt"), "--eval.seq-len", "32"),
+        *("--eval.max-windows", "8"),
         *("--num-workers", "2", "--cpus-per-worker", "1", "--max-concurrent-trials", "1"),
     ]
-    environment = {name: v for name, v in os.environ.items() if name != "RAY_ADDRESS"} | environment
-    done = subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = read_rows(str(directory / out / "results.parquet"))
+
+
+def rows_of(out):
+    rows = Store(str(out)).rows.read().values()
     return sorted(tuple(row[name] for name in COMPARED) for row in rows)
 
 
+def scenario(ranks, out):
+    """Walk the jobs in the folder above as one of two ranks, without Ray."""
+    for file in sorted(out.parent.glob("*.job")):
+        job = Job.unpacked(file.read_bytes())
+        Walk(job, Store(job.store_root), ranks, lambda told: None).run()
+
+
 @pytest.mark.timeout(600)
-def test_two_nodes_of_one_rank_give_the_rows_of_one(cluster, tmp_path, tiny_opt_dir, write_texts):
+def test_two_nodes_of_one_rank_give_the_rows_of_two_ranks(
+    cluster, tmp_path, tiny_opt_dir, write_texts
+):
     write_texts(tmp_path)
-    apart = rows_of(tmp_path, tiny_opt_dir, "apart", RAY_ADDRESS=cluster.address)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *flags(tmp_path, tiny_opt_dir, "apart")],
+        env=os.environ | {"RAY_ADDRESS": cluster.address},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     cluster.shutdown()
-    together = rows_of(tmp_path, tiny_opt_dir, "together")
+    sweep = prepare(parse(SweepConfig(), flags(tmp_path, tiny_opt_dir, "together"), ""))
+    mark(sweep.store)
+    for job in jobs_of(sweep):
+        (tmp_path / f"{job.id}.job").write_bytes(job.packed())
+    two_ranks.start(__file__, tmp_path, 2)
+    apart, together = rows_of(tmp_path / "apart"), rows_of(tmp_path / "together")
     assert len(together) == 3 and together[-1][-1] == 2
     assert apart == together

@@ -1,8 +1,13 @@
-"""A sweep without Ray, for tests of what goes wrong: its trials one after another, and its rows."""
+"""A sweep without Ray: its trials one after another in this process, and its rows."""
 
 import pickle
 
+import pytest
+
 from core.parallel import Ranks
+from orchestrator import sweep as sweeps
+from orchestrator.cluster.lone_stages import walk_alone
+from orchestrator.cluster.sent_jobs import sent
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
 from orchestrator.out_dir import mark
@@ -22,14 +27,33 @@ def walk(config):
     sweep = prepare(config)
     mark(sweep.store)
     sweep.store.stages.set_aside(sweep.found.damaged)
-    for job in jobs_of(sweep):
-        Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
+    run_missing(sweep)
     return sweep
 
 
-def jobs_of(sweep):
+def without_ray(patch: pytest.MonkeyPatch) -> None:
+    """Let the commands of this process walk all trials and tasks here, without Ray."""
+    patch.setattr(sweeps, "run_missing", run_missing)
+    patch.setattr(sweeps.connection, "connect", lambda: None)
+    patch.setattr(sweeps, "run_alone", run_alone)
+
+
+def run_missing(sweep, texts=None):
+    """Walk the trials of a sweep, as `orchestrator.sweep.run_missing` does on Ray."""
+    for job in jobs_of(sweep, texts):
+        Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
+
+
+def run_alone(jobs, resources):
+    """Run stages by themselves, as `orchestrator.cluster.lone_stages.run_alone` does on Ray."""
+    for job in jobs:
+        walk_alone(sent(job))
+    return 0
+
+
+def jobs_of(sweep, texts=None):
     """Return the sweep's trials as their workers get them, one for each model."""
-    texts = read_texts(sweep)
+    texts = texts or read_texts(sweep)
     save_tokens(sweep.store, texts.tokens)
     trials = trials_of(sweep, texts.seconds, 1)
     made = [trial_job(sweep, trial, shared_stages(trials)) for trial in trials]
