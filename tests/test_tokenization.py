@@ -14,7 +14,9 @@ from core.texts.tokenization import cut, cuts_at_lines, tokenize
 
 HOSTILE = (
     "a\nb a\n\nb a \nb a\n b a\r\nb a's\ns 1\n1 .\n2 é\nb a\né \u2028a\n\n\n  b\ta\n\tb </s>\nb "
-    "a\n</s>b's\n't !\nthe \x1ca\nb <s>\na\u00a0\nb it's\nre. . .\nA ...\n\n" * 80
+    "a\n</s>b's\n't !\nthe \x1ca\nb <s>\na\u00a0\nb it's\nre. . .\nA ...\n\n"
+    "1\n\n1a\n\n\nA1\nA\t\nb \r\n\nA\x1c\n\nA \n \nA\u00a0\n\nA\u3000\n\nA</s>\n\nA <s> \n\nA\n\n"
+    "a\n\n's a\n\n\n.. b::\n\n- c\n\n</s>\n\n<a> \n\n  d\n\n\\e\n\n[f]\n\n~~~\n\n" * 60
 )
 MODEL = str(EMBEDDED_DIR.parent / "model")
 # What OPT's vocab.json and merges.txt give by byte-level BPE: computed once with the algorithm of
@@ -46,10 +48,15 @@ def opt_tokenizer(shared_dir):
     return load_tokenizer(shared_dir / "models" / "opt-tokenizer")
 
 
-@pytest.fixture(params=["embedded", "tiny", "opt"])
+@pytest.fixture(params=["embedded", "digits", "tiny", "opt"])
 def tokenizer(request, tiny_opt_dir):
     if request.param == "opt":
         return request.getfixturevalue("opt_tokenizer")
+    if request.param == "digits":
+        levels = '"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}'
+        digits = '{"type":"Digits","individual_digits":true}'
+        both = f'"Sequence","pretokenizers":[{digits},{{"type":{levels}]}}'
+        return changed(load_tokenizer(MODEL), levels, both)
     return load_tokenizer(MODEL if request.param == "embedded" else tiny_opt_dir)
 
 
@@ -116,5 +123,6 @@ def test_tokenizers_that_might_look_across_a_line_break_get_the_whole_text():
         ('"use_regex":true', '"use_regex":false'),
         ('"normalizer":null', '"normalizer":{"type":"Strip","strip_left":true,"strip_right":true}'),
         ('"lstrip":false', '"lstrip":true'),
+        ('"content":"<unk>"', '"content":"unk"'),
     ):
         assert not cuts_at_lines(changed(tokenizer, old, new))

@@ -9,4 +9,5 @@
 - `rows.py`, `tables.py`, `columns.py`: rows of JSON and separated values, of Parquet and Arrow
 - `tokenization.py`: string -> token ids
 - `windows.py`: token ids -> windows for calibration, training and evaluation
+- `known_pieces.py`: training windows of the embedded text, without the tokens of all of it
 """

@@ -2,8 +2,9 @@
 
 A tokenizer takes twice as long for a long string as for the same string in small pieces, and it
 needs about two hundred times the memory of its text. Byte-level BPE of GPT-2's kind (OPT, SmolLM2,
-...) first cuts a text by a pattern. A single line break between visible characters always becomes a
-piece of its own. So texts are cut there. Every other tokenizer gets the text whole.
+...) first cuts a text by a pattern. A line break before text is always a match of its own: of
+white space that ends in it, the pattern takes all but this last character first, as it does at the
+end of a text. So texts are cut before such a line break. Every other tokenizer gets the text whole.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from torch import Tensor
 if TYPE_CHECKING:  # It takes seconds, and a tokenizer that is here has been imported already.
     from transformers import PreTrainedTokenizerBase
 
-PIECE_CHARS = 4_000
+PIECE_CHARS = 2_000
 """Smallest number of characters in a piece."""
 BATCH_PIECES = 64
 """Pieces that one core encodes at a time."""
-CUT = re.compile(r"(?<=[!-~])\n(?=[0-9A-Za-z])")
-"""A line break that GPT-2's pattern always matches alone."""
+BEHIND = re.compile(r"[!-/:;=-Z\\-~]")
+"""A visible character: no digit, since some tokenizers cut a text there first, and white space in
+front of that cut is matched as a whole. Nor `<` and `[`, with which added tokens begin."""
+CUT = re.compile(rf"(?<=[ -~\n])(?=\n{BEHIND.pattern})")
+"""The place before a line break that GPT-2's pattern always matches alone."""
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
@@ -85,11 +89,11 @@ def encode_pieces(
 
 
 def cut(text: str) -> list[str]:
-    """Return pieces of at least `PIECE_CHARS`; all but the last keep the line break at the end."""
+    """Return pieces of at least `PIECE_CHARS`, except the last; each begins where `CUT` matches."""
     pieces, start = [], 0
     while found := CUT.search(text, start + PIECE_CHARS):
-        pieces.append(text[start : found.end()])
-        start = found.end()
+        pieces.append(text[start : found.start()])
+        start = found.start()
     return [*pieces, text[start:]]
 
 
@@ -110,7 +114,15 @@ def cuts_at_lines(tokenizer: PreTrainedTokenizerBase) -> bool:
         and last.get("use_regex", True)
         and not last["add_prefix_space"]
         and not any(
-            token["lstrip"] or token["rstrip"] or token["single_word"] or "\n" in token["content"]
+            token["lstrip"]
+            or token["rstrip"]
+            or token["single_word"]
+            or may_be_cut(token["content"])
             for token in parts["added_tokens"]
         )
     )
+
+
+def may_be_cut(token: str) -> bool:
+    """Return True if a `CUT` may lie within an added token, or its line break right before one."""
+    return "\n" in token or BEHIND.match(token) is not None

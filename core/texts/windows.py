@@ -12,10 +12,10 @@ import hashlib
 import logging
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from core.checks import require
 from core.config import Sampling
@@ -23,6 +23,9 @@ from core.texts.content import documents, joined
 from core.texts.named_texts import TextName
 from core.texts.sources import Text
 from core.texts.tokenization import tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -140,10 +143,6 @@ def training_windows(
 ) -> Tensor:
     """Return packed windows for one round of fine-tuning, in training order.
 
-    The windows pass over the text as often as needed. Each pass cuts the text into windows from a
-    random offset on and shuffles them, so no token is seen twice in a pass. The first windows are
-    the same for any `num_windows`.
-
     Args:
         stream: token ids [num_tokens].
         num_windows: number of windows.
@@ -157,22 +156,39 @@ def training_windows(
     Raises:
         BadInputError: the text is shorter than one window.
     """
+    starts = training_starts(len(stream), num_windows, seq_len, seed, round_index)
+    return windows_at(stream, starts, seq_len)
+
+
+def training_starts(
+    num_tokens: int, num_windows: int, seq_len: int, seed: int, round_index: int
+) -> Tensor:
+    """Return the first token of each window of `training_windows`, [num_windows].
+
+    The windows pass over the text as often as needed. Each pass cuts the text into windows from a
+    random offset on and shuffles them, so no token is seen twice in a pass. The first windows are
+    the same for any `num_windows`.
+    """
     remedy = f"the text makes 0 windows of {seq_len} tokens; give a longer text or shorter windows"
-    require(len(stream) >= seq_len, "finetune.text", f"of {len(stream)} tokens", remedy)
+    require(num_tokens >= seq_len, "finetune.text", f"of {num_tokens} tokens", remedy)
     digest = hashlib.sha256(f"{seed}:{round_index}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    passes: list[Tensor] = []
+    passes: list[Tensor] = [torch.empty(0, dtype=torch.long)]
     missing = num_windows
     while missing > 0:
         # The offset leaves room for at least one window.
-        offsets = min(seq_len, len(stream) - seq_len + 1)
+        offsets = min(seq_len, num_tokens - seq_len + 1)
         offset = int(torch.randint(offsets, (1,), generator=generator))
-        count = (len(stream) - offset) // seq_len
-        windows = stream[offset : offset + count * seq_len].view(count, seq_len)
+        count = (num_tokens - offset) // seq_len
         order = torch.randperm(count, generator=generator)[:missing]
-        passes.append(windows[order])
+        passes.append(offset + order * seq_len)
         missing -= len(order)
-    return torch.cat(passes) if passes else stream.new_empty(0, seq_len)
+    return torch.cat(passes)
+
+
+def windows_at(stream: Tensor, starts: Tensor, seq_len: int) -> Tensor:
+    """Return the windows of a stream that begin at `starts`, [len(starts), seq_len]."""
+    return stream[starts[:, None] + torch.arange(seq_len)]
 
 
 @dataclass(frozen=True)
