@@ -11,5 +11,5 @@ need a process of their own, such as zero-shot tasks, run after the trials (`lon
 
 The terminal shows finished cells (`progress`) and Ray's messages in one line each (`messages`);
 others see the sweep by a small file (`pulse`) or their own tracker (`trackers`). Private modules of
-Ray are imported in `ray_internals` only.
+Ray are imported in `ray_internals` and `train_internals` only.
 """

@@ -21,15 +21,15 @@ from ray.train import NCCLHangError, PreemptionError, TrainingFailedError
 
 from orchestrator.cluster.hang import describe_hang
 from orchestrator.cluster.lost_peer import peer_is_gone, peer_is_late
-from orchestrator.cluster.ray_internals import (
+from orchestrator.cluster.restarts import FAILURES, LOST_NODES, NETWORK, SPOT, Patience
+from orchestrator.cluster.room import NoRoomError
+from orchestrator.cluster.train_internals import (
     CollectiveTimeoutError,
     InsufficientClusterResourcesError,
     WorkerGroupStartupFailedError,
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
 )
-from orchestrator.cluster.restarts import FAILURES, LOST_NODES, NETWORK, SPOT, Patience
-from orchestrator.cluster.room import NoRoomError
 from orchestrator.failure import (
     DamagedTokensError,
     OtherSourcesError,

@@ -29,6 +29,7 @@ from orchestrator.cluster.placement import PlaceRelease, StartLimit
 from orchestrator.cluster.restarts import Restarts
 from orchestrator.cluster.room import WAITING
 from orchestrator.cluster.sent_jobs import sent
+from orchestrator.cluster.train_internals import LeanTrainer
 from orchestrator.cluster.worker import train_worker
 from orchestrator.failure import is_no_space
 from orchestrator.plan.job import Job
@@ -120,7 +121,7 @@ def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
     reports = TuneReportCallback()
     limit = StartLimit(job.limits.timeout_seconds, reports, config["grows_unseen"])
     callbacks: list[Any] = [reports, PlaceRelease(), limit]
-    return TorchTrainer(
+    trainer = LeanTrainer(
         train_worker,
         train_loop_config=sent(job),
         torch_config=TorchConfig(timeout_s=max(1, round(job.limits.timeout_seconds))),
@@ -140,6 +141,8 @@ def make_trainer(job: Job, config: dict[str, Any]) -> TorchTrainer:
             callbacks=callbacks,
         ),
     )
+    trainer.may_grow = config["may_grow"]
+    return trainer
 
 
 def resources_of(job: Job, config: dict[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ import zlib
 import pyarrow.fs as fs
 from ray.train import NCCLHangError
 
-from orchestrator.cluster.ray_internals import started_collectives
+from orchestrator.cluster.train_internals import started_collectives
 from orchestrator.plan.job import Job
 from orchestrator.store.files import Files
 

@@ -17,14 +17,10 @@ import ray
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from orchestrator.cluster.ray_internals import (
-    GroupCallback,
-    kill_workers_of,
-    place_of,
-    wait_for_places_with,
-)
+from orchestrator.cluster.ray_internals import kill_workers_of
 from orchestrator.cluster.reach import WorkerShape, reach_of_cluster
 from orchestrator.cluster.room import WAITING, NoRoomError, wait_for_room
+from orchestrator.cluster.train_internals import GroupCallback, place_of, wait_for_places_with
 
 logger = logging.getLogger(__name__)
 

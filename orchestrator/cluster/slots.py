@@ -25,6 +25,8 @@ class Slots:
     """Workers of a slot."""
     grows_unseen: bool = False
     """True if the cluster is asked for slots of which it says nothing."""
+    may_grow: bool = True
+    """False if no autoscaler can add machines."""
 
     def settle(self, job: Job, num_trials: int) -> Job:
         """Return a job that knows the cores of its workers, and how many of them run at a time."""
@@ -56,7 +58,8 @@ def slots_of_cluster(config: ResourceConfig) -> Slots:
         asked = f"no workers yet; asking for {slots} trials at a time (--max-concurrent-trials)"
         print(asked, flush=True)
         return Slots(slots, shape, count, grows_unseen=True)
-    return Slots(num_slots(config, reach), shape, count)
+    may_grow = bool(reach.types) or reach.may_hold_more()
+    return Slots(num_slots(config, reach), shape, count, may_grow=may_grow)
 
 
 def require_fits(config: ResourceConfig) -> None:

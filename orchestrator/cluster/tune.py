@@ -69,6 +69,7 @@ def run_trials(
             "trial": grid_search([view for view, _ in trials]),
             "gpus_per_worker": slots.shape.gpus,
             "grows_unseen": slots.grows_unseen,
+            "may_grow": slots.may_grow,
             "storage_path": storage_path,
         },
         tune_config=TuneConfig(max_concurrent_trials=slots.count, reuse_actors=True),
