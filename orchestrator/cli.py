@@ -70,6 +70,8 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
             return 1
         except KeyboardInterrupt:
             interruption.leave()
+        finally:
+            end_connection()
 
 
 def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepConfig:
@@ -107,12 +109,28 @@ def run(config: SweepConfig, verdict: Verdict | None) -> int:
         from orchestrator.repeat import repeat_row
 
         return repeat_row(config, explicit_flags(sys.argv[1:]))
+    # Before the imports of what plans a sweep: they take as long as Ray takes to start.
+    begin_connection(config)
     from orchestrator.sweep import run_sweep
 
     code = run_sweep(config)
     if verdict is None or config.output.dry_run:
         return code
     return max(code, verdict(config))
+
+
+def begin_connection(config: SweepConfig) -> None:
+    """Begin to start Ray in the background if the sweep is likely to need it."""
+    from orchestrator.cluster.connection import begin_early
+
+    begin_early(config)
+
+
+def end_connection() -> None:
+    """Leave Ray if this process has joined or started it."""
+    connection = sys.modules.get("orchestrator.cluster.connection")
+    if connection is not None:
+        connection.disconnect()
 
 
 def quiet_libraries() -> None:

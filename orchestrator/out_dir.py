@@ -42,6 +42,11 @@ def readable_entries(root: str, path: str) -> list[os.DirEntry[str]]:
         raise BadInputError(f"--out-dir {root}: cannot be read ({error.strerror})") from None
 
 
+def is_marked(root: str) -> bool:
+    """Return True if a local directory is a sweep's already."""
+    return os.path.exists(os.path.join(root, MARKER))
+
+
 def mark(store: Store) -> None:
     """Mark the directory as a sweep's, and remove what killed processes left half written."""
     with told_if_unwritable(store):

@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 def run_sweep(config: SweepConfig) -> int:
     """Run what is missing of a sweep; return the exit code.
 
+    The connection to Ray, if it needs one, stays open: `connection.disconnect` ends it.
+
     Raises:
         ValueError: bad input, before Ray starts and before anything is written. Only what does not
             fit the cluster of RAY_ADDRESS is found after joining it; no row has changed by then.
@@ -104,36 +106,33 @@ def require_memory(sweep: Sweep) -> None:
 
 
 def run_missing(sweep: Sweep, texts: Texts) -> None:
-    """Start Ray, run the trials, and stop a Ray that was started here."""
+    """Join or start Ray, and run the trials."""
     resources = sweep.config.resources
     connection.connect()
-    try:
-        found = slots.slots_of_cluster(resources)
-        trials = trials_of(sweep, texts.seconds, found.count)
-        shared = shared_stages(trials)
-        print(
-            f"{len(sweep.cells)} of {len(sweep.plan.cells)} cells to run in {len(trials)} trials, "
-            f"{min(found.count, len(trials))} at a time",
-            flush=True,
-        )
-        jobs = [found.settle(trial_job(sweep, trial, shared), len(trials)) for trial in trials]
-        for line in dict.fromkeys(filter(None, map(why_off, jobs))):
-            print(line, flush=True)
-        costs = cell_costs(sweep, texts)
-        progress = Progress({cell.id: cell for cell in sweep.cells}, costs)
-        pulse = Pulse(sweep.store, sweep.id, trials, costs, sweep.attempt)
-        errors = tune.run_trials(
-            [(trial.tune_view(), job) for trial, job in zip(trials, jobs, strict=True)],
-            found,
-            f"sweep-{sweep.id}",
-            sweep.store.files.uri("ray"),
-            [progress, pulse, *callbacks_of(sweep.config.output.trackers)],
-        )
-        for error in errors:
-            logger.error("a trial ended early: %s", error.strip().splitlines()[-1])
-        drop_leftovers(sweep, shared)
-    finally:
-        connection.ray.shutdown()
+    found = slots.slots_of_cluster(resources)
+    trials = trials_of(sweep, texts.seconds, found.count)
+    shared = shared_stages(trials)
+    print(
+        f"{len(sweep.cells)} of {len(sweep.plan.cells)} cells to run in {len(trials)} trials, "
+        f"{min(found.count, len(trials))} at a time",
+        flush=True,
+    )
+    jobs = [found.settle(trial_job(sweep, trial, shared), len(trials)) for trial in trials]
+    for line in dict.fromkeys(filter(None, map(why_off, jobs))):
+        print(line, flush=True)
+    costs = cell_costs(sweep, texts)
+    progress = Progress({cell.id: cell for cell in sweep.cells}, costs)
+    pulse = Pulse(sweep.store, sweep.id, trials, costs, sweep.attempt)
+    errors = tune.run_trials(
+        [(trial.tune_view(), job) for trial, job in zip(trials, jobs, strict=True)],
+        found,
+        f"sweep-{sweep.id}",
+        sweep.store.files.uri("ray"),
+        [progress, pulse, *callbacks_of(sweep.config.output.trackers)],
+    )
+    for error in errors:
+        logger.error("a trial ended early: %s", error.strip().splitlines()[-1])
+    drop_leftovers(sweep, shared)
 
 
 def drop_leftovers(sweep: Sweep, shared: Collection[str] = ()) -> None:
@@ -159,7 +158,7 @@ def cell_costs(sweep: Sweep, texts: Texts) -> dict[str, float]:
 
 
 def run_tasks(sweep: Sweep) -> int:
-    """Start Ray and run the missing tasks of finished cells; return how many failed."""
+    """Join or start Ray and run the missing tasks of finished cells; return how many failed."""
     missing = sweep.missing_tasks()
     if not missing:
         return 0  # Reading all manifests takes minutes below a URI.
@@ -171,7 +170,4 @@ def run_tasks(sweep: Sweep) -> int:
     if not stages:
         return 0
     connection.connect()
-    try:
-        return run_alone([task_job(sweep, stage) for stage in stages], sweep.config.resources)
-    finally:
-        connection.ray.shutdown()
+    return run_alone([task_job(sweep, stage) for stage in stages], sweep.config.resources)

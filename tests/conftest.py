@@ -27,6 +27,7 @@ from transformers import (
 from core import accelerator
 from core.config import CalibrationConfig, EvalConfig
 from core.texts.named_texts import NAMED
+from orchestrator import cli
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOCAB = 320
@@ -41,6 +42,12 @@ def words(count: int, seed: int) -> str:
         word = "".join(source.choices(syllables, k=source.randint(1, 4)))
         text.append(word + ("." if index % 11 == 10 else ""))
     return " ".join(text)
+
+
+@pytest.fixture(autouse=True)
+def late_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that a test runs in its own process start no Ray while they plan."""
+    monkeypatch.setattr(cli, "begin_connection", lambda config: None)
 
 
 def save_tokenizer(directory: Path, max_length: int = 128) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from core.checks import BadInputError
 from orchestrator.cluster import connection, temp_folder
+from orchestrator.config import OutputConfig, SweepConfig
+from orchestrator.store.store import MARKER
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def joined(monkeypatch, short):
     options = {}
     monkeypatch.setattr(connection.ray, "init", lambda **given: options.update(given))
     monkeypatch.setattr(connection.ray_messages, "tell_in_lines", lambda: None)
-    monkeypatch.setattr(connection.interruption, "install", lambda: None)
+    monkeypatch.setattr(connection.ray, "shutdown", lambda: None)
 
     def connect(address: str | None):
         file = short / "ray" / "ray_current_cluster"
@@ -35,7 +37,8 @@ def joined(monkeypatch, short):
         connection.connect()
         return options
 
-    return connect
+    yield connect
+    connection.disconnect()
 
 
 def test_a_cluster_that_has_ended_is_not_waited_for(joined):
@@ -55,6 +58,61 @@ def test_a_cluster_that_answers_is_joined(joined):
 
 def test_ray_is_started_here_if_nobody_has(joined):
     assert "address" not in joined(None)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The moments of the connection: `start`, `stop`; Ray itself is not started."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(connection.ray_messages, "tell_in_lines", lambda: None)
+    moments = []
+    monkeypatch.setattr(connection, "join_or_start", lambda: moments.append("start"))
+    monkeypatch.setattr(connection.ray, "shutdown", lambda: moments.append("stop"))
+    yield moments
+    connection.disconnect()
+
+
+def sweep_into(folder: Path, **output) -> SweepConfig:
+    return SweepConfig(output=OutputConfig(out_dir=str(folder), **output))
+
+
+def test_ray_starts_once_while_a_new_sweep_is_planned(started, tmp_path):
+    connection.begin_early(sweep_into(tmp_path / "new"))
+    thread = connection.Connection.current
+    assert thread is not None
+    connection.connect()
+    connection.connect()
+    assert started == ["start"]
+    # Linux ends Ray's processes together with the thread that started them.
+    assert thread.is_alive()
+    connection.disconnect()
+    connection.disconnect()
+    thread.join(60)
+    assert started == ["start", "stop"] and not thread.is_alive()
+
+
+def test_ray_does_not_start_early_where_it_may_not_be_needed(started, tmp_path, monkeypatch):
+    (tmp_path / MARKER).touch()
+    for config in (
+        sweep_into(tmp_path),
+        sweep_into(tmp_path / "new", dry_run=True),
+        SweepConfig(output=OutputConfig(out_dir="s3://bucket/sweep")),
+    ):
+        connection.begin_early(config)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    connection.begin_early(sweep_into(tmp_path / "new"))
+    connection.disconnect()
+    assert started == []
+
+
+def test_an_error_of_the_start_is_raised_where_ray_is_needed(started, tmp_path, monkeypatch):
+    def fail():
+        raise ConnectionError("no Ray")
+
+    monkeypatch.setattr(connection, "join_or_start", fail)
+    connection.begin_early(sweep_into(tmp_path / "new"))
+    with pytest.raises(ConnectionError, match="no Ray"):
+        connection.connect()
 
 
 def test_a_folder_too_long_for_sockets_is_not_used(joined, monkeypatch, capsys):

@@ -1,0 +1,138 @@
+"""The for-loop that a user would write in place of the default sweep, in one process.
+
+    python experiments/benches/plain_loop.py                 # all 51 cells of the default sweep
+    python experiments/benches/plain_loop.py --sparsities 0.5
+
+It uses core as a library: no Ray, no store, nothing that resumes. It shares what a plain loop
+shares: a pruned model is evaluated before it is trained, and an iterative branch goes on from its
+last sparsity. `bench_start.py` times it beside the command. Prints a line for each cell, and at the
+end the seconds of each kind of work as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from core.activations import Calibration
+from core.config import FinetuneConfig, PruneConfig
+from core.measures.perplexity import evaluate
+from core.models.loading import load_model, load_tokenizer
+from core.models.mask_files import Masks
+from core.models.sources import EMBEDDED, resolve_model
+from core.parallel import Ranks
+from core.precision import DTYPES, training_dtype
+from core.pruners import make_pruner
+from core.sequential import prune_
+from core.targets import Target
+from core.texts.sources import resolve_text
+from core.texts.windows import (
+    calibration_windows,
+    evaluation_windows,
+    token_stream,
+    training_windows,
+)
+from core.training.finetune import finetune_
+from core.training.loop import Loop
+
+SEQ_LEN, SAMPLES, TOKENS, BATCH_TOKENS, MICRO_BATCH, SEED = 256, 128, 32_768, 2_048, 8, 0
+"""The default sweep's settings for the embedded model."""
+
+
+class PlainLoop:
+    """Texts, the dense model and the seconds spent so far."""
+
+    def __init__(self, finetune: FinetuneConfig) -> None:
+        """Load the dense model and tokenise all texts."""
+        self.finetune, self.seconds = finetune, Counter[str]()
+        self.ranks = Ranks.current(torch.device("cpu"))
+        with self.timed("texts"):
+            source = resolve_model(EMBEDDED)
+            tokenizer = load_tokenizer(source)
+            text = resolve_text(EMBEDDED, "calibration")
+            self.calibration = calibration_windows(
+                text, tokenizer, num_samples=SAMPLES, seq_len=SEQ_LEN, sampling=None, seed=SEED
+            )
+            self.train = token_stream(resolve_text(EMBEDDED, "finetune"), tokenizer)
+            self.test = token_stream(resolve_text(EMBEDDED, "evaluation"), tokenizer)
+        self.dense = load_model(source, torch.float32)
+
+    @contextmanager
+    def timed(self, kind: str) -> Iterator[None]:
+        """Count the seconds of the body for a kind of work."""
+        start = time.perf_counter()
+        yield
+        self.seconds[kind] += time.perf_counter() - start
+
+    def prune(self, model: PreTrainedModel, method: str, sparsity: float, masks: Masks) -> Masks:
+        """Prune a model in place; return its masks."""
+        with self.timed("prune"):
+            calibration = Calibration(self.calibration, MICRO_BATCH, torch.float32)
+            pruner = make_pruner(method, PruneConfig())
+            return prune_(
+                model, pruner, Target(sparsity), self.ranks, calibration, masks or None
+            ).masks
+
+    def train_(self, model: PreTrainedModel, masks: Masks, index: int) -> None:
+        """Train a model in place under its masks, for one round."""
+        with self.timed("finetune"):
+            size = (TOKENS // SEQ_LEN, SEQ_LEN)
+            windows: Tensor = training_windows(self.train, *size, SEED, index)
+            dtype = DTYPES[training_dtype("auto", self.ranks.device)]
+            loop = Loop(self.ranks, micro_batch=MICRO_BATCH, compute_dtype=dtype)
+            batches = windows.split(BATCH_TOKENS // SEQ_LEN)
+            teacher = self.dense if self.finetune.needs_teacher else None
+            finetune_(model, masks, batches, self.finetune, loop, teacher)
+
+    def evaluate(self, model: PreTrainedModel, cell: str) -> None:
+        """Print the perplexity of a model."""
+        with self.timed("evaluate"):
+            windows = evaluation_windows(len(self.test), SEQ_LEN)
+            found = evaluate(model, self.test, windows, self.ranks, micro_batch=MICRO_BATCH)
+        print(f"{cell:<28} {found.perplexity:8.2f}", flush=True)
+
+    def run(self, methods: list[str], sparsities: list[float]) -> None:
+        """Run dense, its trained control, and every method, regime and sparsity."""
+        self.evaluate(self.dense, "dense")
+        model = copy.deepcopy(self.dense)
+        for i in range(1, len(sparsities) + 1):
+            self.train_(model, {}, i)
+            self.evaluate(model, f"dense finetune {i}")
+        for method in methods:
+            for sparsity in sparsities:
+                model = copy.deepcopy(self.dense)
+                masks = self.prune(model, method, sparsity, {})
+                self.evaluate(model, f"{method} oneshot {sparsity}")
+                self.train_(model, masks, 1)
+                self.evaluate(model, f"{method} finetune {sparsity}")
+            model, masks = copy.deepcopy(self.dense), {}
+            for i, sparsity in enumerate(sparsities, start=1):
+                masks = self.prune(model, method, sparsity, masks)
+                self.train_(model, masks, i)
+                self.evaluate(model, f"{method} iterative {sparsity}")
+
+
+def main() -> None:
+    """Run the loop."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", nargs="+", default=["magnitude", "wanda", "sparsegpt"])
+    parser.add_argument("--sparsities", nargs="+", type=float, default=[0.3, 0.5, 0.7, 0.8, 0.9])
+    flags = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    loop = PlainLoop(FinetuneConfig())
+    loop.run(flags.methods, flags.sparsities)
+    print(json.dumps({kind: round(seconds, 2) for kind, seconds in loop.seconds.items()}))
+
+
+if __name__ == "__main__":
+    main()
