@@ -3,9 +3,7 @@
 import importlib.util
 import os
 import re
-import runpy
 import shlex
-import shutil
 import struct
 import subprocess
 import sys
@@ -15,14 +13,15 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from walked import without_ray
 
+from orchestrator import browse, cli
+from orchestrator.config import SweepConfig
 from orchestrator.results.parquet import read_rows
 
 pytestmark = [pytest.mark.sweeps, pytest.mark.timeout(900)]
 
-_here = Path(__file__).resolve()
-Browser = runpy.run_path(str(_here.with_name("chromium.py")))["Browser"]
-SCRIPT = _here.parents[1] / "experiments" / "sweep_opt.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "sweep_opt.py"
 NUM_ROWS = 1 + 1 + 2 * 2 * 2
 """The dense model, its control, and 2 methods x 2 regimes x 2 sparsities."""
 
@@ -68,19 +67,16 @@ def sweep_command():
 
 
 @pytest.fixture(scope="module")
-def seen(place, tmp_path_factory):
+def seen(place, browser):
     """Rows and note of the page, read twice a second while the sweep ran."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs Debian's chromium and chromium-driver")
     sweep = start(place, *sweep_command())
     while not (place / "out" / "sweep-store.json").exists():
         assert sweep.poll() is None, sweep.communicate()[0]
         time.sleep(0.2)
     server = start(place, "-m", "orchestrator.browse", "out", "--port", "0")
-    browser = None
     try:
         url = next(m[1] for line in server.stdout if (m := re.match(r"open (http\S+)", line)))
-        browser = Browser(tmp_path_factory.mktemp("profile"))
+        browser.errors()  # Those of earlier pages are not of this one.
         browser.call("/url", {"url": url})
         looks = []
         note = "return document.getElementById('note').textContent"
@@ -100,14 +96,24 @@ def seen(place, tmp_path_factory):
             if process.poll() is None:
                 process.terminate()
                 process.communicate()
-        if browser is not None:
-            browser.close()
+        browser.call("/url", {"url": "about:blank"})
 
 
-def browse(place, *flags):
-    done = start(place, "-m", "orchestrator.browse", "out", *flags)
-    said = done.communicate(timeout=600)[0]
-    return done.returncode, said
+@pytest.fixture
+def run(place, capsys, monkeypatch):
+    """`run(main, *flags)` calls a command's `main` in `place`: its exit code, output and errors."""
+    without_ray(monkeypatch)
+    monkeypatch.chdir(place)
+
+    def call(main, *flags):
+        monkeypatch.setattr(sys, "argv", ["command", *flags])
+        return main(), *capsys.readouterr()
+
+    return call
+
+
+def sweep():
+    return cli.main(SweepConfig(), "")
 
 
 def a_cell(place):
@@ -158,15 +164,16 @@ def test_mlflow_has_a_run_for_each_trial(place, seen, monkeypatch):
     assert all(run.data.metrics["perplexity"] > 1 for run in runs)
 
 
-def test_a_model_that_was_not_kept_is_had_by_the_command_that_get_names(place, seen):
+def test_a_model_that_was_not_kept_is_had_by_the_command_that_get_names(place, seen, run):
     row = a_cell(place)
-    code, said = browse(place, "--get", row["cell_id"][:12], "taken")
-    assert code == 2 and said.startswith("error: --get ") and said.count("\n") == 1
-    assert "its weights were not kept; compute them again: python " in said
-    again = start(place, *shlex.split(said.split("again: python ")[1]))
-    told = again.communicate(timeout=600)[0]
-    assert again.returncode == 0, told
-    code, said = browse(place, "--get", row["cell_id"][:12], "taken")
+    code, _, error = run(browse.main, "out", "--get", row["cell_id"][:12], "taken")
+    assert code == 2 and error.startswith("error: --get ") and error.count("\n") == 1
+    assert "its weights were not kept; compute them again: python " in error
+    script, *flags = shlex.split(error.split("again: python ")[1])
+    assert script == str(SCRIPT)
+    code, said, error = run(sweep, *flags)
+    assert code == 0, said + error
+    code, said, _ = run(browse.main, "out", "--get", row["cell_id"][:12], "taken")
     assert code == 0 and f"sparsity {row['measured_sparsity']:.6g}, perplexity " in said, said
     model = AutoModelForCausalLM.from_pretrained(place / "taken")
     tokenizer = AutoTokenizer.from_pretrained(place / "taken")
@@ -175,19 +182,18 @@ def test_a_model_that_was_not_kept_is_had_by_the_command_that_get_names(place, s
     assert a_cell(place)["perplexity"] == row["perplexity"], "the same bits again"
 
 
-def test_export_writes_tables_of_a_real_sweep(place, seen):
-    code, said = browse(place, "--export")
-    assert code == 0, said
+def test_export_writes_tables_of_a_real_sweep(place, seen, run):
+    code, said, error = run(browse.main, "out", "--export")
+    assert code == 0, said + error
     assert "sparsegpt finetune" in (place / "out" / "export" / "tables.md").read_text()
 
 
-def test_trackers_that_are_not_installed_are_refused_before_anything_runs(place):
+def test_trackers_that_are_not_installed_are_refused_before_anything_runs(place, run):
     if importlib.util.find_spec("wandb") is not None:
         pytest.skip("wandb is installed")
-    command = [word for word in sweep_command() if word not in ("--trackers", "mlflow")]
-    command[command.index("out")] = "never"
-    refused = start(place, *command, "--trackers", "wandb")
-    said = refused.communicate(timeout=600)[0]
-    assert refused.returncode == 2, said
-    assert said == "error: --trackers wandb: is not installed; pip install -e '.[wandb]'\n"
+    flags = [word for word in sweep_command()[1:] if word not in ("--trackers", "mlflow")]
+    flags[flags.index("out")] = "never"
+    code, said, error = run(sweep, *flags, "--trackers", "wandb")
+    assert code == 2 and said == ""
+    assert error == "error: --trackers wandb: is not installed; pip install -e '.[wandb]'\n"
     assert not (place / "never").exists()

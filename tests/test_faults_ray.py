@@ -118,19 +118,24 @@ class StopsItsWorker(WorkerGroupCallback):
     ids=["lost", "stopped"],
 )
 def test_a_group_that_does_not_start_ends_and_gives_its_place_back(harm, limit, line, tmp_path):
-    for _ in range(2):  # The second would wait for the first one's core.
-        trainer = TorchTrainer(
-            lambda: None,
-            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
-            run_config=RunConfig(
-                storage_path=str(tmp_path),
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-                callbacks=[PlaceRelease(), StartLimit(limit), harm],
-            ),
-        )
-        with pytest.raises(TrainingFailedError) as failed:
-            trainer.fit()
-        assert describe(Trial(), failed.value).line.startswith(line)
+    with pytest.raises(TrainingFailedError) as failed:
+        trainer(tmp_path / "harmed", limit, harm).fit()
+    assert describe(Trial(), failed.value).line.startswith(line)
+    # It would wait for ever for the other one's core.
+    trainer(tmp_path / "whole", 120.0).fit()
+
+
+def trainer(folder, limit, *harms):
+    """A group of one worker that does nothing."""
+    return TorchTrainer(
+        lambda: None,
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            callbacks=[PlaceRelease(), StartLimit(limit), *harms],
+        ),
+    )
 
 
 def test_what_ray_says_of_a_lost_node_is_one_line(small_ray, capsys):
@@ -150,19 +155,17 @@ def test_what_ray_says_of_a_lost_node_is_one_line(small_ray, capsys):
     assert len(first) < 80 and first.endswith(" ...") and second == "Ray: last"
 
 
-@pytest.fixture
-def small_ray(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def small_ray(tmp_path_factory):
     """Ray with one core in this process."""
-    for name, value in {
-        "HOME": str(tmp_path),
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    ray.init(num_cpus=1, log_to_driver=False, object_store_memory=2**27)
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(num_cpus=1, log_to_driver=False, object_store_memory=2**27)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
