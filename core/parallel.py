@@ -8,9 +8,11 @@ starts the process group.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -123,17 +125,30 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 def default_group() -> Iterator[None]:
     """The default process group; where none was started, one of this process alone.
 
-    FSDP2 wants one. Its store is in memory, so it needs no launcher and no port.
+    FSDP2 wants one. Its store is its own, so it needs no launcher and no port. Only torch for Linux
+    has nccl; without a name torch would look for a backend for the GPU of a Mac.
     """
     if dist.is_initialized():
         yield
         return
-    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-    dist.init_process_group(store=store, rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    backend = None if dist.is_nccl_available() else "gloo"
+    with own_store() as store:
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def own_store() -> Iterator[dist.Store]:
+    """A store for one process: in memory or, with torch for Windows, in a file."""
+    in_memory = getattr(dist, "HashStore", None)
+    if in_memory is not None:
+        yield in_memory()
+        return
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield dist.FileStore(os.path.join(folder, "store"), 1)
 
 
 @contextmanager

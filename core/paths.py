@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from core.checks import BadInputError, is_unicode, require
 
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
-ABSENT = (errno.ENOENT, errno.ENOTDIR)
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)
+"""Errors that say that there is no file; the last one says so on Windows of an impossible name."""
+READ_ONLY = 1
+"""Flag of a file system that nobody may write (`ST_RDONLY`)."""
 
 
 def local_path(flag: str, name: str) -> str:
@@ -47,7 +50,9 @@ def file_uri(flag: str, name: str) -> str:
     require(whole, flag, name, "names no file of this machine; write file:///PATH, or the path")
     remedy = "ends at its # or ?; write the path without file://"
     require(not re.search(r"[#?]", name), flag, name, remedy)
-    return unquote(parts.path)
+    from urllib.request import url2pathname  # Rarely used, and slow to import.
+
+    return url2pathname(parts.path)  # On Windows it leaves out the slash before a drive.
 
 
 def look_up(flag: str, name: str, path: str) -> os.stat_result | None:
@@ -73,10 +78,15 @@ def require_writable(flag: str, name: str, path: str) -> None:
     require("://" not in path, flag, name, "is a URI; name a local folder")
     look_up(flag, name, path)
     place = os.path.abspath(path)
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)  # A drive of Windows may be absent too.
     require(os.path.isdir(place), flag, name, f"{place} is no folder; name another place")
-    read_only = os.statvfs(place).f_flag & os.ST_RDONLY
-    why = f"{os.strerror(errno.EROFS if read_only else errno.EACCES)}: {place}"
+    why = f"{os.strerror(errno.EROFS if is_read_only(place) else errno.EACCES)}: {place}"
     usable = os.access(place, os.W_OK | os.X_OK)
     require(usable, flag, name, f"cannot be written ({why}); name another place")
+
+
+def is_read_only(place: str) -> bool:
+    """Return True if a place is known to lie on a file system that nobody may write."""
+    ask = getattr(os, "statvfs", None)  # Windows has none.
+    return ask is not None and bool(ask(place).f_flag & READ_ONLY)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a sweep ends within seconds and says how to go on.
+"""Ctrl-C, Ctrl-Break and SIGTERM: a sweep ends within seconds and says how to go on.
 
 Nothing needs saving at that moment: the store holds all finished stages and the checkpoints of
 training.
@@ -24,7 +24,9 @@ GRACE_SECONDS = 4.0
 
 received: list[int] = []
 """Numbers of the signals received so far."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
+"""SIGBREAK is Ctrl-Break of Windows, and its only signal that reaches a group of processes."""
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 ending = threading.Lock()
 """The thread that ends the process takes this lock and never gives it back."""
 

@@ -12,6 +12,8 @@ import select
 import sys
 from typing import Any
 
+IS_WINDOWS = sys.platform == "win32"
+
 
 class Output(io.FileIO):
     """The file of a standard stream. Text that cannot be written is dropped."""
@@ -36,6 +38,9 @@ def use_any_terminal() -> None:
         stream = getattr(sys, name)
         if stream is None:  # The shell has closed it: `>&-`.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif IS_WINDOWS and stream.isatty():
+            # Only Python's own stream writes all letters to a console of Windows.
+            stream.reconfigure(errors="backslashreplace")
         elif stream is getattr(sys, f"__{name}__"):
             setattr(sys, name, shielded(stream))
 

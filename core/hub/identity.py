@@ -67,7 +67,7 @@ def remember_commit(repo: str, revision: str | None, commit: str, kind: RepoType
     note = cached_refs(repo, kind) / (revision or constants.DEFAULT_REVISION)
     with contextlib.suppress(OSError):  # A cache that cannot be written still serves.
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(commit)
+        note.write_text(commit, encoding="utf-8")
 
 
 class MovedError(ConnectionError):

@@ -97,7 +97,7 @@ def _is_hub_name(name: str) -> bool:
 
 def _near(name: str) -> str:
     """Return a hint with the directory that an absent one may be meant for, or nothing."""
-    folder, last = os.path.split(local_path("models", name).rstrip("/"))
+    folder, last = os.path.split(local_path("models", name).rstrip("/" + os.sep))
     try:
         beside = [entry.name for entry in os.scandir(folder or ".") if entry.is_dir()]
     except OSError:

@@ -7,6 +7,8 @@ so long that Ray's sockets do not fit below it.
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +16,8 @@ from typing import Any
 from core.checks import BadInputError
 from core.paths import require_writable
 
-SOCKET_BYTES = 107 if os.uname().sysname == "Linux" else 103
-"""Longest path of a socket in bytes."""
+SOCKET_BYTES = {"linux": 107, "win32": 32_767}.get(sys.platform, 103)
+"""Longest path of a socket in bytes. On Windows Ray's sockets have ports and no paths."""
 BELOW = "/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_UsageStatsHead"
 """The longest path of a socket below the folder: a process number and a name have this length."""
 
@@ -51,9 +53,13 @@ def fits(path: str) -> bool:
 
 
 def ray_folder() -> str:
-    """Return the folder that Ray chooses by itself, below RAY_TMPDIR, TMPDIR or /tmp."""
-    chosen = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))
-    return os.path.join(chosen, "ray")
+    """Return the folder that Ray chooses by itself, below RAY_TMPDIR or the system's folder."""
+    usual = "/tmp"
+    if sys.platform == "linux":
+        usual = os.environ.get("TMPDIR", usual)  # On macOS Ray does not ask for it.
+    elif sys.platform == "win32":
+        usual = tempfile.gettempdir()
+    return os.path.join(os.environ.get("RAY_TMPDIR", usual), "ray")
 
 
 def temp_folder() -> str:
@@ -63,7 +69,9 @@ def temp_folder() -> str:
         BadInputError: none of them can be used; in one line.
     """
     why = []
-    for folder in (ray_folder(), "/tmp/ray", f"/tmp/ray-{os.getuid()}"):
+    user = getattr(os, "getuid", None)  # Windows has none, and no /tmp.
+    others = [] if user is None else ["/tmp/ray", f"/tmp/ray-{user()}"]
+    for folder in (ray_folder(), *others):
         problem = trouble(folder)
         if problem is None:
             return folder

@@ -32,8 +32,9 @@ def num_cores() -> int:
     cores = os.cpu_count() or 1
     if os.environ.get(ALL_CORES):
         return cores
-    if hasattr(os, "sched_getaffinity"):  # It knows the cores that a container names.
-        cores = min(cores, len(os.sched_getaffinity(0)))
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux alone has it.
+    if allowed is not None:  # It knows the cores that a container names.
+        cores = min(cores, len(allowed(0)))
     return max(1, int(min([cores, *core_limits()])))
 
 
@@ -77,6 +78,6 @@ def cgroup_folders(controller: str) -> Iterator[Path]:
 def read(file: Path) -> str:
     """Return the text of a file; empty if it cannot be read."""
     try:
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     except OSError:
         return ""

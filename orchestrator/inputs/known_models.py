@@ -66,7 +66,7 @@ def name_in_results(source: ModelSource) -> str:
     if source.revision is not None or source.name == EMBEDDED:
         return source.name
     place, here = place_of(source.path_or_repo), Path.cwd()
-    return str(place.relative_to(here) if place.is_relative_to(here) else place)
+    return (place.relative_to(here) if place.is_relative_to(here) else place).as_posix()
 
 
 def place_of(path: str) -> Path:

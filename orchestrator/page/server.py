@@ -10,6 +10,7 @@ same page that a sweep writes, no further package is needed, and unchanged conte
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from http import HTTPStatus
@@ -42,6 +43,7 @@ class LiveServer(ThreadingHTTPServer):
     """Server of the page of one out-dir or several; it binds loopback only."""
 
     daemon_threads = True
+    allow_reuse_address = os.name == "posix"  # On Windows two servers could share a port.
 
     def __init__(self, sweeps: list[Watched], port: int) -> None:
         """Listen on a port, 0 for any; raise OSError if it is taken."""

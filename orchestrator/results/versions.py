@@ -39,8 +39,11 @@ def code_version() -> str:
     if not (ROOT / ".git").exists():
         return released
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f"{released}+{done.stdout.strip()}" if done.returncode == 0 else released
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # No git, or no checkout of it.
+        return released
+    return f"{released}+{done.stdout.strip()}"
 
 
 @functools.cache

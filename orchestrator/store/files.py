@@ -54,7 +54,7 @@ class Files:
             except ArrowInvalid as error:
                 raise BadInputError(str(error)) from None
         else:
-            self.filesystem, self.path = fs.LocalFileSystem(), os.path.abspath(root)
+            self.filesystem, self.path = fs.LocalFileSystem(), slashes(os.path.abspath(root))
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
 
     def join(self, *parts: str) -> str:
@@ -261,14 +261,19 @@ def read_object(data: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def slashes(path: str) -> str:
+    """Return a local path with `/` between its parts, as pyarrow writes paths on every system."""
+    return path.replace(os.sep, "/")
+
+
 def replace_file(
     data: bytes | Buffer,
     path: str | os.PathLike[str],
     filesystem: fs.FileSystem | None = None,
 ) -> None:
     """Write `data` whole: to a name beside `path`, then rename it. Local without a filesystem."""
-    target = os.fspath(path)
     files = filesystem or fs.LocalFileSystem()
+    target = slashes(os.fspath(path)) if filesystem is None else os.fspath(path)
     folder, name = posixpath.split(target)
     if folder:
         files.create_dir(folder, recursive=True)

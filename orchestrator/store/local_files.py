@@ -5,15 +5,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 TRIES = 100
-"""Tries to rename into a folder that other processes remove meanwhile."""
+"""Tries to rename into a folder that other processes remove, or to a file that they read."""
+READ_SECONDS = 0.02
+"""Pause before another try where somebody reads the file that is to be replaced."""
+IS_WINDOWS = sys.platform == "win32"
+"""Windows replaces no file that is open, and syncs only files that are open for writing."""
 
 
 def place(source: Path, target: Path) -> None:
-    """Rename a file or directory into a folder that another process may remove meanwhile."""
+    """Rename a file or directory into a folder that another process may remove meanwhile.
+
+    On Windows this waits for whoever reads the file that is to be replaced, two seconds at most.
+    """
     for tries_left in reversed(range(TRIES)):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -22,11 +31,17 @@ def place(source: Path, target: Path) -> None:
         except FileNotFoundError:
             if not (tries_left and source.exists()):
                 raise
+        except PermissionError:
+            if not (tries_left and IS_WINDOWS):
+                raise
+            time.sleep(READ_SECONDS)
 
 
 def sync(path: str | Path) -> None:
     """Wait until a file, or the list of names in a directory, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if IS_WINDOWS and os.path.isdir(path):
+        return  # It opens no folders.
+    handle = os.open(path, os.O_RDWR if IS_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from core.checks import BadInputError
@@ -57,7 +58,7 @@ def leads_out(root: str, name: str) -> bool:
         if os.path.islink(path):
             real = os.path.realpath(path)
             insides = map(os.path.realpath, (root, first))
-            if not any(os.path.commonpath((real, inside)) == inside for inside in insides):
+            if not any(Path(real).is_relative_to(inside) for inside in insides):
                 return True
     return False
 

@@ -34,7 +34,7 @@ class Place:
     def current(cls) -> Place:
         """Return the place of this process."""
         try:
-            boot = BOOT_ID.read_text().strip()
+            boot = BOOT_ID.read_text(encoding="utf-8").strip()
         except OSError:
             boot = str(round(psutil.boot_time()))
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import sys
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +14,10 @@ import torch
 
 from core.parallel import Ranks
 
-RESET_PEAK = "5"
-"""Written to clear_refs to reset the peak resident size."""
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+"""Files of Linux: memory of this process, and what makes Linux forget its peak."""
+RESET_PEAK = b"5"
+"""Written to `CLEAR_REFS` to reset the peak resident size."""
 
 
 @contextmanager
@@ -25,11 +27,11 @@ def timed(ranks: Ranks) -> Iterator[dict[str, float]]:
     The peak is the highest memory since `restart_peak`.
     """
     clock: dict[str, float] = {}
-    start = time.monotonic()
+    start = time.perf_counter()  # Windows counts `time.monotonic` in steps of 16 ms.
     yield clock
     if ranks.device.type == "cuda":
         torch.cuda.synchronize(ranks.device)
-    clock["seconds"] = time.monotonic() - start
+    clock["seconds"] = time.perf_counter() - start
     peaks = torch.zeros(ranks.size, dtype=torch.float64)
     peaks[ranks.rank] = peak_memory(ranks.device)
     clock["peak_memory_bytes"] = int(ranks.sum_(peaks).max().item())
@@ -47,24 +49,23 @@ def restart_peak(device: torch.device) -> None:
             torch.cuda.reset_peak_memory_stats(device)
         return
     try:
-        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+        CLEAR_REFS.write_bytes(RESET_PEAK)
     except OSError:
         pass
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the peak bytes since `restart_peak`: of GPU memory, else of resident memory."""
+    """Return the peak bytes since `restart_peak`: of GPU memory, else of resident memory.
+
+    Linux and Windows know the peak of a process. macOS tells psutil only what it holds now.
+    """
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # getrusage would include the process that started this one, if that was larger.
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return float(line.split()[1]) * 1024
+    try:
+        text = STATUS.read_text(encoding="utf-8") if STATUS.is_file() else ""
+    except OSError:
+        text = ""
+    if found := re.search(r"VmHWM:\s*(\d+) kB", text):
+        return float(found[1]) * 1024
     memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):  # Windows.
-        return float(memory.peak_wset)  # pyright: ignore[reportAttributeAccessIssue]
-    import resource  # Only POSIX has this module.
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return float(memory.peak_wset if hasattr(memory, "peak_wset") else memory.rss)

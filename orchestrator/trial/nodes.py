@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from core.parallel import Ranks
 from orchestrator.store.checkpoints import Chain
+from orchestrator.store.owners import Place
 from orchestrator.store.published import Published
-
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def node_name() -> str:
     """Return a name that differs between machines, even if they have the same host name."""
-    boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
-    return f"{socket.gethostname()} {boot}"
+    place = Place.current()
+    return f"{place.host} {place.boot}"
 
 
 def leader(ranks: Ranks) -> int:
