@@ -61,6 +61,7 @@ def collect(sweep: Sweep) -> int:
         print(f"{len(lacking)} rows are done, but not the models that belong to them; run the")
         print("same command again")
         print(failures([{**row, **last_outcome(row)} for row in lacking]), end="")
+    store.save_indexes()
     print(f"rows    {store.files.display('results.parquet')}")
     print(f"curves  {store.files.display('curves.html')}")
     return 1 if bad or missing or lacking else 0

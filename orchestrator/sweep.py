@@ -66,6 +66,7 @@ def run_sweep(config: SweepConfig) -> int:
         print(describe_plan(sweep, texts, trials, planned))
         return 0
     mark(sweep.store)
+    sweep.store.save_indexes()
     sweep.store.stages.set_aside(sweep.found.damaged)
     if told := sweep.store.remove_leftovers(sweep.found.manifests):
         print(told, flush=True)

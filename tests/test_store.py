@@ -228,8 +228,8 @@ def test_an_unreadable_row_is_left_out(store, caplog, content):
 
 def test_a_row_that_another_sweep_removes_meanwhile_is_left_out(store, monkeypatch, caplog):
     store.rows.put("good", {"a": 1})
-    listed = store.files.names("rows") | {"gone.json"}
-    monkeypatch.setattr(store.files, "names", lambda folder: listed)
+    listed = store.files.stamps("rows", ".json") | {"gone.json": (0, 0)}
+    monkeypatch.setattr(store.files, "stamps", lambda *_: listed)
     assert set(store.rows.read()) == {"good"} and not caplog.text
 
 

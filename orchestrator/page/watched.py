@@ -23,7 +23,7 @@ from orchestrator.results.record import FOLDER as RECORDS
 from orchestrator.results.record import Record, labels_of
 from orchestrator.results.schema import Row
 from orchestrator.store.files import read_object
-from orchestrator.store.rows import read_row
+from orchestrator.store.names import row_is_safe
 from orchestrator.store.store import MARKER, PULSES, Store
 
 logger = logging.getLogger(__name__)
@@ -78,14 +78,12 @@ class Watched:
         stamps = self.store.files.stamps("rows", ".json")
         changed = [name for name, stamp in stamps.items() if self.stamps.get(name) != stamp]
         gone = set(self.stamps) - set(stamps)
-        files = self.store.files
-        contents = files.for_each(changed, lambda name: files.try_read("rows", name))
-        found = {**dict.fromkeys(gone), **dict(zip(changed, contents, strict=True))}
-        for name, data in found.items():
-            row = None if data is None else read_row(data)
+        found = self.store.rows.index.objects({name: stamps[name] for name in changed})
+        for name in (*changed, *gone):
+            row = found.get(name)
             key = name.removesuffix(".json")
             self.stored.pop(key, None)
-            if row is not None:
+            if row is not None and row_is_safe(row):
                 self.stored[key] = row
         self.stamps = stamps
         return bool(changed or gone)
@@ -107,9 +105,14 @@ class Watched:
     def read_tasks(self) -> bool:
         """Read results of zero-shot tasks, if the sweep has any; return True if some are new."""
         wanted = (self.record or {}).get("config", {}).get("eval", {}).get("tasks")
-        new = self.store.stages.ids() - self.manifests.keys() if wanted else ()
-        found = [self.manifest(stage) for stage in new]  # All are read, also after the first.
-        return any(manifest is not None and kind_of(manifest) is Tasks for manifest in found)
+        found = self.read_manifests() if wanted else {}
+        return any(kind_of(manifest) is Tasks for manifest in found.values())
+
+    def read_manifests(self) -> dict[str, dict[str, Any]]:
+        """Read the manifests of all stages that are new, many at a time; return them."""
+        found = self.store.stages.read(self.store.stages.ids() - self.manifests.keys())
+        self.manifests |= found
+        return found
 
     def rows(self) -> list[Row]:
         """Return all rows, with those of the newest sweep's grid marked."""
@@ -123,6 +126,8 @@ class Watched:
         version = self.refresh()
         if self.shown is None or self.shown[0] != version:
             rows = self.rows()
+            if not self.store.files.is_local:
+                self.read_manifests()  # One by one they would take minutes.
             details = details_of(rows, self.manifest)
             self.shown = (
                 version,

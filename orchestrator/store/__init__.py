@@ -13,6 +13,8 @@ The out-dir is a local directory or a URI. Below it:
                               pruning adds blocks to an earlier one
     claims/STAGE.OWNER        stages that some process computes now
     sweeps/ID.json            the record of a sweep (orchestrator/results/record.py)
+    index/FOLDER.arrow        contents of all manifests, or of all rows, below a URI; made again
+                              when it is lost, and never needed
     pulse/ID.json             the last sign of life of a sweep (orchestrator/cluster/pulse.py)
     set-aside/...             directories that were damaged; below a URI they are deleted
     .scratch/...              all that is being written, and second names of files that are being
@@ -34,6 +36,7 @@ The files of this package, from the top:
     published.py    `Published`: one directory with a manifest; publish, drop, check, open
     manifests.py    the manifest file itself
     scratch.py      `Scratch`: directories to write in before files are published
+    index.py        `Index`: many small files of a remote store, read with few requests
     files.py        `Files`: reads, writes and copies below a root, on any filesystem
     local_files.py  renames and hashes of local files
     owners.py       names that tell which process made them, and if it still runs

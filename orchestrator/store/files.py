@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 from pyarrow import ArrowInvalid, Buffer, fs
 
 from core.checks import BadInputError
@@ -31,8 +32,10 @@ logger = logging.getLogger(__name__)
 
 SCRATCH = ".scratch"
 """The folder of everything that is being written, on the disk of a local store."""
-REQUESTS = 32
+REQUESTS = 64
 """Requests at a time to a remote store. Each takes long to answer and costs nothing meanwhile."""
+Stamp = tuple[int, int]
+"""The time when a file was last written, in nanoseconds of its own clock, and its size."""
 
 
 class Files:
@@ -49,6 +52,8 @@ class Files:
         """
         self.root = root
         if "://" in root:
+            # Arrow opens as many connections as it has threads.
+            pa.set_io_thread_count(max(REQUESTS, pa.io_thread_count()))
             try:
                 self.filesystem, self.path = fs.FileSystem.from_uri(root)
             except ArrowInvalid as error:
@@ -101,13 +106,13 @@ class Files:
         selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
         return self.filesystem.get_file_info(selector)
 
-    def stamps(self, folder: str, ending: str) -> dict[str, tuple[int, int]]:
+    def stamps(self, folder: str, ending: str) -> dict[str, Stamp]:
         """Return the files of a folder whose names end so, each with its time and size.
 
         Any replacement of a file changes its stamp.
         """
         found = (info for info in self.infos(folder) if info.base_name.endswith(ending))
-        return {info.base_name: (info.mtime_ns or 0, info.size or 0) for info in found}
+        return {info.base_name: stamp_of(info) for info in found}
 
     def for_each(self, names: Iterable[str], function: Callable[[str], T]) -> Iterator[T]:
         """Yield `function(name)` for each name in turn; many run at a time if files are remote."""
@@ -250,6 +255,11 @@ class Files:
     def fetch(self, directory: Path, *parts: str) -> None:
         """Copy the files of a folder into a local directory."""
         fs.copy_files(self.join(*parts), str(directory), self.filesystem, fs.LocalFileSystem())
+
+
+def stamp_of(info: fs.FileInfo) -> Stamp:
+    """Return the time and the size of a file."""
+    return info.mtime_ns or 0, info.size or 0
 
 
 def read_object(data: bytes) -> dict[str, Any] | None:

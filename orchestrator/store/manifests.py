@@ -28,15 +28,20 @@ def manifest_bytes(manifest: dict[str, Any]) -> bytes:
 
 def read_manifest(data: bytes) -> dict[str, Any] | None:
     """Parse a manifest's file; None if it holds something else."""
-    return None if fault_of(data) else read_object(data)
+    found = read_object(data)
+    return None if fault_in(found) else found
 
 
 def fault_of(data: bytes) -> str | None:
-    """Return why a file is no manifest, None if it is one.
+    """Return why a file is no manifest, None if it is one."""
+    return fault_in(read_object(data))
+
+
+def fault_in(manifest: dict[str, Any] | None) -> str | None:
+    """Return why a JSON object is no manifest, None if it is one.
 
     A manifest is data. It may name files of its own folder, and nothing else.
     """
-    manifest = read_object(data)
     if manifest is None:
         return "its manifest is not a JSON object"
     files, upload, after = (manifest.get(name) for name in ("files", "upload", "after"))

@@ -41,3 +41,8 @@ class Store:
             manifests: those of whole stages that are known, by id.
         """
         return remove_leftovers(self.files, manifests)
+
+    def save_indexes(self) -> None:
+        """Write what was read of stages and rows into their indexes, so that others read it so."""
+        self.stages.index.save()
+        self.rows.index.save()
