@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 SCRATCH = ".scratch"
 """The folder of everything that is being written, on the disk of a local store."""
-REQUESTS = 64
+REQUESTS = 128
 """Requests at a time to a remote store. Each takes long to answer and costs nothing meanwhile."""
 Stamp = tuple[int, int]
 """The time when a file was last written, in nanoseconds of its own clock, and its size."""
