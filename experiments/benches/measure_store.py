@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-
 from slow_files import SlowFiles, slow_store
 
 from orchestrator.results.collection import write_results
