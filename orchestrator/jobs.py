@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 
 from orchestrator.estimate.devices import cpus_per_worker, gpus_per_worker
 from orchestrator.estimate.memory import memory
 from orchestrator.estimate.seconds import block_seconds
 from orchestrator.estimate.streaming import streamed_bytes, untrained_bytes
+from orchestrator.inputs.tokens import tokens_id
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.job import Job, Limits, Run, Workers
 from orchestrator.plan.stages import Stage
@@ -16,13 +17,29 @@ from orchestrator.plan.trials import Trial
 from orchestrator.preparation import Sweep
 
 
-def trial_job(sweep: Sweep, trial: Trial, shared: Set[str]) -> Job:
-    """Return the job of a trial; weights of `shared` stages outlive it."""
+def trial_job(sweep: Sweep, trial: Trial, shared: Set[str], awaited: Set[str] = frozenset()) -> Job:
+    """Return the job of a trial.
+
+    Args:
+        sweep: the sweep.
+        trial: the trial.
+        shared: stages whose weights outlive it.
+        awaited: token files that the command makes while trials run.
+    """
     job = make_job(sweep, trial.id, trial.stages, trial.cells)
     # Only what this trial may come to hold: the whole sweep's list would be most of the job.
     reached = {*job.by_id, *(stage.parent for stage in job.stages)}
     unwanted = frozenset(s for s in reached if s in sweep.dropped)
-    return replace(job, drop=unwanted - shared, outlive=unwanted & shared)
+    mine = awaited & {*training_files(trial.stages, job.source.identity)}
+    kept = {"drop": unwanted - shared, "outlive": unwanted & shared}
+    return replace(job, **kept, awaited_tokens=mine)
+
+
+def training_files(stages: Iterable[Stage], identity: str) -> Iterator[str]:
+    """Yield the names of all token files that training stages of a model may read."""
+    for draw in filter(None, (stage.work.training_draw() for stage in stages)):
+        yield tokens_id(draw, identity)
+        yield tokens_id(draw.text, identity)
 
 
 def task_job(sweep: Sweep, stage: Stage) -> Job:

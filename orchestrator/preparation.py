@@ -26,6 +26,7 @@ from orchestrator.estimate.seconds import stage_seconds
 from orchestrator.inputs.models import ResolvedModel, resolve_inputs
 from orchestrator.inputs.task_names import resolve_tasks
 from orchestrator.inputs.tokens import missing_tokens
+from orchestrator.inputs.training_tokens import TrainingTokens, training_tokens
 from orchestrator.out_dir import require_out_dir, told_if_unwritable
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import identity
@@ -133,6 +134,8 @@ class Texts:
     """Tokens of the text that an evaluation to run reads, by stage."""
     seconds: dict[str, float]
     """Estimated seconds of every stage."""
+    training: TrainingTokens = field(default_factory=TrainingTokens)
+    """Token files of training texts, to be made while trials run."""
 
 
 def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
@@ -204,11 +207,15 @@ def only_cell(sweep: Sweep, cell: Cell) -> Sweep:
 
 
 def read_texts(sweep: Sweep) -> Texts:
-    """Tokenise what the stages to run read, and estimate their seconds by it."""
+    """Tokenise what the stages to run read, and estimate their seconds by it.
+
+    Training texts are only checked: `Texts.training` makes their tokens.
+    """
     stages = [stage for stage in sweep.plan.stages.values() if stage.id in sweep.needed]
+    training = training_tokens(sweep.models, stages, sweep.store, sweep.attempt)
     tokens = missing_tokens(sweep.models, stages, sweep.store)
     counts = count_text_tokens(stages, sweep.models, tokens, sweep.store)
-    return Texts(tokens, counts, stage_seconds(sweep.plan, sweep.costs, counts))
+    return Texts(tokens, counts, stage_seconds(sweep.plan, sweep.costs, counts), training)
 
 
 def trials_of(sweep: Sweep, seconds: dict[str, float], slots: int) -> list[Trial]:

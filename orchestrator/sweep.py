@@ -107,7 +107,8 @@ def require_memory(sweep: Sweep) -> None:
 
 
 def run_missing(sweep: Sweep, texts: Texts) -> None:
-    """Join or start Ray, and run the trials."""
+    """Join or start Ray, and run the trials; tokens of training texts are made meanwhile."""
+    texts.training.start()
     resources = sweep.config.resources
     connection.connect()
     found = slots.slots_of_cluster(resources)
@@ -118,7 +119,9 @@ def run_missing(sweep: Sweep, texts: Texts) -> None:
         f"{min(found.count, len(trials))} at a time",
         flush=True,
     )
-    jobs = [found.settle(trial_job(sweep, trial, shared), len(trials)) for trial in trials]
+    awaited = texts.training.names
+    jobs = [trial_job(sweep, trial, shared, awaited) for trial in trials]
+    jobs = [found.settle(job, len(trials)) for job in jobs]
     for line in dict.fromkeys(filter(None, map(why_off, jobs))):
         print(line, flush=True)
     costs = cell_costs(sweep, texts)

@@ -43,6 +43,7 @@ def collected(tiny_opt_dir, write_texts, tmp_path_factory, one_thread):
     preparation.write_record(sweep)
     texts = preparation.read_texts(sweep)
     save_tokens(sweep.store, texts.tokens)
+    texts.training.write()
     for trial in preparation.trials_of(sweep, texts.seconds, 1):
         job = trial_job(sweep, trial, set())
         Walk(job, sweep.store, Ranks.current(), lambda told: None).run()

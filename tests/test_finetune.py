@@ -11,7 +11,7 @@ from core.config import FinetuneConfig
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.parallel import Ranks
-from core.training.finetune import finetune_, num_windows
+from core.training.finetune import finetune_
 from core.training.loop import Loop
 from core.training.optimizer import BETAS, TrainingError, learning_rate
 
@@ -238,7 +238,3 @@ def test_the_learning_rate_peaks_once_and_stays_positive(num_steps, warmup_frac)
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
-
-
-def test_a_token_budget_holds_whole_windows():
-    assert [num_windows(tokens, 128) for tokens in (127, 128, 1000)] == [0, 1, 7]

@@ -78,6 +78,7 @@ def walk(config: SweepConfig):
     mark(sweep.store)
     texts = read_texts(sweep)
     save_tokens(sweep.store, texts.tokens)
+    texts.training.write()
     for trial in trials_of(sweep, texts.seconds, 1):
         job = trial_job(sweep, trial, set())
         Walk(job, sweep.store, Ranks.current(), lambda _: None).run()

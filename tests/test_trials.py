@@ -43,7 +43,9 @@ def test_a_seedless_stage_is_walked_by_each_seeds_trial_and_dropped_by_none(swee
     shared = shared_stages(packed)
     pruned = {s for s in shared if sweep.plan.stages[s].work.changes_masks}
     assert len(pruned) == 1 and len(packed) >= 4
-    save_tokens(sweep.store, preparation.read_texts(sweep).tokens)
+    texts = preparation.read_texts(sweep)
+    save_tokens(sweep.store, texts.tokens)
+    texts.training.write()
     reported: list[str] = []
     for trial in packed:
         job = trial_job(sweep, trial, shared)

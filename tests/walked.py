@@ -55,6 +55,7 @@ def jobs_of(sweep, texts=None):
     """Return the sweep's trials as their workers get them, one for each model."""
     texts = texts or read_texts(sweep)
     save_tokens(sweep.store, texts.tokens)
+    texts.training.write()
     trials = trials_of(sweep, texts.seconds, 1)
     made = [trial_job(sweep, trial, shared_stages(trials)) for trial in trials]
     return pickle.loads(pickle.dumps(made))

@@ -21,7 +21,7 @@ from core.hub.identity import file_hash
 from core.texts.content import joined
 from core.texts.named_texts import EMBEDDED_DIR
 from core.texts.sources import Text
-from core.texts.tokenization import cut, encode_pieces, special_tokens
+from core.texts.tokenization import cut, encode_pieces, special_tokens, tokenize
 from core.texts.windows import windows_at
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ class KnownPieces:
                 return self.moved()
             stream[begins[index] : begins[index + 1]] = torch.from_numpy(ids)
         return windows_at(stream, starts, seq_len)
+
+    def all_tokens(self) -> Tensor:
+        """Return the tokens of the whole text."""
+        return tokenize(joined(self.text), self.tokenizer)
 
     def used_pieces(self, starts: Tensor, seq_len: int, begins: Tensor) -> list[int]:
         """Return the pieces that windows have tokens of, in order.

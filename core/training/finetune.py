@@ -27,11 +27,6 @@ from core.training.reconstruction import reconstruct_
 from core.training.trainable import trained
 
 
-def num_windows(tokens: int, seq_len: int) -> int:
-    """Return how many whole windows fit into a token budget."""
-    return tokens // seq_len
-
-
 def finetune_(
     model: PreTrainedModel,
     masks: Mapping[str, Tensor],

@@ -59,6 +59,22 @@ def read_tokens(store: Store, name: str) -> Tensor:
     return tokens.long()
 
 
+def has_tokens(store: Store, name: str) -> bool:
+    """Return True if there is a token file of this name."""
+    return store.files.exists(FOLDER, name + SUFFIX)
+
+
+def note_failure(store: Store, name: str, attempt: str, line: str) -> None:
+    """Write why a run of a sweep could not make a token file, for the workers that wait for it."""
+    store.files.write_bytes(line.encode(), FOLDER, f"{name}.{attempt}.failed")
+
+
+def noted_failure(store: Store, name: str, attempt: str) -> str | None:
+    """Return why a run could not make a token file; None if nothing says so."""
+    found = store.files.try_read(FOLDER, f"{name}.{attempt}.failed")
+    return None if found is None else found.decode()
+
+
 def seal_of(data: bytes) -> str:
     """Return version and hash in the header of a safetensors file; empty if it has none."""
     length = int.from_bytes(data[:8], "little")

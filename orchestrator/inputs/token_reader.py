@@ -1,8 +1,12 @@
-"""Token files as workers read them: a damaged one is made again where its text is at hand."""
+"""Token files as workers read them: a damaged one is made again where its text is at hand.
+
+Files of training texts are made while trials run, so a training stage may wait for its own.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +18,32 @@ from core.hub.identity import file_hash
 from core.models.loading import load_tokenizer
 from core.models.sources import ModelSource
 from core.texts.sources import Text
-from orchestrator.failure import DamagedTokensError
-from orchestrator.inputs.token_files import read_tokens, write_tokens
+from core.texts.windows import training_windows
+from orchestrator.failure import MISSING, DamagedTokensError
+from orchestrator.inputs.token_files import has_tokens, noted_failure, read_tokens, write_tokens
 from orchestrator.inputs.tokens import COUNTS, count_units, tokenise, tokens_id
-from orchestrator.plan.inputs import Draw, Reading
+from orchestrator.plan.inputs import Draw, Reading, TrainingDraw
 from orchestrator.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 Make = Callable[[Reading, Mapping[str, Text], Any], Tensor | None]
 """Makes the tensor of a token file from a text and a tokenizer."""
+
+
+WAIT_SECONDS = 0.5
+"""Pause between two looks for a file."""
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """Token files that the command makes while trials run."""
+
+    names: frozenset[str] = frozenset()
+    attempt: str = ""
+    """Name of the run, which notes on failures carry."""
+    seconds: float = 0.0
+    """Longest wait for one."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +54,39 @@ class TokenReader:
     source: ModelSource
     texts: Mapping[str, Text]
     """The texts of the model by their identity."""
+    awaited: Awaited = Awaited()
+
+    def training_windows(self, draw: TrainingDraw) -> Tensor:
+        """Return the windows of a round of training, once the command has made its file.
+
+        Raises:
+            DamagedTokensError: the command could not make it, or as `tokens` does.
+        """
+        name, stream = (tokens_id(each, self.source.identity) for each in (draw, draw.text))
+        self.wait_for({name, stream} & self.awaited.names)
+        try:
+            return read_tokens(self.store, name)
+        except DamagedTokensError as damage:
+            if not damage.is_missing:
+                logger.warning("%s; drawn again", damage)
+        size = (draw.num_windows, draw.text.seq_len)
+        return training_windows(self.tokens(draw.text), *size, draw.seed, draw.round)
+
+    def wait_for(self, names: set[str]) -> None:
+        """Wait until the command has made the files of these names.
+
+        Raises:
+            DamagedTokensError: it could not, or it took too long.
+        """
+        end = time.monotonic() + self.awaited.seconds
+        for name in names:
+            while not has_tokens(self.store, name):
+                why = noted_failure(self.store, name, self.awaited.attempt)
+                if why is not None:
+                    raise DamagedTokensError(name, f"not made: {why}")
+                if time.monotonic() > end:
+                    raise DamagedTokensError(name, f"{MISSING} for {self.awaited.seconds:g} s")
+                time.sleep(WAIT_SECONDS)
 
     def tokens(self, reading: Reading) -> Tensor:
         """Return the tokens that a stage reads.

@@ -21,7 +21,7 @@ from orchestrator.inputs.models import ResolvedModel
 from orchestrator.inputs.token_files import read_tokens, stored_names, write_tokens
 from orchestrator.inputs.tokenizer_checks import fitting_tokenizer, require_known_ids
 from orchestrator.plan.identity import identity
-from orchestrator.plan.inputs import Draw, EvaluationText, Reading
+from orchestrator.plan.inputs import Draw, EvaluationText, Reading, TrainingDraw, TrainingText
 from orchestrator.plan.stages import Stage
 from orchestrator.store.store import Store
 
@@ -33,7 +33,7 @@ SAMPLED_SEED = 0
 """Seed that the ALPS code draws its evaluation windows of C4 with."""
 
 
-def tokens_id(reading: Reading, model_identity: str) -> str:
+def tokens_id(reading: Reading | TrainingDraw, model_identity: str) -> str:
     """Return the name of the token file that a stage reads."""
     return identity({"tokenizer": model_identity, **reading.tokens_key()})
 
@@ -41,7 +41,7 @@ def tokens_id(reading: Reading, model_identity: str) -> str:
 def missing_tokens(
     models: Iterable[ResolvedModel], stages: Iterable[Stage], store: Store
 ) -> dict[str, Tensor]:
-    """Tokenise every text that a stage reads and the store does not hold, with its counts.
+    """Tokenise what stages read and the store does not hold, with counts; not what they train on.
 
     Returns:
         Tokens and counts by the name of their file.
@@ -55,6 +55,7 @@ def missing_tokens(
     for model in models:
         mine = (stage for stage in stages if stage.model == model.inputs.name)
         readings = {reading: None for stage in mine for reading in stage.work.readings()}
+        readings = [each for each in readings if not isinstance(each, TrainingText)]
         tokenizer = None
         for reading in readings:
             name = tokens_id(reading, model.source.identity)

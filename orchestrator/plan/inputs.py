@@ -58,6 +58,21 @@ class TrainingText(TextInput):
 
 
 @dataclass(frozen=True)
+class TrainingDraw:
+    """Training windows of one round, which a seed draws from all tokens of a text."""
+
+    text: TrainingText
+    num_windows: int
+    seed: int
+    round: int
+
+    def tokens_key(self) -> dict[str, Any]:
+        """Return what names its token file, beside the tokenizer."""
+        drawn = {"num_windows": self.num_windows, "seed": self.seed, "round": self.round}
+        return {"training": self.text.fields(), **drawn}
+
+
+@dataclass(frozen=True)
 class ValidationText(TextInput):
     """Text that one of several learning rates is chosen on; its token file is an evaluation's."""
 
@@ -107,7 +122,8 @@ class Draw:
 
 
 Reading = Draw | TrainingText | ValidationText | EvaluationText
-"""Tokens that a stage reads; each has one token file."""
+"""Tokens that a stage reads; each has one token file. Instead of that of a training text there may
+be one for each `TrainingDraw`."""
 
 
 @dataclass(frozen=True)

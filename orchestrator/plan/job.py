@@ -96,6 +96,8 @@ class Job:
     """Texts of the model by identity, to make damaged token files again."""
     outlive: frozenset[str] = frozenset()
     """Stages whose weights go when the sweep ends: more than one trial needs them."""
+    awaited_tokens: frozenset[str] = frozenset()
+    """Token files of training that the command makes while the trial runs."""
 
     def packed(self) -> bytes:
         """Return the job as few bytes, for processes of the same sweep."""

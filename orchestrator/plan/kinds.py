@@ -21,6 +21,7 @@ from orchestrator.plan.inputs import (
     EvaluationText,
     Reading,
     TaskInput,
+    TrainingDraw,
     TrainingText,
     ValidationText,
 )
@@ -179,6 +180,11 @@ class Finetune(Work):
     def readings(self) -> tuple[Reading, ...]:
         """Return the training text, and the one that a learning rate is chosen on."""
         return (self.text,) if self.validation is None else (self.text, self.validation)
+
+    def training_draw(self) -> TrainingDraw:
+        """Return the windows of this round; a budget holds whole windows."""
+        count = self.tokens // self.text.seq_len
+        return TrainingDraw(self.text, count, self.seed, self.round)
 
     def operations(self, model: Counts, text_tokens: int) -> Operations:
         """Return forward and backward passes for each learning rate."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Protocol
 
 from core.config import PruneConfig
-from orchestrator.plan.inputs import Reading
+from orchestrator.plan.inputs import Reading, TrainingDraw
 
 Operations = dict[tuple[str, str], float]
 """Operations by kind of work (`forward`, `training`, `solve`) and dtype."""
@@ -64,6 +64,10 @@ class Work:
     def readings(self) -> tuple[Reading, ...]:
         """Return the tokens that the stage reads."""
         return ()
+
+    def training_draw(self) -> TrainingDraw | None:
+        """Return the windows that the stage trains on; None where it does not train."""
+        return None
 
     def operations(self, model: Counts, text_tokens: int) -> Operations:
         """Return the operations that the stage takes.

@@ -20,8 +20,7 @@ from core.models.mask_files import Masks
 from core.precision import DTYPES
 from core.pruners import make_pruner
 from core.sequential import PruneReport, prune_
-from core.texts.windows import evaluation_windows, training_windows
-from core.training.finetune import num_windows
+from core.texts.windows import evaluation_windows
 from orchestrator.plan.kinds import Evaluate, Finetune, Prune, Tasks
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.work import Work
@@ -106,10 +105,8 @@ def run_finetune(space: Workspace, stage: Stage) -> None:
     """Train the parent's weights under its masks and publish the result."""
     work = stage.work
     assert isinstance(work, Finetune)
+    windows = space.training_windows(work.training_draw())
     model, masks = space.weights.load(stage.parent, training=True)
-    seq_len = work.text.seq_len
-    size = (num_windows(work.tokens, seq_len), seq_len)
-    windows = training_windows(space.tokens(work.text), *size, work.seed, work.round)
     with timed(space.ranks) as clock:
         metrics = recover(space, stage, model, masks, windows)
     space.weights.hold(stage.id, model, masks)

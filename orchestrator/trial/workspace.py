@@ -10,8 +10,8 @@ import torch
 from core.measures.sparsity import measure
 from core.parallel import Ranks
 from core.pruners.quantise import Grid, save_grids
-from orchestrator.inputs.token_reader import TokenReader
-from orchestrator.plan.inputs import Reading
+from orchestrator.inputs.token_reader import Awaited, TokenReader
+from orchestrator.plan.inputs import Reading, TrainingDraw
 from orchestrator.plan.job import Job
 from orchestrator.plan.stages import Stage
 from orchestrator.results import versions
@@ -32,7 +32,8 @@ class Workspace:
     def __init__(self, job: Job, store: Store, ranks: Ranks, notice: Notice) -> None:
         self.job, self.store, self.ranks, self.notice = job, store, ranks, notice
         self.manifests = Manifests(store)
-        self.token_reader = TokenReader(store, job.source, job.texts)
+        waits = Awaited(job.awaited_tokens, job.run.attempt, job.limits.timeout_seconds)
+        self.token_reader = TokenReader(store, job.source, job.texts, waits)
         self.weights = Weights(job, store, ranks, self.manifests)
 
     def told(self, question: Callable[[], T]) -> T:
@@ -114,6 +115,10 @@ class Workspace:
     def tokens(self, reading: Reading) -> torch.Tensor:
         """Return the tokens that a stage reads."""
         return self.token_reader.tokens(reading)
+
+    def training_windows(self, draw: TrainingDraw) -> torch.Tensor:
+        """Return the windows of a round of training; wait until the command has made them."""
+        return self.token_reader.training_windows(draw)
 
     def counts(self, reading: Reading) -> torch.Tensor | None:
         """Return words and bytes of each token of an evaluation; None where nothing counted."""
