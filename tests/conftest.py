@@ -7,6 +7,7 @@ import json
 import random
 import runpy
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +28,14 @@ from transformers import (
 from core import accelerator
 from core.config import CalibrationConfig, EvalConfig
 from core.texts.named_texts import NAMED
-from orchestrator import cli
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOCAB = 320
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with whole sweeps, the longest tests, so that no process waits for one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("sweeps") is None)
 
 
 def words(count: int, seed: int) -> str:
@@ -44,10 +49,15 @@ def words(count: int, seed: int) -> str:
     return " ".join(text)
 
 
-@pytest.fixture(autouse=True)
-def late_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that a test runs in its own process start no Ray while they plan."""
-    monkeypatch.setattr(cli, "begin_connection", lambda config: None)
+@pytest.fixture(scope="session", autouse=True)
+def late_ray() -> Iterator[None]:
+    """Commands that tests run in their own process start no Ray while they plan."""
+    # The tests of core run where there is no orchestrator.
+    cli = sys.modules.get("orchestrator.cli")
+    with pytest.MonkeyPatch.context() as patch:
+        if cli is not None:
+            patch.setattr(cli, "begin_connection", lambda config: None)
+        yield
 
 
 def save_tokenizer(directory: Path, max_length: int = 128) -> None:

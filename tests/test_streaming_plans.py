@@ -12,7 +12,7 @@ from core.models import sources
 from core.models.facts import describe_model
 from core.models.sources import ModelSource, is_stored, resolve_model
 from orchestrator import cli, sweep
-from orchestrator.config import GridConfig, OutputConfig, SweepConfig
+from orchestrator.config import GridConfig, SweepConfig
 from orchestrator.estimate.devices import GIB, GPUS
 from orchestrator.estimate.forecast import on_gpu
 from orchestrator.estimate.model_cost import ModelCost
@@ -150,10 +150,11 @@ def test_a_hub_name_needs_its_cached_config_alone(monkeypatch):
         resolve_model("some/model")
 
 
-def test_training_beyond_the_memory_here_is_refused_in_one_line(tmp_path, monkeypatch):
-    out = str(tmp_path / "out")
-    config = SweepConfig(grid=GridConfig(methods=("wanda",)), output=OutputConfig(out_dir=out))
-    monkeypatch.setattr(sweep, "usable_bytes", lambda *_: 1e8)
+def test_training_beyond_the_memory_here_is_refused_in_one_line(two_cells, tmp_path, monkeypatch):
+    training = FinetuneConfig(text=str(tmp_path / "train.txt"), seq_len=32)
+    grid = replace(two_cells.grid, regimes=("finetune",))
+    config = replace(two_cells, grid=grid, finetune=training)
+    monkeypatch.setattr(sweep, "usable_bytes", lambda *_: 1e4)
     with pytest.raises(BadInputError, match="training takes about .* --regimes oneshot") as error:
         sweep.run_sweep(config)
     assert len(str(error.value).splitlines()) == 1 and not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from types import SimpleNamespace
@@ -55,6 +56,16 @@ def define_task(directory):
     path = directory / "tiny_choice.yaml"
     path.write_text(json.dumps(definition), encoding="utf-8")  # JSON is YAML
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_index():
+    """One index of the harness's own tasks for all tests: it takes seconds to make."""
+    from lm_eval import tasks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "TaskManager", functools.cache(tasks.TaskManager))
+        yield
 
 
 @pytest.fixture(scope="module")

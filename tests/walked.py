@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from core.parallel import Ranks
+from orchestrator import cli
 from orchestrator import sweep as sweeps
 from orchestrator.cluster.lone_stages import walk_alone
 from orchestrator.cluster.sent_jobs import sent
@@ -33,6 +34,7 @@ def walk(config):
 
 def without_ray(patch: pytest.MonkeyPatch) -> None:
     """Let the commands of this process walk all trials and tasks here, without Ray."""
+    patch.setattr(cli, "begin_connection", lambda config: None)
     patch.setattr(sweeps, "run_missing", run_missing)
     patch.setattr(sweeps.connection, "connect", lambda: None)
     patch.setattr(sweeps, "run_alone", run_alone)
