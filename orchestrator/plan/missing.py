@@ -29,13 +29,15 @@ def to_run(
         row = rows.get(key)
         if row is None or row.get("_interrupted"):
             return True
-        if row["status"] in ("failed", "not_run") and retry_failed:
+        # A stage set aside as damaged: what a row says of its model has to be true. And a cell
+        # that failed here may be done by now: another sweep computed it at the same time.
+        is_whole = stored.issuperset(cell.all_stages()[1:])
+        if row["status"] in ("failed", "not_run") and (retry_failed or is_whole):
             return True
         if row["status"] == "stopped":
             if stop_perplexity is None or row["_stopped_at"] <= stop_perplexity:
                 return True
-        # A stage set aside as damaged: what a row says of its model has to be true.
-        if row["status"] == "done" and not stored.issuperset(cell.all_stages()[1:]):
+        if row["status"] == "done" and not is_whole:
             return True
     return False
 
