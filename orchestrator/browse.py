@@ -164,6 +164,7 @@ def export_directory(sweep: Watched, config: BrowseConfig, number: int) -> Path:
 
 def prune_models(sweeps: list[Watched], yes: bool) -> int:
     """List the kept models of each out-dir, ask, and remove their weights."""
+    from orchestrator.out_dir import told_if_unwritable
     from orchestrator.results.kept_models import describe_models, kept_models, mebibytes
 
     for sweep in sweeps:
@@ -174,8 +175,9 @@ def prune_models(sweeps: list[Watched], yes: bool) -> int:
         if not models or not (yes or agreed(f"remove these {len(models)} models? [y/N] ")):
             print("nothing removed")
             continue
-        for model in models:
-            sweep.store.stages.drop_weights(model.stage)
+        with told_if_unwritable(sweep.store, "prune-models"):
+            for model in models:
+                sweep.store.stages.drop_weights(model.stage)
         freed = mebibytes(sum(model.size for model in models))
         print(f"removed {len(models)} models, {freed}; rows and metrics are still there")
     return 0

@@ -56,10 +56,10 @@ def mark(store: Store) -> None:
 
 
 @contextmanager
-def told_if_unwritable(store: Store) -> Iterator[None]:
-    """Tell in one line that the system refuses the first files of a sweep, also below a URI."""
+def told_if_unwritable(store: Store, flag: str = "out-dir") -> Iterator[None]:
+    """Tell in one line that the system refuses to write in a store, also below a URI."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise BadInputError(f"--out-dir {store.root}: cannot be written ({reason})") from None
+        raise BadInputError(f"--{flag} {store.root}: cannot be written ({reason})") from None
