@@ -19,6 +19,7 @@ from orchestrator.cluster.diagnosis import Failure
 from orchestrator.cluster.failed_cells import give_up_on_next
 from orchestrator.store import claims
 from orchestrator.store.claims import FOLDER, Claims
+from orchestrator.store.stages import Stages
 from orchestrator.store.store import Store
 from orchestrator.trial import walk as walks
 
@@ -264,7 +265,7 @@ def test_the_limit_of_perplexity_waits_for_what_another_sweep_evaluates(tmp_path
     assert "stopped" in {row["status"] for row in store.rows.read().values()}
 
 
-def test_a_group_that_died_is_blamed_for_the_stage_that_it_was_at(tmp_path):
+def test_a_group_that_died_is_blamed_for_the_stage_that_it_was_at(tmp_path, monkeypatch):
     job = replace(job_of(tmp_path, methods=("wanda", "magnitude")), group="g")
     store = Store(job.store_root)
     other, mine = Claims(store.files, "another"), Claims(store.files, job.group)
@@ -276,7 +277,11 @@ def test_a_group_that_died_is_blamed_for_the_stage_that_it_was_at(tmp_path):
     begun = claims.take_over(store.files, job.group)
     assert begun == {later.id}
     assert store.files.names(FOLDER) == {f"{first.id}.{other.owner}"}
-    left = give_up_on_next(job, store, Failure("died"), begun)
+    looked_at = []
+    with monkeypatch.context() as watched:
+        watched.setattr(Stages, "check", lambda _, stage: looked_at.append(stage) or (None, None))
+        left = give_up_on_next(job, store, Failure("died"), begun)
+    assert {*looked_at} == {*job.by_id}, "a store may hold thousands of other stages"
     assert left is not None
     given_up = {c.id for c in job.cells} - {c.id for c in left.cells}
     assert given_up == {c.id for c in job.cells if later.id in c.all_stages()}

@@ -12,8 +12,11 @@ from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepC
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
 from orchestrator.report import collect
+from orchestrator.results.collection import refresh_results
 from orchestrator.results.parquet import read_rows
+from orchestrator.results.record import newest_record
 from orchestrator.store.published import Published
+from orchestrator.store.stages import Stages
 from orchestrator.trial.walk import Walk
 
 TOKENS, STEPS = 256, 4
@@ -106,3 +109,25 @@ def test_rows_and_page_say_how_to_compute_them_again(collected):
     assert settings["command to reproduce"][0].startswith("python ")
     assert settings["machine"] == sorted({row["machine"] for row in rows.values()})
     assert settings["computed"][0].endswith(" UTC")
+
+
+def test_a_table_is_made_again_without_manifests_unless_a_sweep_asked_for_tasks(collected):
+    store = collected[2]
+    record = newest_record(store)
+
+    def manifests_read():
+        looked = []
+        with pytest.MonkeyPatch.context() as counted:
+            counted.setattr(Stages, "check", lambda _, s: looked.append(s) or (None, None))
+            store.files.delete("results.parquet")
+            refresh_results(store)
+        assert store.files.exists("results.parquet")
+        return set(looked)
+
+    assert manifests_read() == set()
+    config = {**record["config"], "eval": {"tasks": ["piqa"]}}
+    earlier = json.dumps({**record, "sweep_id": "earlier", "config": config}).encode()
+    store.files.write_bytes(earlier, "sweeps", "earlier.json")
+    now = json.dumps(record).encode()
+    store.files.write_bytes(now, "sweeps", f"{record['sweep_id']}.json")
+    assert manifests_read() == store.stages.ids()

@@ -79,6 +79,15 @@ def test_a_failed_cell_that_is_tried_again_is_failed_until_it_is_done(run):
     assert {status for status, _ in stored(sweep)[1]} == {"done"}
 
 
+def test_a_failed_row_that_came_after_another_sweeps_done_one_is_written_again(run):
+    sweep, _ = run(sparsities=(0.5,))
+    rows = sweep.store.rows
+    (key, row), *_ = ((k, r) for k, r in rows.read().items() if r["regime"] != "dense")
+    rows.put(key, {**row, "status": "failed", "perplexity": None, "error": "lost the race"})
+    _, code = run(sparsities=(0.5,))
+    assert code == 0 and rows.get(key)["perplexity"] == row["perplexity"]
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_numbers_outlive_a_failed_attempt_to_have_the_model_again(run, capsys, lost):
     sweep, _ = run(keep="none")
@@ -255,3 +264,15 @@ def test_prune_models_needs_an_answer(run, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", nobody)
     assert browse([sweep.store.root, "--prune-models"]) == 2
     assert "add --yes" in capsys.readouterr().err and len(kept_in(sweep.store)) == 1
+
+
+def test_prune_models_of_a_store_that_cannot_be_written_says_so(run, capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    sweep, _ = run(keep="all")
+    monkeypatch.setattr(sweep.store.files.__class__, "write_bytes", refuse)
+    assert browse([sweep.store.root, "--prune-models", "--yes"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --prune-models ") and "Read-only file system" in said
+    assert said.count("\n") == 1

@@ -58,7 +58,7 @@ def give_up_on_next(
     open_cells = [cell for cell in job.cells if not is_settled(job, cell, rows)]
     if not open_cells:
         return None
-    manifests = store.stages.manifests()
+    manifests = store.stages.manifests(job.by_id)
     order = {stage.id: i for i, stage in enumerate(job.stages) if stage.id not in manifests}
 
     def next_stage(cell: Cell) -> int:

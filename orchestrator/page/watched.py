@@ -20,7 +20,7 @@ from orchestrator.results.details import details_of
 from orchestrator.results.gathering import gather, task_columns
 from orchestrator.results.published import Published, known_values
 from orchestrator.results.record import FOLDER as RECORDS
-from orchestrator.results.record import Record, labels_of
+from orchestrator.results.record import Record, asks_tasks, labels_of
 from orchestrator.results.schema import Row
 from orchestrator.store.files import read_object
 from orchestrator.store.names import row_is_safe
@@ -104,8 +104,7 @@ class Watched:
 
     def read_tasks(self) -> bool:
         """Read results of zero-shot tasks, if the sweep has any; return True if some are new."""
-        wanted = (self.record or {}).get("config", {}).get("eval", {}).get("tasks")
-        found = self.read_manifests() if wanted else {}
+        found = self.read_manifests() if asks_tasks(self.record or {}) else {}
         return any(kind_of(manifest) is Tasks for manifest in found.values())
 
     def read_manifests(self) -> dict[str, dict[str, Any]]:

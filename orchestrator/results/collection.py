@@ -11,7 +11,13 @@ from collections.abc import Iterable
 from orchestrator.plan.identity import identity
 from orchestrator.results.gathering import gather, task_columns
 from orchestrator.results.parquet import made_of, write_parquet
-from orchestrator.results.record import Record, labels_of, newest_record
+from orchestrator.results.record import (
+    Record,
+    all_records,
+    asks_tasks,
+    labels_of,
+    newest_record,
+)
 from orchestrator.results.schema import Row
 from orchestrator.store.rows import FOLDER as ROWS
 from orchestrator.store.store import Store
@@ -26,8 +32,7 @@ logger = logging.getLogger(__name__)
 
 def stamp_of(store: Store, record: Record) -> str:
     """Return a name for all that `results.parquet` is made of; any change gives another one."""
-    tasks = record.get("config", {}).get("eval", {}).get("tasks")
-    stages = sorted(store.stages.ids()) if tasks else []
+    stages = sorted(store.stages.ids()) if asks_tasks(record) else []
     rows = sorted(store.files.stamps(ROWS, ".json").items())
     return identity([record["sweep_id"], rows, stages])
 
@@ -60,5 +65,6 @@ def refresh_results(store: Store, record: Record | None = None) -> None:
         stored = store.rows.read()
         if not stored and not store.files.exists(FILE):
             return
-        manifests, _ = store.stages.inspect()
+        # Results of tasks are in manifests alone. To read all of these takes long.
+        manifests = store.stages.inspect()[0] if any(map(asks_tasks, all_records(store))) else {}
         write_results(store, gather(stored, labels_of(record), task_columns(manifests)), stamp)

@@ -43,16 +43,25 @@ def read_record(store: Store, sweep_id: str) -> Record:
     return json.loads(store.files.read_bytes(FOLDER, f"{sweep_id}.json"))
 
 
-def recorded_models(store: Store) -> list[dict[str, Any]]:
-    """Return the models of all sweeps of a store: the fields of their sources, and `row_name`."""
+def all_records(store: Store) -> list[Record]:
+    """Read the records of all sweeps of a store, those that can be read."""
     names = sorted(name for name in store.files.names(FOLDER) if name.endswith(".json"))
     contents = store.files.for_each(names, lambda name: store.files.try_read(FOLDER, name))
-    records = [read_object(data) or {} for data in contents if data is not None]
+    return [read_object(data) or {} for data in contents if data is not None]
+
+
+def recorded_models(store: Store) -> list[dict[str, Any]]:
+    """Return the models of all sweeps of a store: the fields of their sources, and `row_name`."""
     return [
         {**source, "row_name": name}
-        for record in records
+        for record in all_records(store)
         for name, source in record.get("sources", {}).items()
     ]
+
+
+def asks_tasks(record: Record) -> bool:
+    """Return True if a sweep asked for zero-shot tasks."""
+    return bool(record.get("config", {}).get("eval", {}).get("tasks"))
 
 
 def find_record(store: Store, sweep_id: str) -> Record | None:
