@@ -1,6 +1,6 @@
 """Models and texts by hub name, from a cache fabricated as the hub's client lays it out.
 
-The client reads its settings when it is imported, so each check runs in a process of its own.
+The client reads its settings when it is imported, so all names are read in another process.
 """
 
 from __future__ import annotations
@@ -111,21 +111,56 @@ def show(*args):
 """
 
 
-def test_models_by_name_and_revision(home):
-    names = [
-        ("org/tiny",),
-        ("org/tiny", COMMIT),
-        (f"org/tiny@{COMMIT}",),
-        ("org/old",),
-        ("facebook/opt-125m",),
-        ("org/bare",),
-        ("org/tiny", "no-such-branch"),
-        ("facebook/opt-1.3b",),
-        ("org/pickled",),
-        ("embeded",),
-    ]
-    calls = "".join(f"show(*{name!r})\n" for name in names)
-    tiny, commit, at, old, opt, *messages = run(home, MODELS + calls)
+TEXTS = """
+import json
+from core.texts.content import documents, joined
+from core.texts.sources import resolve_text
+
+def show(name, role):
+    try:
+        text = resolve_text(name, role)
+        print(json.dumps([text.identity, len(documents(text)), joined(text)]))
+    except ValueError as error:
+        print(json.dumps(str(error)))
+"""
+SAMPLING = """
+from core.texts.windows import default_sampling
+print('"' + default_sampling(resolve_text("c4", "calibration")) + '"')
+"""
+MODEL_NAMES = [
+    ("org/tiny",),
+    ("org/tiny", COMMIT),
+    (f"org/tiny@{COMMIT}",),
+    ("org/old",),
+    ("facebook/opt-125m",),
+    ("org/bare",),
+    ("org/tiny", "no-such-branch"),
+    ("facebook/opt-1.3b",),
+    ("org/pickled",),
+    ("embeded",),
+]
+TEXT_NAMES = [
+    ("wikitext2", "evaluation"),
+    ("wikitext2", "calibration"),
+    ("c4", "calibration"),
+    ("c4", "finetune"),
+    ("c4", "evaluation"),
+    ("ptb", "evaluation"),
+    ("wikitext2:validation", "evaluation"),
+    ("ptb:validation", "finetune"),
+]
+
+
+@pytest.fixture(scope="module")
+def shown(home) -> list:
+    """What another process shows of all models, then of all texts, then of C4's sampling."""
+    code = [MODELS, *(f"show(*{name!r})\n" for name in MODEL_NAMES), TEXTS]
+    code += ['show("ptb", "finetune")\n', UNPIN_PTB, *(f"show(*{name!r})\n" for name in TEXT_NAMES)]
+    return run(home, "".join([*code, SAMPLING]))
+
+
+def test_models_by_name_and_revision(shown):
+    tiny, commit, at, old, opt, *messages = shown[: len(MODEL_NAMES)]
     assert tiny[:4] == [COMMIT, COMMIT, 2, 2]
     assert commit == at == tiny
     # The same weights, found in the conversion, which is part of the identity.
@@ -149,33 +184,8 @@ def test_models_by_name_and_revision(home):
     assert "did you mean 'embedded'" in typo
 
 
-TEXTS = """
-import json
-from core.texts.content import documents, joined
-from core.texts.sources import resolve_text
-
-def show(name, role):
-    try:
-        text = resolve_text(name, role)
-        print(json.dumps([text.identity, len(documents(text)), joined(text)]))
-    except ValueError as error:
-        print(json.dumps(str(error)))
-"""
-
-
-def test_texts_by_short_name(home):
-    names = [
-        ("wikitext2", "evaluation"),
-        ("wikitext2", "calibration"),
-        ("c4", "calibration"),
-        ("c4", "finetune"),
-        ("c4", "evaluation"),
-        ("ptb", "evaluation"),
-        ("wikitext2:validation", "evaluation"),
-        ("ptb:validation", "finetune"),
-    ]
-    calls = ['show("ptb", "finetune")\n', UNPIN_PTB, *(f"show(*{name!r})\n" for name in names)]
-    found = run(home, TEXTS + "".join(calls))
+def test_texts_by_short_name(shown):
+    found = shown[len(MODEL_NAMES) : -1]
     changed, test, train, first, second, held_out, ptb, absent, no_part = found
     assert test[1:] == [4, "\n\n = test = \n\n\n\n\n the test part \n"]
     file = "wikitext-2-raw-v1/test-00000-of-00001.parquet"
@@ -218,13 +228,8 @@ def test_a_text_that_the_hub_has_moved_is_said_so(monkeypatch, name, answer):
     assert message.endswith(f"; give a copy of that file as {name}=FILE")
 
 
-def test_the_default_sampling_of_c4_is_documents(home):
-    code = """
-from core.texts.sources import resolve_text
-from core.texts.windows import default_sampling
-print('"' + default_sampling(resolve_text("c4", "calibration")) + '"')
-"""
-    assert run(home, code) == ["documents"]
+def test_the_default_sampling_of_c4_is_documents(shown):
+    assert shown[-1] == "documents"
 
 
 def test_the_hub_is_asked_for_its_conversion_of_pickled_weights(monkeypatch):
