@@ -1,18 +1,19 @@
-"""Cost of a sweep beside its stages, and the work that sharing of stages saves.
+"""Seconds of commands beside those of the for-loop that a user would write, in one run.
 
-    python experiments/benches/measure_orchestration.py  # the default sweep, 8 minutes
-    python experiments/benches/measure_orchestration.py --methods magnitude --sparsities 0.5
+    python experiments/benches/measure_orchestration.py              # default sweep, an hour
+    python experiments/benches/measure_orchestration.py --repeats 1 --sparsities 0.5
 
-Runs `sweep_opt.py` with the given flags into an empty directory, then again, then with one cell
-alone, which tells what a command costs by itself. A naive loop would run every cell alone from the
-dense model. Its time is not measured: it is the sum of the cells' stages, printed without and with
-a start for each cell. The three times are kept beside the directory, so that the same command goes
-on after an interruption.
+Times in turn: `sweep_opt.py` into an empty directory, the same work as a plain loop in one process
+(`plain_loop.py`), the command again, dry runs, `--help` and a wrong flag. Prints medians, and where
+the command's seconds went. Every timing is noted in `--work`, so that the same command goes on
+after an interruption.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,90 +22,126 @@ from pathlib import Path
 
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
-from orchestrator.preparation import Sweep, prepare
+from orchestrator.preparation import prepare
 
-SCRIPT = Path(__file__).parents[1] / "sweep_opt.py"
-ONE_CELL = "--methods magnitude --regimes oneshot --sparsities 0.5".split()
-WALL_RATIO, WALL_SECONDS, NAIVE_RATIO, AGAIN_SECONDS = 1.35, 30.0, 3.0, 15.0
-"""Targets: wall time divided by stage seconds, and seconds on top; the naive loop's time divided by
-wall time; seconds of a sweep that is done already."""
+HERE = Path(__file__).parent
+SCRIPT, LOOP = HERE.parent / "sweep_opt.py", HERE / "plain_loop.py"
+STAGES_RATIO, EXTRA_SECONDS, FIRST_SECONDS = 1.05, 15.0, 15.0
+"""Targets: the command takes at most this many times its stages' own seconds, and so many seconds
+more; its first stage begins by then."""
+QUICK = {
+    "all done": 4.0,
+    "dry run, all done": 5.0,
+    "dry run, new": None,
+    "--help": 1.5,
+    "a wrong flag": 1.5,
+}
+"""Commands that run no stage, and their targets in seconds."""
+
+
+class Timings:
+    """Seconds of commands, noted in a directory."""
+
+    def __init__(self, work: Path, flags: list[str]) -> None:
+        self.work, self.flags = work, flags
+        work.mkdir(parents=True, exist_ok=True)
+
+    def timed(self, name: str, command: list[str], codes: tuple[int, ...] = (0,)) -> dict:
+        """Run a command unless it is noted; return when it began, its seconds and last line."""
+        note = self.work / f"{name}.json"
+        if not note.exists():
+            began, start = time.time(), time.perf_counter()
+            done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+            seconds = time.perf_counter() - start
+            assert done.returncode in codes, done.stdout + done.stderr
+            last = done.stdout.strip().splitlines()[-1:]
+            note.write_text(json.dumps({"began": began, "seconds": seconds, "last": last}))
+        return json.loads(note.read_text())
+
+    def sweep(self, turn: int) -> dict[str, float]:
+        """Return where the seconds of a whole sweep went."""
+        out = self.work / f"sweep-{turn}"
+        whole = self.timed(
+            f"sweep-{turn}", [str(SCRIPT), *self.flags, "--out-dir", str(out / "out")]
+        )
+        sweep = prepare(parse(SweepConfig(), [*self.flags, "--out-dir", str(out / "out")], ""))
+        metrics = [m["metrics"] for m in sweep.found.manifests.values()]
+        own = sum(m["seconds"] for m in metrics)
+        first = min(m["finished_at"] - m["seconds"] for m in metrics) - whole["began"]
+        last = max(m["finished_at"] for m in metrics) - whole["began"]
+        return {
+            "the command": whole["seconds"],
+            "  until the first stage begins": first,
+            "  its stages' own seconds": own,
+            "  between stages: loading, storing, rows": last - first - own,
+            "  after the last stage": whole["seconds"] - last,
+        }
+
+    def loop(self, turn: int) -> dict[str, float]:
+        """Return the seconds of the plain loop, by kind of work."""
+        done = self.timed(f"loop-{turn}", [str(LOOP), *loop_flags(self.flags)])
+        kinds = json.loads(done["last"][0])
+        rest = done["seconds"] - sum(kinds.values())
+        named = {f"  {kind}": seconds for kind, seconds in kinds.items()}
+        return {"the loop": done["seconds"], **named, "  imports and the rest": rest}
+
+    def quick(self, name: str, turn: int) -> float:
+        """Return the seconds of a command that runs no stage."""
+        finished = ["--out-dir", str(self.work / f"sweep-{turn}" / "out")]
+        new = ["--out-dir", str(self.work / "new"), "--dry-run"]
+        arguments = {
+            "all done": [*self.flags, *finished],
+            "dry run, all done": [*self.flags, *finished, "--dry-run"],
+            "dry run, new": [*self.flags, *new],
+            "--help": ["--help"],
+            "a wrong flag": ["--no-such-flag"],
+        }[name]
+        note = f"{name.replace(' ', '-').replace(',', '')}-{turn}"
+        return self.timed(note, [str(SCRIPT), *arguments], (0, 2))["seconds"]
+
+
+def loop_flags(flags: list[str]) -> list[str]:
+    """Return the flags that the loop knows too; refuse others."""
+    known = {"--methods", "--sparsities"}
+    unknown = [flag for flag in flags if flag.startswith("--") and flag not in known]
+    assert not unknown, f"the loop has no {unknown}"
+    return flags
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each part."""
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def report(sweep: dict[str, float], loop: dict[str, float]) -> None:
+    """Print the parts of both, and the targets."""
+    for name, seconds in (sweep | loop).items():
+        print(f"{name:<42}{seconds:8.1f} s")
+    own = sweep["  its stages' own seconds"]
+    bound, first = STAGES_RATIO * own + EXTRA_SECONDS, sweep["  until the first stage begins"]
+    print(f"first stage                    {first:8.1f} s, target {FIRST_SECONDS:g}")
+    print(f"the command                    {sweep['the command']:8.1f} s, target {bound:.1f}")
+    ratio = sweep["the command"] / loop["the loop"]
+    print(f"the command / the loop         {ratio:8.2f},   target 1")
 
 
 def main() -> None:
-    """Run the three commands and print the report."""
-    flags = sys.argv[1:]
-    if {"-h", "--help"} & {*flags}:
-        print(__doc__)
-        return
-    out = Path(tempfile.mkdtemp(prefix="cost-")) / "sweep"
-    if "--out-dir" in flags:
-        at = flags.index("--out-dir")
-        out = Path(flags[at + 1])
-        del flags[at : at + 2]
-    lone = out.with_name(f"{out.name}-one-cell")
-    times = {
-        "whole": timed(out, "whole", flags),
-        "again": timed(out, "again", flags),
-        "alone": timed(lone, "alone", ONE_CELL),
-    }
-    sweep = finished(out, flags)
-    start = times["alone"]["seconds"] - sum(seconds(finished(lone, ONE_CELL)).values())
-    print()
-    report(sweep, times["whole"], times["again"]["seconds"], start)
-
-
-def timed(out: Path, name: str, flags: list[str]) -> dict[str, float]:
-    """Run the sweep command, unless noted; return when it began and its seconds."""
-    note = out.with_name(f"{out.name}-{name}.json")
-    if not note.exists():
-        began, start = time.time(), time.monotonic()
-        subprocess.run([sys.executable, str(SCRIPT), *flags, "--out-dir", str(out)], check=True)
-        note.write_text(json.dumps({"began": began, "seconds": time.monotonic() - start}))
-    return json.loads(note.read_text())
-
-
-def finished(out: Path, flags: list[str]) -> Sweep:
-    """Return a sweep's plan with what its store holds."""
-    return prepare(parse(SweepConfig(), [*flags, "--out-dir", str(out)], ""))
-
-
-def seconds(sweep: Sweep) -> dict[str, float]:
-    """Return the own seconds of each stage that was run."""
-    return {stage: m["metrics"]["seconds"] for stage, m in sweep.found.manifests.items()}
-
-
-def report(sweep: Sweep, whole: dict[str, float], again: float, start: float) -> None:
-    """Print where the wall time went, and the figures with their targets."""
-    own, wall = seconds(sweep), whole["seconds"]
-    ends = {stage: m["metrics"]["finished_at"] for stage, m in sweep.found.manifests.items()}
-    order = sorted(ends, key=ends.__getitem__)
-    total, first = sum(own.values()), ends[order[0]] - own[order[0]]
-    # On a machine with one slot, groups walk one model each, one after another.
-    groups = sum(
-        ends[later] - own[later] - ends[earlier]
-        for earlier, later in zip(order, order[1:])
-        if sweep.found.manifests[earlier]["model"] != sweep.found.manifests[later]["model"]
-    )
-    parts = {
-        "the stages' own seconds": total,
-        "until the first stage begins": first - whole["began"],
-        "between worker groups": groups,
-        "loading, storing, rows": ends[order[-1]] - first - total - groups,
-        "after the last stage": whole["began"] + wall - ends[order[-1]],
-    }
-    cells = sweep.plan.cells.values()
-    naive = sum(own[s] for cell in cells for s in (*cell.stages[1:], *cell.evaluations))
-    bound = WALL_RATIO * total + WALL_SECONDS
-    print(f"{len(cells)} cells, {len(own)} distinct stages")
-    print(f"wall time                        {wall:7.1f} s  target {bound:.1f}")
-    for name, value in parts.items():
-        print(f"  {name:<30} {value:7.1f} s  {value / wall:.0%}")
-    print(f"the same command again           {again:7.1f} s  target {AGAIN_SECONDS:g}")
-    print(f"naive loop, stages alone         {naive:7.1f} s  {naive / wall:.2f} x wall time")
-    print(f"  start of a command, one cell   {start:7.1f} s  for each of {len(cells)} cells")
-    naive += len(cells) * start
-    print(f"  with these                     {naive:7.1f} s  {naive / wall:.2f} x wall time")
-    print(f"                                            target {NAIVE_RATIO:g} x")
+    """Run everything in turns and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", help="a directory for notes and stores; a new one by default")
+    given, flags = parser.parse_known_args()
+    timings = Timings(Path(given.work or tempfile.mkdtemp(prefix="cost-")), flags)
+    turns = range(given.repeats)
+    sweeps, loops = [], []
+    for turn in turns:
+        sweeps.append(timings.sweep(turn))
+        loops.append(timings.loop(turn))
+    report(medians(sweeps), medians(loops))
+    for name, target in QUICK.items():
+        seconds = statistics.median(timings.quick(name, turn) for turn in turns)
+        told = "" if target is None else f", target {target:g}"
+        print(f"{name:<31}{seconds:8.1f} s{told}")
 
 
 if __name__ == "__main__":
