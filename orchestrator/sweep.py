@@ -80,6 +80,7 @@ def run_sweep(config: SweepConfig) -> int:
         print(f"all {len(sweep.plan.cells)} cells already done")
         drop_leftovers(sweep)
     failed_tasks = run_tasks(sweep)
+    connection.begin_end()
     return max(collect(sweep), int(failed_tasks > 0))
 
 

@@ -91,6 +91,17 @@ def test_ray_starts_once_while_a_new_sweep_is_planned(started, tmp_path):
     assert started == ["start", "stop"] and not thread.is_alive()
 
 
+def test_ray_stops_in_the_background_and_can_be_started_again(started):
+    connection.connect()
+    thread = connection.Connection.current
+    assert thread is not None
+    connection.begin_end()
+    thread.join(60)
+    assert started == ["start", "stop"]
+    connection.connect()
+    assert started == ["start", "stop", "start"]
+
+
 def test_ray_does_not_start_early_where_it_may_not_be_needed(started, tmp_path, monkeypatch):
     (tmp_path / MARKER).touch()
     for config in (

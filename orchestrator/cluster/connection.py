@@ -48,13 +48,14 @@ class Connection(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Join or start Ray, then wait for the end."""
+        """Join or start Ray; leave it again when the connection is over."""
         try:
             join_or_start()
         except BaseException as error:
             self.error = error
         self.ready.set()
         self.over.wait()
+        ray.shutdown()
 
 
 def begin_early(config: SweepConfig) -> None:
@@ -71,24 +72,31 @@ def begin_early(config: SweepConfig) -> None:
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names or `ray start` started, or start Ray here."""
-    if Connection.current is None:
-        Connection.current = Connection()
-    Connection.current.ready.wait()
-    if Connection.current.error is not None:
-        error, Connection.current = Connection.current.error, None
-        raise error
+    connection = Connection.current
+    if connection is None or connection.over.is_set():
+        disconnect()
+        connection = Connection.current = Connection()
+    connection.ready.wait()
+    if connection.error is not None:
+        disconnect()
+        raise connection.error
     ray_messages.tell_in_lines()
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def begin_end() -> None:
+    """Begin to leave Ray, which takes seconds; nothing may need it any more."""
+    if Connection.current is not None:
+        Connection.current.over.set()
+
+
 def disconnect() -> None:
     """Leave Ray, and stop a Ray that was started here; nothing happens without a connection."""
+    begin_end()
     connection, Connection.current = Connection.current, None
     if connection is not None:
-        connection.ready.wait()
-        ray.shutdown()
-        connection.over.set()
+        connection.join()
 
 
 def join_or_start() -> None:
