@@ -16,6 +16,7 @@ from orchestrator.estimate.streaming import untrained_bytes
 from orchestrator.inputs.models import ResolvedModel
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.changed_settings import StoredStages, changes
+from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial
 from orchestrator.preparation import MICRO_BATCH_TOKENS, Sweep, Texts
 from orchestrator.results.names import CellName
@@ -72,19 +73,32 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
     ]
     workers = resources.num_workers
     lines += forecast.memory_lines(cost, trains, workers, sweep.micro_batch_tokens)
-    timed = forecast.on_this_machine(model, cost, cpus_per_worker(resources))
-    costs = {} if timed is None else {"here": timed}
-    costs |= {name: forecast.on_gpu(cost, name, workers) for name in GPUS}
+    for text, count in texts.about.get(model.inputs.name, {}).items():
+        lines.append(f"  each evaluation reads {count} tokens of {text.name}")
     to_run = [stage for stage in stages if stage.id in sweep.needed]
-    price = sweep.config.resources.price_per_gpu_hour
-    lines += forecast.work_lines(costs, to_run, texts.num_tokens, trains, price)
-    machines = [*here(sweep, timed, at_once), *cards(sweep, cost)]
-    if any(untrained_bytes(cost, 1, m.micro_batch_tokens) > m.usable_bytes for m in machines):
-        lines += plan_lines(machines, to_run, texts.num_tokens)
+    if to_run:  # Timing this machine takes seconds.
+        lines += work_of_model(sweep, texts, model, to_run, at_once)
     if not is_stored(model.source):
         lines.append("  its weights are not here: all of this follows from its config")
     kept = kept_bytes(stages, sweep.costs, sweep.dropped)
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
+
+
+def work_of_model(
+    sweep: Sweep, texts: Texts, model: ResolvedModel, to_run: list[Stage], at_once: int
+) -> list[str]:
+    """Return the operations, time and price of the stages to run of one model."""
+    resources, cost = sweep.config.resources, sweep.costs[model.inputs.name]
+    workers, trains = resources.num_workers, sweep.config.grid.trains
+    timed = forecast.on_this_machine(model, cost, cpus_per_worker(resources))
+    costs = {} if timed is None else {"here": timed}
+    costs |= {name: forecast.on_gpu(cost, name, workers) for name in GPUS}
+    price = resources.price_per_gpu_hour
+    lines = forecast.work_lines(costs, to_run, texts.num_tokens, trains, price)
+    machines = [*here(sweep, timed, at_once), *cards(sweep, cost)]
+    if any(untrained_bytes(cost, 1, m.micro_batch_tokens) > m.usable_bytes for m in machines):
+        lines += plan_lines(machines, to_run, texts.num_tokens)
+    return lines
 
 
 def here(sweep: Sweep, timed: ModelCost | None, at_once: int) -> list[Machine]:

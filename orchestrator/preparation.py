@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from orchestrator.estimate.forecast import count_text_tokens
 from orchestrator.estimate.keep_policy import stages_to_drop
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.seconds import stage_seconds
+from orchestrator.inputs.about_tokens import NumTokens, about_text_tokens
 from orchestrator.inputs.models import ResolvedModel, resolve_inputs
 from orchestrator.inputs.task_names import resolve_tasks
 from orchestrator.inputs.tokens import missing_tokens
@@ -30,6 +32,7 @@ from orchestrator.inputs.training_tokens import TrainingTokens, training_tokens
 from orchestrator.out_dir import require_out_dir, told_if_unwritable
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import identity
+from orchestrator.plan.inputs import EvaluationText
 from orchestrator.plan.missing import cells_for_tasks, dropped_cells, to_run
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.planner import Planner
@@ -136,6 +139,8 @@ class Texts:
     """Estimated seconds of every stage."""
     training: TrainingTokens = field(default_factory=TrainingTokens)
     """Token files of training texts, to be made while trials run."""
+    about: Mapping[str, Mapping[EvaluationText, NumTokens]] = field(default_factory=dict)
+    """Tokens of evaluated texts by model, as a dry run tells them."""
 
 
 def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
@@ -206,11 +211,26 @@ def only_cell(sweep: Sweep, cell: Cell) -> Sweep:
     return dataclasses.replace(sweep, cells=(cell,), needed=frozenset(needed))
 
 
+def texts_of_dry_run(sweep: Sweep) -> Texts:
+    """Return what a dry run knows of texts: evaluated tokens, by small samples of the texts."""
+    stages = [stage for stage in sweep.plan.stages.values() if stage.id in sweep.needed]
+    about = about_text_tokens(sweep.models, stages, sweep.store)
+    counts = {
+        stage.id: about[stage.model][reading].count
+        for stage in stages
+        for reading in stage.work.readings()
+        if isinstance(reading, EvaluationText)
+    }
+    return Texts({}, counts, stage_seconds(sweep.plan, sweep.costs, counts), about=about)
+
+
 def read_texts(sweep: Sweep) -> Texts:
     """Tokenise what the stages to run read, and estimate their seconds by it.
 
-    Training texts are only checked: `Texts.training` makes their tokens.
+    Training texts are only checked: `Texts.training` makes their tokens. A dry run makes none.
     """
+    if sweep.config.output.dry_run:
+        return texts_of_dry_run(sweep)
     stages = [stage for stage in sweep.plan.stages.values() if stage.id in sweep.needed]
     training = training_tokens(sweep.models, stages, sweep.store, sweep.attempt)
     tokens = missing_tokens(sweep.models, stages, sweep.store)

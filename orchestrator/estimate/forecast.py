@@ -1,9 +1,9 @@
 """The forecast of a dry run: memory, operations, hours, price and disk of a sweep.
 
-It follows from models' configs, from texts tokenised to count evaluated tokens, and from two blocks
-of random weights timed on this machine; no stage runs. Hours are of all stages to run, one after
-another: on this machine as measured now, and on as many workers as the sweep has for a trial, each
-with one GPU of four kinds by their data sheets.
+It follows from models' configs, from the tokens of evaluated texts, and from two blocks of random
+weights timed on this machine; no stage runs. Hours are of all stages to run, one after another: on
+this machine as measured now, and on as many workers as the sweep has for a trial, each with one GPU
+of four kinds by their data sheets.
 """
 
 from __future__ import annotations

@@ -1,0 +1,116 @@
+"""A dry run tokenises small samples at most, and times this machine only for stages to run."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.texts import tokenization
+from orchestrator.cli import parse
+from orchestrator.config import SweepConfig
+from orchestrator.estimate import forecast
+from orchestrator.inputs import about_tokens
+from orchestrator.inputs.about_tokens import NumTokens
+from orchestrator.preparation import prepare, read_texts
+from orchestrator.sweep import run_sweep
+
+walk = runpy.run_path(str(Path(__file__).with_name("walked.py")))["walk"]
+
+
+@pytest.fixture
+def config(tiny_opt_dir, write_texts, tmp_path, monkeypatch, one_thread):
+    """A dry run of a small grid with every kind of text."""
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    flags = [
+        "--models",
+        str(tiny_opt_dir),
+        "--methods",
+        "wanda",
+        "--regimes",
+        "oneshot",
+        "finetune",
+    ]
+    flags += ["--sparsities", "0.5", "--eval.texts", "test.txt", "--eval.seq-len", "32"]
+    flags += ["--calibration.text", "calibration.txt", "--calibration.num-samples", "2"]
+    flags += ["--calibration.seq-len", "32", "--finetune.text", "train.txt"]
+    flags += ["--finetune.seq-len", "32", "--finetune.tokens", "64"]
+    flags += ["--finetune.batch-tokens", "32", "--out-dir", "out", "--dry-run"]
+    return parse(SweepConfig(), flags, "")
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The number of characters that tokenizers were given, call by call."""
+    seen: list[int] = []
+    encode, encode_pieces = tokenization.encode, tokenization.encode_pieces
+
+    def whole(text, tokenizer):
+        seen.append(len(text))
+        return encode(text, tokenizer)
+
+    def in_pieces(pieces, tokenizer):
+        seen.append(sum(map(len, pieces)))
+        return encode_pieces(pieces, tokenizer)
+
+    monkeypatch.setattr(tokenization, "encode", whole)
+    monkeypatch.setattr(tokenization, "encode_pieces", in_pieces)
+    return seen
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """The models that were timed."""
+    seen: list[str] = []
+
+    def on_this_machine(model, cost, threads):
+        seen.append(model.inputs.name)
+        return cost
+
+    monkeypatch.setattr(forecast, "on_this_machine", on_this_machine)
+    return seen
+
+
+def test_a_new_grid_has_a_sample_of_each_evaluated_text_tokenised(
+    config, tmp_path, encoded, timed, monkeypatch, capsys
+):
+    monkeypatch.setattr(about_tokens, "SAMPLE_CHARS", 1000)
+    text = tmp_path / "test.txt"
+    text.write_text(text.read_text() * 40)
+    assert run_sweep(config) == 0 and not Path("out").exists()
+    special = 2  # Special tokens are asked for with one character.
+    assert sum(encoded) <= 1000 + special and len(timed) == 1
+    assert "  each evaluation reads about " in capsys.readouterr().out
+
+
+def test_the_sample_comes_near_the_number_of_tokens(config, tmp_path, monkeypatch):
+    text = tmp_path / "test.txt"
+    text.write_text(text.read_text() * 40)
+    monkeypatch.setattr(about_tokens, "SAMPLE_CHARS", 2000)
+    sweep = prepare(config)
+    (about,) = set(read_texts(sweep).num_tokens.values())
+    run = replace(sweep, config=replace(config, output=replace(config.output, dry_run=False)))
+    (exact,) = set(read_texts(run).num_tokens.values())
+    assert about == pytest.approx(exact, rel=0.2)
+
+
+def test_a_text_without_a_window_is_refused(config, tmp_path):
+    (tmp_path / "test.txt").write_text("a few words only")
+    with pytest.raises(ValueError, match=r"--eval.texts test.txt: has \d+ tokens, 0 windows of 32"):
+        run_sweep(config)
+
+
+def test_a_finished_store_has_nothing_tokenised_and_nothing_timed(config, encoded, timed, capsys):
+    walk(replace(config, output=replace(config.output, dry_run=False)))
+    encoded.clear()
+    assert run_sweep(config) == 0
+    said = capsys.readouterr().out
+    assert "0 stages to run" in said and "GiB a worker" in said and "kept models" in said
+    assert not encoded and not timed
+
+
+def test_what_is_estimated_is_said_to_be_about_so_much():
+    assert str(NumTokens(58_958, is_exact=True)) == "58,958"
+    assert str(NumTokens(58_958, is_exact=False)) == "about 59,000"
+    assert str(NumTokens(1_234_567, is_exact=False)) == "about 1,200,000"
