@@ -22,17 +22,18 @@ check: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-# torch comes first and alone: pip keeps a build that is installed, for example the CPU build. The
-# package index decides which build a fresh environment gets.
+# torch comes first and alone: an installer keeps a build that is there, for example the CPU build.
+# The package index decides which build a fresh environment gets. The import compiles the files that
+# a sweep needs, a fifth of all, before several processes of Ray do so at once.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(BIN)/python .ci/install.py torch
+	$(BIN)/python .ci/install.py -e .
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -W ignore -c "import orchestrator.sweep, orchestrator.report"
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	$(BIN)/python .ci/install.py -e '.[test]'
 	touch $@
 
 clean:

@@ -4,6 +4,8 @@ import ast
 import errno
 import io
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,7 +37,6 @@ sys.path.insert(0, "")
 tests, folder, model = sys.argv[1:]
 hide = runpy.run_path(f"{tests}/without_posix.py")["hide"]
 hide()
-sys.modules["ray"] = None  # As if it were not installed.
 
 from orchestrator.browse import main as browse
 from orchestrator.cli import parse
@@ -227,3 +228,39 @@ def test_a_console_of_windows_keeps_the_stream_that_can_write_to_it(monkeypatch)
     terminal.use_any_terminal()
     assert sys.stdout is console
     console.write("±")
+
+
+# Installation -------------------------------------------------------------------------------------
+
+
+def install(monkeypatch, pip_config, uv_code):
+    """Run `.ci/install.py` with a pip that tells these settings, and a uv that ends so."""
+    module, calls = runpy.run_path(str(ROOT / ".ci" / "install.py")), []
+
+    def run(command, env=None, **_):
+        calls.append((command, env))
+        return subprocess.CompletedProcess(
+            command, uv_code if "uv" in command[0] else 0, pip_config
+        )
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: f"/bin/{name}")
+    assert module["main"](["torch"]) == 0
+    return calls
+
+
+def test_uv_installs_with_the_indexes_of_pip(monkeypatch):
+    monkeypatch.delenv("UV_INDEX", raising=False)
+    monkeypatch.setenv("UV_FIND_LINKS", "/mine")
+    told = (
+        "global.index-url='https://a/simple'\nglobal.extra-index-url='b c'\n:env:.find-links='d'\n"
+    )
+    *_, (command, env) = install(monkeypatch, told, uv_code=0)
+    assert command[:3] == ["/bin/uv", "pip", "install"] and command[-1] == "torch"
+    assert (env["UV_DEFAULT_INDEX"], env["UV_INDEX"]) == ("https://a/simple", "b c")
+    assert env["UV_FIND_LINKS"] == "/mine", "what the user has set stays"
+
+
+def test_pip_installs_where_uv_fails(monkeypatch):
+    *_, (command, _) = install(monkeypatch, "", uv_code=1)
+    assert command[:4] == [sys.executable, "-m", "pip", "install"] and command[-1] == "torch"

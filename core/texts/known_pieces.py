@@ -47,7 +47,7 @@ class KnownPieces:
     @classmethod
     def of(cls, text: Text, tokenizer: PreTrainedTokenizerBase) -> KnownPieces | None:
         """Return what is known of a text; None unless both are the embedded ones."""
-        known = json.loads(COUNTS.read_text())
+        known = json.loads(COUNTS.read_text(encoding="utf-8"))
         is_text = text.identity == known["text"]
         if is_text and file_hash(TOKENIZER) == known["tokenizer"] and is_embedded(tokenizer):
             return cls(text, tokenizer, tuple(known["counts"]))
