@@ -144,6 +144,17 @@ def test_a_file_that_may_still_change_within_one_time_has_no_entry(indexed):
     assert len(entries) == MANY and "young/manifest.json" not in entries
 
 
+def test_a_file_from_the_future_makes_no_other_file_old(folder):
+    coming = time.time() + 86_400
+    os.utime(manifest_of(folder, "young"), (coming, coming))
+    publish(Store(str(folder)), "younger")
+    store, _ = slow_store(folder)
+    found(store)
+    store.save_indexes()
+    entries = unpacked((folder / STAGES).read_bytes())
+    assert len(entries) == MANY and "younger/manifest.json" not in entries
+
+
 def test_an_index_that_names_other_contents_counts_only_for_the_listed_time_and_size(indexed):
     path = indexed / ROWS
     entries = unpacked(path.read_bytes())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,11 +72,13 @@ class Index:
     def remember(self, listed: Mapping[str, Stamp], read: Mapping[str, dict[str, Any]]) -> None:
         """Keep what was read of files that are not young; files of this machine are quick to read.
 
-        The newest file tells a time that the store's clock has reached.
+        The newest file tells a time that the store's clock has reached, unless somebody gave it a
+        time to come: then our clock counts.
         """
         if self.files.is_local:
             return
-        old = max((time for time, _ in listed.values()), default=0) - YOUNG_NS
+        newest = max((written for written, _ in listed.values()), default=0)
+        old = min(newest, time.time_ns()) - YOUNG_NS
         self.read |= {n: (listed[n], one) for n, one in read.items() if listed[n][0] < old}
         self.listed = {**self.listed, **listed}
 
@@ -138,4 +141,4 @@ def unpacked(data: bytes) -> dict[str, Entry]:
         raise ValueError("it is damaged")
     table = pa.ipc.open_file(rest).read_all()
     columns = (table[name].to_pylist() for name in ("name", "time", "size", "content"))
-    return {n: ((time, size), json.loads(text)) for n, time, size, text in zip(*columns)}
+    return {n: ((written, size), json.loads(text)) for n, written, size, text in zip(*columns)}
