@@ -1,6 +1,8 @@
 """A dry run tokenises small samples at most, and times this machine only for stages to run."""
 
 import runpy
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +110,29 @@ def test_a_finished_store_has_nothing_tokenised_and_nothing_timed(config, encode
     said = capsys.readouterr().out
     assert "0 stages to run" in said and "GiB a worker" in said and "kept models" in said
     assert not encoded and not timed
+
+
+def test_a_sweep_that_is_done_tokenises_nothing(config, encoded, capsys):
+    again = replace(config, output=replace(config.output, dry_run=False))
+    walk(again)
+    encoded.clear()
+    assert run_sweep(again) == 0 and "cells already done" in capsys.readouterr().out
+    assert not encoded
+
+
+HEAVY = ("datasets", "lm_eval", "plotly.graph_objs", "sklearn", "torchvision")
+"""Libraries that take a second each, and that a plan needs none of."""
+
+
+def test_a_dry_run_imports_no_library_that_it_does_not_need(config, tiny_opt_dir):
+    flags = ["--models", str(tiny_opt_dir), "--methods", "magnitude", "--regimes", "oneshot"]
+    flags += ["--eval.texts", "test.txt", "--eval.seq-len", "32", "--out-dir", "out", "--dry-run"]
+    code = (
+        f"import sys; from orchestrator.cli import prune_sweep; sys.argv[1:] = {flags}; "
+        f"code = prune_sweep(); print(code, [m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
 
 def test_what_is_estimated_is_said_to_be_about_so_much():
