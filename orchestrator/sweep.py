@@ -166,8 +166,8 @@ def run_tasks(sweep: Sweep) -> int:
     """Join or start Ray and run the missing tasks of finished cells; return how many failed."""
     missing = sweep.missing_tasks()
     if not missing:
-        return 0  # Reading all manifests takes minutes below a URI.
-    stored = sweep.store.stages.manifests()
+        return 0
+    stored = sweep.store.stages.manifests({str(stage.parent) for stage in missing})
     kept = {name for name, manifest in stored.items() if not manifest.get("dropped")}
     kept |= {root.id for root in sweep.plan.roots()}
     # A cell without its weights has failed, and its row says so.

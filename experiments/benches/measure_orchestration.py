@@ -1,6 +1,6 @@
 """Seconds of commands beside those of the for-loop that a user would write, in one run.
 
-    python experiments/benches/measure_orchestration.py              # default sweep, an hour
+    python experiments/benches/measure_orchestration.py              # default sweep, half an hour
     python experiments/benches/measure_orchestration.py --repeats 1 --sparsities 0.5
 
 Times in turn: `sweep_opt.py` into an empty directory, the same work as a plain loop in one process
