@@ -9,8 +9,7 @@ sweep: $(VENV)/.installed
 	$(BIN)/python experiments/sweep_opt.py
 
 test: $(VENV)/.installed-test check
-	$(BIN)/python -m pytest -q -m "not sweeps" -n 2 --dist loadfile --durations=5
-	$(BIN)/python -m pytest -q -m sweeps --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 # Kills, shared stores, bad networks and full disks: some 40 minutes.
 harness: $(VENV)/.installed-test

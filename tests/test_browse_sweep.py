@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from walked import without_ray
+from without_ray import without_ray
 
 from orchestrator import browse, cli
 from orchestrator.config import SweepConfig

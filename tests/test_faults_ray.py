@@ -229,7 +229,7 @@ def title_of(process):
         return ""
 
 
-def wait_until(found, process, seconds=150):
+def wait_until(found, process, seconds=240):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert process.poll() is None, process.stdout.read()

@@ -63,8 +63,8 @@ def run(home, tmp_path):
         }
         script = str(EXPERIMENTS / f"{name}.py")
         # The script as it is, after PTB is told that its stand-in has other rows.
-        code = f"{_cache['UNPIN_PTB']}\nimport pytest, runpy, sys, walked\n"
-        code += "walked.without_ray(pytest.MonkeyPatch())\nsys.argv = sys.argv[1:]\n"
+        code = f"{_cache['UNPIN_PTB']}\nimport pytest, runpy, sys, without_ray\n"
+        code += "without_ray.without_ray(pytest.MonkeyPatch())\nsys.argv = sys.argv[1:]\n"
         code += "runpy.run_path(sys.argv[0], run_name='__main__')"
         command = [sys.executable, "-c", code, script, "--out-dir", "out", *flags]
         done = subprocess.run(

@@ -9,7 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from walked import without_ray
+from without_ray import without_ray
 
 from core.config import CalibrationConfig
 from orchestrator import cli

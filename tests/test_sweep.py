@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from walked import without_ray
+from without_ray import without_ray
 
 from core.models.mask_files import load_masks
 from orchestrator import cli

@@ -2,13 +2,7 @@
 
 import pickle
 
-import pytest
-
 from core.parallel import Ranks
-from orchestrator import cli
-from orchestrator import sweep as sweeps
-from orchestrator.cluster.lone_stages import walk_alone
-from orchestrator.cluster.sent_jobs import sent
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
 from orchestrator.out_dir import mark
@@ -32,25 +26,10 @@ def walk(config):
     return sweep
 
 
-def without_ray(patch: pytest.MonkeyPatch) -> None:
-    """Let the commands of this process walk all trials and tasks here, without Ray."""
-    patch.setattr(cli, "begin_connection", lambda config: None)
-    patch.setattr(sweeps, "run_missing", run_missing)
-    patch.setattr(sweeps.connection, "connect", lambda: None)
-    patch.setattr(sweeps, "run_alone", run_alone)
-
-
 def run_missing(sweep, texts=None):
     """Walk the trials of a sweep, as `orchestrator.sweep.run_missing` does on Ray."""
     for job in jobs_of(sweep, texts):
         Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
-
-
-def run_alone(jobs, resources):
-    """Run stages by themselves, as `orchestrator.cluster.lone_stages.run_alone` does on Ray."""
-    for job in jobs:
-        walk_alone(sent(job))
-    return 0
 
 
 def jobs_of(sweep, texts=None):
