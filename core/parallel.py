@@ -141,14 +141,15 @@ def default_group() -> Iterator[None]:
 
 
 @contextmanager
-def own_store() -> Iterator[dist.Store]:
+def own_store() -> Iterator[Any]:
     """A store for one process: in memory or, with torch for Windows, in a file."""
     in_memory = getattr(dist, "HashStore", None)
     if in_memory is not None:
         yield in_memory()
         return
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield dist.FileStore(os.path.join(folder, "store"), 1)
+        file = os.path.join(folder, "store")
+        yield dist.FileStore(file, 1)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @contextmanager
