@@ -103,6 +103,18 @@ def test_a_text_without_a_window_is_refused(config, tmp_path):
         run_sweep(config)
 
 
+@pytest.mark.parametrize("name", ["calibration", "train"])
+def test_a_text_that_a_run_would_refuse_is_refused(config, tmp_path, name):
+    text = tmp_path / f"{name}.txt"
+    good = text.read_text()
+    text.write_text("a few words only")
+    with pytest.raises(ValueError, match=f"text {name}.txt: "):
+        run_sweep(config)
+    text.write_bytes(good.encode() * 40 + b"\xff\xfe")
+    with pytest.raises(ValueError, match=f"text {name}.txt: .*UTF-8"):
+        run_sweep(config)
+
+
 def test_a_finished_store_has_nothing_tokenised_and_nothing_timed(config, encoded, timed, capsys):
     walk(replace(config, output=replace(config.output, dry_run=False)))
     encoded.clear()

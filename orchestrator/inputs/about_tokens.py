@@ -1,4 +1,7 @@
-"""Tokens of evaluated texts for a dry run: stored ones are counted, others follow from a sample."""
+"""Texts of a dry run: all are read and checked, and the tokens of evaluated ones are estimated.
+
+Stored tokens are counted, others follow from a sample.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.checks import require
-from core.texts.content import joined
+from core.texts.content import documents, joined
 from core.texts.sources import Text
 from core.texts.tokenization import tokenize
 from orchestrator.inputs.models import ResolvedModel
 from orchestrator.inputs.token_files import num_stored_tokens
 from orchestrator.inputs.tokenizer_checks import fitting_tokenizer
-from orchestrator.inputs.tokens import tokens_id
-from orchestrator.plan.inputs import EvaluationText
+from orchestrator.inputs.tokens import tokenise, tokens_id
+from orchestrator.plan.inputs import Draw, EvaluationText, Reading
 from orchestrator.plan.stages import Stage
 from orchestrator.store.store import Store
 
@@ -39,15 +42,34 @@ def about_text_tokens(
     """Return the tokens of the texts that each model is evaluated on, by the model's name.
 
     Raises:
-        ValueError: a text cannot be read, or is too short for a window.
+        ValueError: a text cannot be read, also one of calibration or training, or it is too short
+            for a window.
     """
     stages, found = list(stages), {}
     for model in models:
         mine = (stage for stage in stages if stage.model == model.inputs.name)
         readings = dict.fromkeys(reading for stage in mine for reading in stage.work.readings())
         texts = [each for each in readings if isinstance(each, EvaluationText)]
+        for reading in readings:
+            if not isinstance(reading, EvaluationText):
+                check(model, reading, store)
         found[model.inputs.name] = {each: about_tokens(model, each, store) for each in texts}
     return found
+
+
+def check(model: ResolvedModel, reading: Reading, store: Store) -> None:
+    """Refuse a text of calibration or training that cannot be read; one that is short, by tokens.
+
+    The embedded text is known to be good.
+    """
+    found = model.texts[reading.text.text if isinstance(reading, Draw) else reading.text]
+    stored = num_stored_tokens(store, tokens_id(reading, model.source.identity))
+    if stored or (found.source or "").startswith("embedded:"):
+        return
+    if found.path is None:
+        documents(found)  # A file of the hub is too large to be read whole.
+    elif len(joined(found)) <= SAMPLE_CHARS:
+        tokenise(reading, model.texts, fitting_tokenizer(model.source, model.facts))
 
 
 def about_tokens(model: ResolvedModel, reading: EvaluationText, store: Store) -> NumTokens:
