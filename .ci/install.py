@@ -49,7 +49,7 @@ def uv() -> str | None:
     own = Path(sys.executable).parent
     found = shutil.which("uv") or shutil.which("uv", path=str(own))
     if found is None:
-        subprocess.run([*PIP, "install", "-q", "uv"], stderr=subprocess.DEVNULL)
+        subprocess.run([*PIP, "install", "-q", "uv>=0.13,<0.14"], stderr=subprocess.DEVNULL)
     return found or shutil.which("uv", path=str(own))
 
 
