@@ -138,7 +138,7 @@ def unpacked(data: bytes) -> dict[str, Entry]:
         return {}
     digest, rest = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     if hashlib.sha256(rest).digest() != digest:
-        raise ValueError("it is damaged")
+        raise LookupError("it is damaged")
     table = pa.ipc.open_file(rest).read_all()
     columns = (table[name].to_pylist() for name in ("name", "time", "size", "content"))
     return {n: ((written, size), json.loads(text)) for n, written, size, text in zip(*columns)}
