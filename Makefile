@@ -22,8 +22,8 @@ check: $(VENV)/.installed-test
 	$(BIN)/pyright
 
 # torch comes first and alone: an installer keeps a build that is there, for example the CPU build.
-# The package index decides which build a fresh environment gets. The import compiles the files that
-# a sweep needs, a fifth of all, before several processes of Ray do so at once.
+# The package index decides which build a fresh environment gets. The import compiles what a sweep
+# needs of large packages, before several processes of Ray do so at once.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python .ci/install.py torch

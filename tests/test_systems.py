@@ -255,12 +255,13 @@ def test_uv_installs_with_the_indexes_of_pip(monkeypatch):
     told = (
         "global.index-url='https://a/simple'\nglobal.extra-index-url='b c'\n:env:.find-links='d'\n"
     )
-    *_, (command, env) = install(monkeypatch, told, uv_code=0)
+    *_, (command, env), compiling = install(monkeypatch, told, uv_code=0)
+    assert "compileall" in compiling[0]
     assert command[:3] == ["/bin/uv", "pip", "install"] and command[-1] == "torch"
     assert (env["UV_DEFAULT_INDEX"], env["UV_INDEX"]) == ("https://a/simple", "b c")
     assert env["UV_FIND_LINKS"] == "/mine", "what the user has set stays"
 
 
 def test_pip_installs_where_uv_fails(monkeypatch):
-    *_, (command, _) = install(monkeypatch, "", uv_code=1)
+    *_, (command, _), _ = install(monkeypatch, "", uv_code=1)
     assert command[:4] == [sys.executable, "-m", "pip", "install"] and command[-1] == "torch"
