@@ -153,7 +153,7 @@ TEXT_NAMES = [
 
 @pytest.fixture(scope="module")
 def shown(home) -> list:
-    """What another process shows of all models, then of all texts, then of C4's sampling."""
+    """The output of another process: all models, then all texts, then C4's sampling."""
     code = [MODELS, *(f"show(*{name!r})\n" for name in MODEL_NAMES), TEXTS]
     code += ['show("ptb", "finetune")\n', UNPIN_PTB, *(f"show(*{name!r})\n" for name in TEXT_NAMES)]
     return run(home, "".join([*code, SAMPLING]))

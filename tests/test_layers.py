@@ -59,7 +59,7 @@ def test_core_tests_pass_without_them(core_alone):
 
 
 def test_dependencies_point_one_way():
-    pytest.importorskip("importlinter")
+    pytest.importorskip("importlinter", reason="needs import-linter, of the extra `test`")
     script = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

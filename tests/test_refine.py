@@ -212,7 +212,7 @@ def scenario(ranks: Ranks, out: Path) -> dict[str, dict[str, Tensor]]:
 
 @pytest.fixture(scope="module")
 def folder(one_thread, tmp_path_factory, tiny_opt_dir) -> Path:
-    """What one, two and three ranks found."""
+    """The findings of one, two and three ranks."""
     folder = tmp_path_factory.mktemp("refine")
     (folder / "opt").symlink_to(tiny_opt_dir)
     two_ranks.compare(__file__, folder, {}, scenario)

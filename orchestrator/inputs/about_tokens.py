@@ -50,7 +50,9 @@ def about_text_tokens(
         mine = (stage for stage in stages if stage.model == model.inputs.name)
         readings = dict.fromkeys(reading for stage in mine for reading in stage.work.readings())
         texts = [each for each in readings if isinstance(each, EvaluationText)]
-        for reading in readings:
+        # All seeds draw from one text, which is read once.
+        others = {each.text if isinstance(each, Draw) else each: each for each in readings}
+        for reading in others.values():
             if not isinstance(reading, EvaluationText):
                 check(model, reading, store)
         found[model.inputs.name] = {each: about_tokens(model, each, store) for each in texts}
