@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import textwrap
 from typing import Any
 
@@ -15,7 +16,7 @@ from orchestrator.results.names import CellName
 from orchestrator.results.published import known_values
 from orchestrator.results.record import labels_of, read_record
 from orchestrator.results.rows import last_outcome
-from orchestrator.results.summary import summary_table
+from orchestrator.results.summary import answers, summary_table
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,10 @@ def collect(sweep: Sweep) -> int:
         print("same command again")
         print(failures([{**row, **last_outcome(row)} for row in lacking]), end="")
     store.save_indexes()
+    print(answers(mine))
     print(f"rows    {store.files.display('results.parquet')}")
     print(f"curves  {store.files.display('curves.html')}")
+    print(f"look    python -m orchestrator.browse {shlex.quote(sweep.config.output.out_dir)}")
     return 1 if bad or missing or lacking else 0
 
 

@@ -135,6 +135,16 @@ def test_figures_are_drawn_in_each_format(tmp_path):
     assert "sparsegpt" in svg and "perplexity" in svg and "<image" not in svg
 
 
+def test_a_browser_that_fails_costs_one_line_and_no_table(tmp_path, monkeypatch, caplog):
+    if why := missing_for_figures():
+        pytest.skip(why)
+    monkeypatch.setenv("BROWSER_PATH", shutil.which("false"))
+    written = export(small(), tmp_path, ("svg",))
+    assert len(written) == 4 and all(path.exists() for path in written)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno > 20]
+    assert line.startswith("no figures: ") and "could not draw them (" in line and "\n" not in line
+
+
 def test_figure_names_are_plain_and_different():
     def evaluation(text):
         return Evaluation("sparsegpt", text, 2048, 2048, 1000)

@@ -115,6 +115,16 @@ def test_the_model_loads_generates_and_is_as_sparse_as_its_row_says(sweep, tmp_p
     assert not (tmp_path / "model" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("form", ["huggingface", "compressed-tensors"])
+def test_all_files_have_the_mode_of_new_files(sweep, tmp_path, form):
+    if form != "huggingface":
+        pytest.importorskip("compressed_tensors", reason="needs .[compressed]")
+    get(sweep, 0, tmp_path / "model", form)
+    (tmp_path / "new").touch()
+    modes = {p.name: p.stat().st_mode for p in (tmp_path / "model").rglob("*") if p.is_file()}
+    assert set(modes.values()) == {(tmp_path / "new").stat().st_mode}, modes
+
+
 def test_the_card_says_how_it_was_made_and_how_good_it_is(sweep, tmp_path):
     get(sweep, 1, tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()

@@ -1,6 +1,6 @@
 """Publishing: everything that leaves a sweep for others to read.
 
-tables.py             curves -> tables, as pure data
+tables.py             boards with captions, as pure data
 typesetting.py        tables -> Markdown, LaTeX, CSV
 export.py             tables and figures of a sweep as files; the page draws the figures
 comparison.py         our rows beside a paper's table, each with a bound

@@ -7,13 +7,14 @@ network.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,31 @@ def write_figures(
             jobs.append({"fig": drawn, "path": path, "opts": options})
     # Kaleido would fetch MathJax from the network; plotly.js comes from the package.
     options = {"mathjax": False, "path": browser()}
-    kaleido.write_fig_from_object_sync(jobs, kopts=options)
+    try:
+        with quiet_logs("kaleido", "choreographer"):
+            kaleido.write_fig_from_object_sync(jobs, kopts=options)
+    except Exception as error:  # Whatever befalls a browser; the tables are written all the same.
+        told = error.args[0] if error.args else error
+        while isinstance(told, tuple) and told:
+            told = told[0]
+        reason = (str(told).strip() or type(error).__name__).splitlines()[0]
+        logger.warning("no figures: %s could not draw them (%s)", browser(), reason)
+        return []
     return [job["path"] for job in jobs]
+
+
+@contextlib.contextmanager
+def quiet_logs(*names: str) -> Iterator[None]:
+    """Silence libraries that would report a failure beside the line that we print."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels):
+            each.setLevel(level)
 
 
 def on_paper(drawn: Any) -> Any:

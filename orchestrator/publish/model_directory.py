@@ -96,6 +96,7 @@ def write_model(sweep: Watched, rows: Sequence[Row], destination: Path, form: st
         card = model_card(rows, source, licence, loading)
         (directory / "README.md").write_text(card, encoding="utf-8")
         (directory / ROWS_FILE).write_text(json.dumps(list(rows), indent=1), encoding="utf-8")
+        give_usual_modes_(directory)
         if destination.exists():
             destination.rmdir()
         directory.rename(destination)
@@ -118,6 +119,14 @@ def copy_files(stage: Path, directory: Path) -> None:
     shutil.copytree(stage, directory, ignore=ignored, copy_function=shutil.copyfile)
     for folder in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
         folder.chmod(folder.stat().st_mode | stat.S_IRWXU)
+
+
+def give_usual_modes_(directory: Path) -> None:
+    """Give all files the mode of a new file; some libraries write files for their owner alone."""
+    usual = stat.S_IMODE((directory / "README.md").stat().st_mode)
+    for path in directory.rglob("*"):
+        if path.is_file():
+            path.chmod(usual)
 
 
 def stored_weights(sweep: Watched, row: Row) -> dict[str, Any]:

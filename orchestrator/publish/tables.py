@@ -1,9 +1,9 @@
-"""Tables for papers, as pure data.
+"""Tables for papers, as pure data: a board of results and a caption that says the protocol.
 
-Place in the flow: curves -> **table** -> text. There is one table for each model and evaluation.
-Lines are methods and regimes, columns are targets. A number is mean ± sample standard deviation
-over seeds. The best of each column is bold. A mean that leaves out a seed (failed, not finite) is
-marked and never the best. The caption says the protocol. `typesetting.py` writes the text.
+Place in the flow: curves -> board -> **table** -> text. A number is mean ± sample standard
+deviation over seeds. The best of each column, and all that seeds cannot tell from it, is bold. A
+mean that leaves out a seed (failed, not finite, not there) is marked and never the best.
+`typesetting.py` writes the text.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from core.targets import Target
+from orchestrator.results.board import Board, make_board
 from orchestrator.results.curves import Curve, curves_from_rows
-from orchestrator.results.names import CONTROL
 from orchestrator.results.numbers import format_perplexity
-from orchestrator.results.points import Point
 from orchestrator.results.schema import Row, key_of
 
 MARK = "!"
@@ -25,84 +23,20 @@ MARK = "!"
 
 
 @dataclass(frozen=True)
-class Line:
-    """One method and regime over all targets."""
-
-    method: str
-    regime: str
-    settings: str
-    """Settings that lines of the same method and regime do not share; empty if they share all."""
-    cells: tuple[Point | None, ...]
-    is_control: bool
-
-    @property
-    def name(self) -> str:
-        """The name that the table shows."""
-        regime = CONTROL if self.is_control else self.regime
-        return " ".join(filter(None, (self.method, regime, self.settings)))
-
-
-@dataclass(frozen=True)
 class Table:
     """A model on an evaluation."""
 
-    model: str
-    evaluation: str
+    board: Board
     caption: str
-    targets: tuple[str, ...]
-    lines: tuple[Line, ...]
-
-    def is_best(self, line: Line, column: int) -> bool:
-        """Return True if no other line reads lower in this column."""
-        point = line.cells[column]
-        rivals = [other.cells[column] for other in self.lines if not other.is_control]
-        whole = [p.perplexity for p in rivals if p and is_whole(p) and p.perplexity is not None]
-        if point is None or line.is_control or not is_whole(point) or not whole:
-            return False
-        assert point.perplexity is not None
-        return format_perplexity(point.perplexity) == format_perplexity(min(whole))
-
-
-def is_whole(point: Point) -> bool:
-    """Return True if every seed gave a finite perplexity."""
-    return point.status == "done" and point.perplexity is not None
 
 
 def tables_from_rows(rows: Iterable[Row]) -> list[Table]:
     """Return the tables of the current grid."""
     rows = list(rows)
     by_key = {key_of(row): row for row in rows}
-    facets = groupby(curves_from_rows(rows), lambda curve: (curve.model, str(curve.evaluation)))
-    return [make_table(list(curves), by_key) for _, curves in facets]
-
-
-def make_table(curves: Sequence[Curve], rows: Mapping[str, Row]) -> Table:
-    """Return the table of the curves of one model and evaluation."""
-    pruned = [curve for curve in curves if curve.regime != "dense"]
-    targets = {p.target for c in pruned for p in c.points if not c.is_control}
-    ordered = sorted(targets, key=lambda target: target.order)
-    groups: dict[tuple[str, str, str], dict[Target, Point]] = defaultdict(dict)
-    for curve in pruned:
-        name = (curve.method, curve.regime, settings_apart(curve, pruned))
-        groups[name] |= {point.target: point for point in curve.points}
-    lines = [
-        Line(*name, tuple(points.get(t) for t in ordered), is_control=name[0] == "dense")
-        for name, points in sorted(groups.items(), key=lambda item: item[0][0] != "dense")
-    ]
-    return Table(
-        curves[0].model,
-        str(curves[0].evaluation),
-        caption_of(curves, rows),
-        tuple(target.label for target in ordered),
-        tuple(lines),
-    )
-
-
-def settings_apart(curve: Curve, curves: Iterable[Curve]) -> str:
-    """Return the settings that curves of the same method, regime and structure do not share."""
-    kind = (curve.method, curve.regime, curve.structure)
-    alike = [c.settings for c in curves if (c.method, c.regime, c.structure) == kind]
-    return " ".join(curve.settings.apart_from(alike))
+    facets = groupby(curves_from_rows(rows), lambda curve: curve.facet)
+    members = [list(curves) for _, curves in facets]
+    return [Table(make_board(curves), caption_of(curves, by_key)) for curves in members]
 
 
 def caption_of(curves: Sequence[Curve], rows: Mapping[str, Row]) -> str:
@@ -129,8 +63,10 @@ def caption_of(curves: Sequence[Curve], rows: Mapping[str, Row]) -> str:
         text.append(f"one seed ({seeds[0]})")
     points = [p for c in curves if c.regime != "dense" for p in c.points]
     text.append("lower is better, the best of each column in bold")
-    if any(not is_whole(p) and p.perplexity is not None for p in points):
-        text.append(f"{MARK} leaves out seeds that failed or are not finite")
+    if len(seeds) > 1:
+        text[-1] += ", with all that seeds cannot tell from it"
+    if any(not p.is_whole and p.perplexity is not None for p in points):
+        text.append(f"{MARK} leaves out seeds that failed or are not finite, or are not there yet")
     return "; ".join(text) + "."
 
 

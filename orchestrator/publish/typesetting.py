@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from orchestrator.publish.tables import MARK, Table, is_whole
+from orchestrator.publish.tables import MARK, Table
+from orchestrator.results.board import Board
 from orchestrator.results.numbers import format_perplexity
 from orchestrator.results.points import Point
 from orchestrator.results.schema import SCHEMA, Row, sort_key, task_columns_of
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters with which a spreadsheet takes a text for a formula and runs it."""
 CELLS_HEADER = ("model", "evaluation", "method", "regime", "settings", "target")
 CELLS_HEADER += ("mean", "std", "seeds", "status", "best")
 
@@ -26,19 +29,24 @@ def text_of(point: Point | None) -> str:
         return "–"
     if point.perplexity is None:
         return {"non-finite": "not finite"}.get(point.status, point.status.replace("_", " "))
-    return format_perplexity(point.perplexity, point.std) + MARK * (not is_whole(point))
+    return format_perplexity(point.perplexity, point.std) + MARK * (not point.is_whole)
 
 
 def markdown(table: Table) -> str:
     """Return the table in GitHub's Markdown, its caption below."""
-    lines = []
-    for line in table.lines:
+    board, lines = table.board, []
+    for number, line in enumerate(board.lines):
         cells = [text_of(point) for point in line.cells]
-        bold = [f"**{c}**" if table.is_best(line, i) else c for i, c in enumerate(cells)]
-        lines.append([markdown_text(line.name), *bold])
-    rules = ["---", *["---:"] * len(table.targets)]
-    drawn = markdown_table([["", *table.targets], rules, *lines])
+        bold = [f"**{c}**" if board.is_best(number, i) else c for i, c in enumerate(cells)]
+        lines.append([markdown_text(line.name.replace(" · ", " ")), *bold])
+    rules = ["---", *["---:"] * len(board.targets)]
+    drawn = markdown_table([["", *labels_of(board)], rules, *lines])
     return f"{drawn}\n\n{markdown_text(table.caption)}\n"
+
+
+def labels_of(board: Board) -> list[str]:
+    """Return the targets of a board as text."""
+    return [target.label for target in board.targets]
 
 
 def markdown_table(lines: Iterable[Sequence[str]]) -> str:
@@ -74,11 +82,16 @@ def latex(table: Table) -> str:
     """Return a `table` environment with booktabs rules."""
     import pandas  # Imported here: it takes half a second, and only an export needs it.
 
+    board = table.board
     columns = {
-        latex_text(target): [latex_cell(one.cells[i], table.is_best(one, i)) for one in table.lines]
-        for i, target in enumerate(table.targets)
+        latex_text(target): [
+            latex_cell(line.cells[i], board.is_best(number, i))
+            for number, line in enumerate(board.lines)
+        ]
+        for i, target in enumerate(labels_of(board))
     }
-    frame = pandas.DataFrame(columns, index=[latex_text(line.name) for line in table.lines])
+    names = [latex_text(line.name.replace(" · ", " ")) for line in board.lines]
+    frame = pandas.DataFrame(columns, index=names)
     layout = {"hrules": True, "position_float": "centering"}
     layout |= {"column_format": "l" + "r" * len(columns)}
     return frame.style.to_latex(**layout, caption=latex_text(table.caption))
@@ -101,13 +114,13 @@ def power(sign: str, digits: str) -> str:
 def cells_csv(tables: Iterable[Table]) -> str:
     """Return all points of all tables, numbers in full, one line each."""
     lines: list[Sequence[Any]] = []
-    for table in tables:
-        for line in table.lines:
-            for i, (target, point) in enumerate(zip(table.targets, line.cells)):
+    for board in (table.board for table in tables):
+        for number, line in enumerate(board.lines):
+            for i, (target, point) in enumerate(zip(labels_of(board), line.cells)):
                 if point is not None:
-                    key = (table.model, table.evaluation, line.method, line.regime, line.settings)
+                    key = (board.model, board.evaluation, line.method, line.regime, line.settings)
                     value = (point.perplexity, point.std, point.num_seeds, point.status)
-                    lines.append((*key, target, *value, table.is_best(line, i)))
+                    lines.append((*key, target, *value, board.is_best(number, i)))
     return csv_text(CELLS_HEADER, lines)
 
 
@@ -125,6 +138,8 @@ def csv_text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     def written(value: Any) -> Any:
         if isinstance(value, list):
             return " ".join(map(str, value))
+        if isinstance(value, str) and value.startswith(FORMULA):
+            return f"'{value}"
         return "nan" if value != value else value  # pandas would leave NaN empty
 
     cells = [list(map(written, line)) for line in lines]

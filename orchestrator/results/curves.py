@@ -133,6 +133,9 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
     groups: dict[Curve, list[Row]] = defaultdict(list)
     for row in rows:
         groups[curve_of(row)].append(row)
+    seeds: dict[tuple[str, Evaluation], set[int]] = defaultdict(set)
+    for curve, members in groups.items():
+        seeds[curve.facet] |= {row["seed"] for row in members if row.get("seed") is not None}
     curves = []
     for curve, members in groups.items():
         if curve.is_control:
@@ -140,7 +143,7 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
             alike = [other for other in groups if (other.facet, other.settings.training) == kind]
             points = control_points(members, [row for other in alike for row in groups[other]])
         else:
-            points = points_of(_on_one_branch(curve, members))
+            points = points_of(_on_one_branch(curve, members), seeds[curve.facet])
         curves.append(replace(curve, points=points))
     return sorted(curves, key=_drawing_order)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from core.targets import Target
@@ -35,19 +35,36 @@ class Point:
     """Keys of all rows of the target, those without a perplexity too."""
     story: tuple[str, ...] = ()
     """The rows in words, a line each; plain text, not markup."""
+    values: tuple[tuple[int | None, float], ...] = ()
+    """Finite perplexities, each after its seed; the seed is None where no seed plays a part."""
+    missing: tuple[int, ...] = ()
+    """Seeds of the grid that gave no finite perplexity here: lost, or not there yet."""
+
+    tokens: float = 0.0
+    """Mean over the seeds of the training tokens of the whole history."""
 
     @property
     def target(self) -> Target:
         """The sparsity or mask structure that the point stands for."""
         return Target(self.sparsity, self.mask_structure)
 
+    @property
+    def is_whole(self) -> bool:
+        """True if every seed gave a finite perplexity. Only such a point can be the best."""
+        return self.status == "done" and self.perplexity is not None and not self.missing
 
-def points_of(rows: Iterable[Row]) -> tuple[Point, ...]:
-    """Return one point for each sparsity among the rows of a curve, rising."""
+
+def points_of(rows: Iterable[Row], seeds: Collection[int] = ()) -> tuple[Point, ...]:
+    """Return one point for each sparsity among the rows of a curve, rising.
+
+    Args:
+        rows: Rows of one curve.
+        seeds: Seeds of the grid; a point that draws something misses those that it lacks.
+    """
     targets: dict[float, list[Row]] = defaultdict(list)
     for row in rows:
         targets[round(row["sparsity"], 6)].append(row)
-    return tuple(_point(targets[sparsity], sparsity) for sparsity in sorted(targets))
+    return tuple(_point(targets[sparsity], sparsity, seeds) for sparsity in sorted(targets))
 
 
 def control_points(control: Iterable[Row], trained: Iterable[Row]) -> tuple[Point, ...]:
@@ -84,17 +101,29 @@ def control_points(control: Iterable[Row], trained: Iterable[Row]) -> tuple[Poin
     return tuple(points[sparsity] for sparsity in sorted(points))
 
 
-def _point(rows: list[Row], sparsity: float) -> Point:
+def _point(rows: list[Row], sparsity: float, seeds: Collection[int] = ()) -> Point:
     # A seed that ran twice (a repaired failure, another path) counts once: done, then newest.
     rows = sorted(rows, key=lambda r: (r["status"] == "done", r.get("finished_at") or ""))
     rows = sorted({row.get("seed"): row for row in rows}.values(), key=sort_key)
-    done = [r["perplexity"] for r in rows if r["status"] == "done" and r["perplexity"] is not None]
-    mean, std = mean_and_std(done)
-    seen = {row["status"] for row in rows}
-    if not all(map(math.isfinite, done)):
-        seen.add("non-finite")
-    status = next((status for status in TROUBLES if status in seen), "done")
-    keys = tuple(key_of(row) for row in rows)
-    finite = sum(map(math.isfinite, done))
-    structure = target_of(rows[0]).mask_structure
-    return Point(sparsity, structure, mean, std, finite, status, keys, story(rows))
+    done = {
+        row.get("seed"): row["perplexity"]
+        for row in rows
+        if row["status"] == "done" and row["perplexity"] is not None
+    }
+    mean, std = mean_and_std(list(done.values()))
+    finite = {seed: value for seed, value in done.items() if math.isfinite(value)}
+    seen = {row["status"] for row in rows} | ({"non-finite"} if len(finite) < len(done) else set())
+    drawn = {row.get("seed") for row in rows} - {None}
+    return Point(
+        sparsity,
+        target_of(rows[0]).mask_structure,
+        mean,
+        std,
+        len(finite),
+        status=next((status for status in TROUBLES if status in seen), "done"),
+        rows=tuple(key_of(row) for row in rows),
+        story=story(rows),
+        values=tuple(finite.items()),
+        tokens=mean_and_std([row.get("num_finetune_tokens") or 0 for row in rows])[0] or 0.0,
+        missing=tuple(sorted(({*seeds, *drawn} if drawn else set()) - finite.keys())),
+    )

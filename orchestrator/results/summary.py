@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from core.targets import Target
-from orchestrator.results.curves import Settings
+from orchestrator.results.answer import answer_lines, finding, start_column
+from orchestrator.results.board import boards_of
+from orchestrator.results.curves import Settings, curves_from_rows
 from orchestrator.results.names import CONTROL, target_of
 from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.schema import Row, regime_order, sort_key
@@ -105,5 +107,29 @@ def _cell(rows: list[Row]) -> str:
     return "-"
 
 
+MOST_ANSWERS = 4
+"""Most models and evaluations whose answer a terminal shows; the page has all."""
+PLAIN = str.maketrans({"·": "", "×": "x", "−": "-"})
+
+
+def answers(rows: Iterable[Row], width: int = 79) -> str:
+    """Return the answer's two lines of each model and evaluation, and how sure the best is."""
+    boards = boards_of(curves_from_rows(rows))
+    lines: list[str] = []
+    for board in boards[:MOST_ANSWERS]:
+        if len(boards) > 1:
+            lines.append(f"{board.model} on {board.evaluation.text}:")
+        lines += answer_lines(board)
+        if board.targets:
+            found = finding(board, start_column(board))
+            lines += [" ".join(filter(None, (found.best, found.certainty)))]
+    if len(boards) > MOST_ANSWERS:
+        lines.append(f"and {len(boards) - MOST_ANSWERS} more models and evaluations on the page")
+    told = [" ".join(_ascii(line.translate(PLAIN)).split()) for line in lines]
+    return "\n".join(
+        text for line in told for text in textwrap.wrap(line, width, subsequent_indent="    ")
+    )
+
+
 def _ascii(text: str) -> str:
-    return ascii(text)[1:-1]
+    return "±".join(ascii(part)[1:-1] for part in text.split("±"))
