@@ -58,7 +58,8 @@ class PruneConfig:
     """Number of columns whose masks are chosen together (`blocksize` in the SparseGPT code)."""
     refine: Refinement | None = None
     """`swaps`: after the method, exchange survivors of a row for pruned weights as long as the
-    reconstruction error of the layer falls. By default off."""
+    reconstruction error of the layer falls. After alps this often raises the error on other text.
+    By default off."""
     allocation: Allocation = "uniform"
     """Sparsity of each matrix. `uniform`: the same everywhere; `owl`: less in blocks with many
     outliers and more in others, with the same total. Not for N:M."""
@@ -111,7 +112,8 @@ class Training:
     warmup_frac: float = 0.1
     """Share of the steps in which the learning rate rises, 0 to 1. Then it falls linearly to 0."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay of AdamW. It shrinks all parameters that train, also biases and
+    norms."""
     clip_norm: float = 1.0
     """Largest norm of the gradient of all parameters together. Larger ones are scaled down."""
     objective: Objective = "next_token"

@@ -15,7 +15,7 @@ StatisticName = Literal["InputNorms", "Hessian"]
 
 COMMON_FIELDS = ("refine", "allocation", "keep_zeros")
 """`PruneConfig` fields that every method reads."""
-OPTION_VERSIONS = {"refine": 2, "allocation": 1, "weight_bits": 1, "keep_zeros": 1}
+OPTION_VERSIONS = {"refine": 3, "allocation": 1, "weight_bits": 1, "keep_zeros": 1}
 """Version of each option of `PruneConfig`; part of an identity only where the option is on."""
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from core.activations import Activations, Calibration, gather_statistics
 from core.finished_blocks import FinishedBlock
+from core.measures.sparsity import assert_growing
 from core.models.blocks import Block, prunable_blocks
 from core.models.mask_files import Masks, PackedMasks
 from core.models.residence import residence_of
@@ -121,12 +122,14 @@ def finish_block_(
         if pruner.config.keep_zeros and not masks:
             masks = {name: matrix.read() != 0 for name, matrix in block.matrices.items()}
         solved = solve_block(Problem(pruner, targets, masks), groups, ranks)
+    pruned = {name: result.mask for name, result in solved.pruned.items()}
+    assert_growing({name: masks[name] for name in pruned if name in masks}, pruned)
     for name, result in solved.pruned.items():
         block.matrices[name].write_(result.weight)
     return FinishedBlock(
         index=block.index,
         weights={name: matrix.read() for name, matrix in block.matrices.items()},
-        masks=PackedMasks({name: result.mask for name, result in solved.pruned.items()}),
+        masks=PackedMasks(pruned),
         grids={name: one.grid for name, one in solved.pruned.items() if one.grid is not None},
         errors=solved.errors,
         fell_back=sorted(name for name, one in solved.pruned.items() if one.fell_back),

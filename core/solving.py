@@ -21,7 +21,7 @@ from core.pruners.pruner import Pruned, Pruner, PruningError, require_finite
 from core.pruners.quantise import stacked
 from core.split.costs import Machine, Work
 from core.split.plan import Team, make_plan, rows_of
-from core.targets import Target
+from core.targets import MaskStructure, Target
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,17 @@ def sum_statistics(groups: Sequence[Group], plan: Sequence[Team], ranks: Ranks) 
 def solve_part(problem: Problem, groups: Sequence[Group], team: Ranks) -> Part:
     """Solve this rank's rows of the matrices of some inputs; collective over the team."""
     part = Part()
+    targets = problem.targets
+    # Matrices of one input have one solve, whatever the sparsity of each.
     solves = [
-        (group, target)
+        (group, structure)
         for group in groups
-        for target in dict.fromkeys(problem.targets[one.name] for one in group.matrices)
+        for structure in dict.fromkeys(targets[one.name].structure for one in group.matrices)
     ]
-    for group, target in solves:
+    for group, structure in solves:
         error = None
         try:
-            solve_matrices(problem, group, target, part, team)
+            solve_matrices(problem, group, structure, part, team)
         except PruningError as e:
             error = f"{group.matrices[0].name}: {e}"
         # One rank alone may fail, and the next solve needs them all.
@@ -140,9 +142,12 @@ def solve_part(problem: Problem, groups: Sequence[Group], team: Ranks) -> Part:
     return part
 
 
-def solve_matrices(problem: Problem, group: Group, target: Target, part: Part, team: Ranks) -> None:
-    """Solve this rank's rows of the matrices of one input that have the same target."""
-    chosen = [one for one in group.matrices if problem.targets[one.name] == target]
+def solve_matrices(
+    problem: Problem, group: Group, structure: MaskStructure | None, part: Part, team: Ranks
+) -> None:
+    """Solve this rank's rows of the matrices of one input that have the same structure."""
+    chosen = [one for one in group.matrices if problem.targets[one.name].structure == structure]
+    targets = [problem.targets[one.name] for one in chosen]
     if team.size > 1:
         # One rank's rows may be finite where another's are not, but all must stop alike.
         require_finite([one.read() for one in chosen])
@@ -151,7 +156,7 @@ def solve_matrices(problem: Problem, group: Group, target: Target, part: Part, t
     earlier = None
     if problem.masks:
         earlier = [problem.masks[one.name][rows].to(team.device) for one, rows in zip(chosen, at)]
-    solution = problem.pruner.prune(weights, group.statistic, target, earlier, team)
+    solution = problem.pruner.prune(weights, group.statistic, targets, earlier, team)
     part.pruned |= {one.name: new for one, new in zip(chosen, solution.matrices, strict=True)}
     part.dampening_frac = max(part.dampening_frac, solution.dampening_frac or 0.0)
 

@@ -18,7 +18,8 @@ from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.models.matrices import Matrix
 from core.parallel import Ranks
-from core.pruners import PRUNERS, make_pruner
+from core.pruners import PRUNERS, make_pruner, sparsegpt
+from core.pruners.hessian import factorise
 from core.pruners.masks import row_mask
 from core.sequential import prune_
 from core.targets import Target
@@ -119,6 +120,27 @@ def test_a_pruned_model_has_the_exact_count_and_grows(tiny_opt_dir, method):
         masks = done.masks
     sparsity = {one.block: 1 - done.masks[one.name].float().mean() for one in found.values()}
     assert sparsity[0] - sparsity[1] == pytest.approx(2 * HALF_SPAN, abs=0.01)
+
+
+def test_matrices_of_one_input_share_a_solve_whatever_their_sparsity(tiny_opt_dir, monkeypatch):
+    model, ranks = load_model(tiny_opt_dir, torch.float32), Ranks.current()
+    windows = torch.randint(4, 320, (6, 64), generator=torch.Generator().manual_seed(0))
+    found, factored = prunable_matrices(model), []
+
+    def counted(hessian, *rest):
+        factored.append(len(hessian))
+        return factorise(hessian, *rest)
+
+    monkeypatch.setattr(sparsegpt, "factorise", counted)
+    targets = allocate(found, [0.01, 0.02], Target(0.5062344139650873))
+    assert len({targets[name] for name in found if name.endswith(("q_proj", "k_proj"))}) > 2
+    done = prune_(
+        model, make_pruner("sparsegpt", PruneConfig()), targets, ranks, Calibration(windows)
+    )
+    # Queries, keys and values; the output; two layers of the MLP.
+    assert len(factored) == 2 * 4
+    for name, target in targets.items():
+        assert int((~done.masks[name]).sum()) == round(target.sparsity * found[name].numel)
 
 
 def plan_of(**prune):

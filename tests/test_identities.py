@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from core.methods import METHODS
+from core.methods import METHODS, OPTION_VERSIONS
 from orchestrator.plan.kinds import TRAINING_VERSIONS
 
 HERE = Path(__file__).resolve().parent
@@ -57,6 +57,8 @@ purpose, when FSDP2's mixed precision replaced autocast."""
 
 RECORDED_VERSIONS = {"alps": 3}
 """Versions of methods whose numbers changed on purpose after their grids were recorded."""
+RECORDED_OPTIONS = {"refine": 2}
+"""The same of options of pruning."""
 
 
 @pytest.fixture
@@ -64,6 +66,8 @@ def recorded_versions(monkeypatch):
     """Methods have the versions that they had when identities were recorded."""
     for name, version in RECORDED_VERSIONS.items():
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], version=version))
+    for name, version in RECORDED_OPTIONS.items():
+        monkeypatch.setitem(OPTION_VERSIONS, name, version)
 
 
 def test_a_raised_version_changes_the_cells_of_its_method_alone(tmp_path):

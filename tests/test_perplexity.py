@@ -96,6 +96,11 @@ def test_bfloat16_compute_is_near_float32(model):
     assert half.perplexity == pytest.approx(full.perplexity, rel=1e-2)
 
 
+def test_no_window_at_all_is_refused(model):
+    with pytest.raises(ValueError, match="--eval.texts of 63 tokens: makes 0 windows"):
+        evaluate(model, random_stream(63), evaluation_windows(63, 64), RANKS)
+
+
 def test_evaluation_changes_no_weight(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     evaluate(model, random_stream(128), evaluation_windows(128, 64), RANKS)

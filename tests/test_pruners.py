@@ -272,12 +272,56 @@ def test_all_zero_inputs_move_no_survivor(method):
 
 
 @calibrated_methods
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
-def test_inputs_without_finite_moments_are_an_error(method, value):
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (torch.nan, "input is NaN or infinite; try --dtype float32"),
+        (torch.inf, "input is NaN or infinite; try --dtype float32"),
+        (1e30, "inputs are so large that sums of their squares overflow float32"),
+    ],
+)
+def test_inputs_without_finite_moments_are_an_error_that_names_the_cause(method, value, cause):
     inputs = correlated_inputs()
     inputs[3, 7] = value
-    with pytest.raises(PruningError, match="input is NaN or infinite"):
+    with pytest.raises(PruningError, match=cause):
         prune_one(method, random(ROWS, COLS), Target(0.5), inputs)
+
+
+@pytest.mark.parametrize("method", ["sparsegpt", "alps"])
+def test_a_mean_that_overflows_is_not_taken_for_too_little_damping(method):
+    # Each square is finite, their sum over the 40 inputs is not.
+    inputs = torch.full((20, COLS), 3e18)
+    with pytest.raises(PruningError, match="overflow float32"):
+        prune_one(method, random(ROWS, COLS), Target(0.5), inputs)
+
+
+@all_methods
+def test_weights_that_train_are_pruned_outside_of_autograd(method):
+    weight = random(ROWS, COLS)
+    plain = prune_one(method, weight, Target(0.5))
+    pruned = prune_one(method, weight.requires_grad_(), Target(0.5))
+    assert torch.equal(pruned.weight, plain.weight) and not pruned.weight.requires_grad
+
+
+@all_methods
+def test_matrices_of_one_input_may_have_targets_of_their_own(method):
+    weights, targets = [random(ROWS, COLS), random(3, COLS, seed=5)], [Target(0.3), Target(0.6)]
+    together = prune(method, weights, targets)
+    for weight, target, found in zip(weights, targets, together, strict=True):
+        assert_exact(method, found, target)
+        alone = prune_one(method, weight, target)
+        assert torch.equal(found.mask, alone.mask)
+        torch.testing.assert_close(found.weight, alone.weight, rtol=1e-3, atol=1e-4)
+    with pytest.raises(AssertionError, match="different structures"):
+        prune(method, weights, [Target(0.5), Target.structured("2:4")])
+
+
+@all_methods
+def test_earlier_groups_that_leave_no_room_are_refused(method):
+    mask = torch.ones(ROWS, COLS, dtype=torch.bool)
+    mask[2, 4:7] = False
+    with pytest.raises(ValueError, match="--mask-structures 2:4: earlier masks pruned more than 2"):
+        prune(method, [random(ROWS, COLS)], Target.structured("2:4"), masks=[mask])
 
 
 @calibrated_methods

@@ -15,7 +15,7 @@ from core.models.blocks import prunable_blocks, prunable_matrices
 from core.models.loading import load_model
 from core.parallel import Ranks
 from core.pruners import PRUNERS
-from core.pruners.pruner import PruningError
+from core.pruners.pruner import Pruned, PruningError, Solution
 from core.sequential import prune_
 from core.targets import Target
 
@@ -114,6 +114,19 @@ def test_a_second_round_equals_a_walk_with_masks(model, method):
     second = prune(model, method, Target(0.6), masks=first).masks
     assert_growing(first, second)
     assert_same_models(model, second, other, walk(other, method, Target(0.6), masks=first))
+
+
+def test_a_run_asserts_that_masks_only_grow(model, monkeypatch):
+    first = prune(model, "magnitude", Target(0.3)).masks
+    monkeypatch.setattr(PRUNERS["magnitude"], "prune_checked", forgetful)
+    with pytest.raises(AssertionError, match="a pruned weight came back"):
+        prune(model, "magnitude", Target(0.6), masks=first)
+
+
+def forgetful(pruner, weights, statistic, targets, masks, ranks):
+    """Prune at random, whatever was pruned before."""
+    found = [torch.rand(w.shape, generator=torch.Generator().manual_seed(9)) > 0.5 for w in weights]
+    return Solution([Pruned(w * mask, mask) for w, mask in zip(weights, found)])
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from core.activations import Activations
+from core.checks import require
 from core.measures.likelihood import exponential
 from core.models.blocks import logits_after, prunable_blocks
 from core.models.residence import residence_of
@@ -51,7 +52,12 @@ def evaluate(
 
     The first token of a window has no context and is never predicted. The mean of a window is over
     its other scored tokens, and its weight is the number of all its scored tokens.
+
+    Raises:
+        BadInputError: there is no window.
     """
+    remedy = "makes 0 windows; give a longer text, or a smaller --eval.seq-len"
+    require(bool(windows), "eval.texts", f"of {len(stream)} tokens", remedy)
     model.eval()
     batches = batched(windows, micro_batch)
     # The sum stays on the device, so that the host waits for it once, at the end.

@@ -67,7 +67,8 @@ def num_zeros(name: str, weight: Tensor, mask: Tensor) -> int:
 def assert_growing(earlier: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> None:
     """Assert that no weight that an earlier mask pruned survives later."""
     for name, mask in earlier.items():
-        assert not (later[name] & ~mask).any(), f"{name}: a pruned weight came back"
+        back = later[name] & ~mask.to(later[name].device)
+        assert not back.any(), f"{name}: a pruned weight came back"
 
 
 @torch.no_grad()

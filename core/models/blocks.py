@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from core.checks import require
 from core.models.families import FAMILIES, Family
 from core.models.matrices import Matrix
 
@@ -48,8 +49,10 @@ def prunable_blocks(model: PreTrainedModel) -> list[Block]:
     """Return the decoder blocks with their prunable matrices.
 
     Embeddings, `lm_head` and OPT-350M's `project_in/out` are outside the blocks. Pruning a weight
-    that another place in the model shares would change that place too. No family does this; it is
-    checked here.
+    that another place in the model shares would change that place too. No family does this.
+
+    Raises:
+        BadInputError: a matrix is tied to another place all the same.
     """
     path = family_of(model).blocks
     blocks = [
@@ -60,7 +63,9 @@ def prunable_blocks(model: PreTrainedModel) -> list[Block]:
     for block in blocks:
         assert block.matrices, "a decoder block without linear layers"
         for name, matrix in block.matrices.items():
-            assert places[place(matrix.parameter)] == 1, f"{name} is a tied tensor"
+            remedy = f"{name} shares its tensor with another place; save it with a copy of its own"
+            alone = places[place(matrix.parameter)] == 1
+            require(alone, "models", model.config.name_or_path or "given", remedy)
     return blocks
 
 

@@ -57,7 +57,7 @@ class Alps(Pruner):
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
-        target: Target,
+        targets: Sequence[Target],
         masks: Sequence[Tensor] | None,
         ranks: Ranks,
     ) -> Solution:
@@ -68,9 +68,9 @@ class Alps(Pruner):
         dense = [w.to(hessian.dtype) for w in weights]
         if masks is not None:
             dense = [w * mask for w, mask in zip(dense, masks, strict=True)]
-        start = solve(dense, factor, target, self.config.block_size, masks)
+        start = solve(dense, factor, targets, self.config.block_size, masks)
         layer = scale(hessian, factor)
-        matrices = layer.prune(dense, start, target, masks)
+        matrices = layer.prune(dense, start, targets, masks)
         pruned = [
             replace(m, weight=m.weight.to(weight.dtype))
             for m, weight in zip(matrices, weights, strict=True)
@@ -116,12 +116,12 @@ class Layer:
         self,
         dense: list[Tensor],
         start: list[Pruned],
-        target: Target,
+        targets: Sequence[Target],
         earlier: Sequence[Tensor] | None,
     ) -> list[Pruned]:
         """Return masks and weights whose undamped error is at most that of `start`, each matrix."""
         searches = [
-            Search(self, original, begin, target, earlier[i] if earlier else None)
+            Search(self, original, begin, targets[i], earlier[i] if earlier else None)
             for i, (original, begin) in enumerate(zip(dense, start, strict=True))
         ]
         rho, failed = PENALTY, torch.zeros((), dtype=torch.int32, device=self.units.device)

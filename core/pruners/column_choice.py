@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.parallel import Ranks
 from core.pruners.masks import block_quotas, group_survivors, lowest_of_matrices
-from core.targets import MaskStructure
+from core.targets import MaskStructure, Target
 
 ChooseMask = Callable[[Tensor, int], Tensor]
 """(scores [cols, rows] of some columns, the first of them) -> which weights survive."""
@@ -18,7 +18,7 @@ ChooseMask = Callable[[Tensor, int], Tensor]
 def unstructured_choice(
     rows: list[int],
     ends: list[int],
-    sparsity: float,
+    targets: Sequence[Target],
     masks: Sequence[Tensor] | None,
     ranks: Ranks,
 ) -> ChooseMask:
@@ -27,7 +27,7 @@ def unstructured_choice(
     Quotas are those of whole matrices, of which `ranks` solve some rows each.
     """
     by_matrix = [
-        block_quotas(r, ends[-1], ends, sparsity, masks[i] if masks else None, ranks)
+        block_quotas(r, ends[-1], ends, targets[i].sparsity, masks[i] if masks else None, ranks)
         for i, r in enumerate(rows)
     ]
     quotas = dict(zip([0, *ends], zip(*by_matrix)))

@@ -1,5 +1,7 @@
 """Conjugate gradients for the surviving weights of many rows at once (ALPS, algorithm 2).
 
+ALPS ends with them, and refinement takes a few steps before and after its swaps.
+
 All rows have the same H, so a step of a chunk of rows is one matrix product.
 """
 
@@ -20,7 +22,9 @@ CG_CHUNK_CPU, CG_CHUNK_ACCELERATOR = 2**18, 2**26
 CG_LOOK_CPU, CG_LOOK_ACCELERATOR = 1, 15
 
 
-def descend_(kept: Tensor, goal: Tensor, free: Tensor, hessian: Tensor) -> None:
+def descend_(
+    kept: Tensor, goal: Tensor, free: Tensor, hessian: Tensor, steps: int = CG_STEPS
+) -> None:
     """Move the `free` entries of rows `kept` to the least `tr(D H DT)`, in place, by chunks.
 
     Args:
@@ -28,14 +32,17 @@ def descend_(kept: Tensor, goal: Tensor, free: Tensor, hessian: Tensor) -> None:
         goal: original weights; D is `goal` minus weights.
         free: [rows, cols] bool.
         hessian: H, [cols, cols].
+        steps: the most steps of a row.
     """
     chunk = CG_CHUNK_ACCELERATOR if is_accelerator(goal.device) else CG_CHUNK_CPU
     size = max(1, chunk // goal.shape[1])
     for part, wanted, moving in zip(kept.split(size), goal.split(size), free.split(size)):
-        descend_together_(part, wanted - part, moving.to(goal.dtype), hessian)
+        descend_together_(part, wanted - part, moving.to(goal.dtype), hessian, steps)
 
 
-def descend_together_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> None:
+def descend_together_(
+    kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor, steps: int
+) -> None:
     """Move the `free` entries (1, else 0) of rows `kept` to the least `tr(D H DT)`, in place.
 
     Args:
@@ -43,6 +50,7 @@ def descend_together_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor
         delta: D at the start, original minus `kept`.
         free: [rows, cols] of the same dtype.
         hessian: H, [cols, cols].
+        steps: the most steps of a row.
     """
     residual = (delta @ hessian).mul_(free)
     direction = residual.clone()
@@ -50,7 +58,7 @@ def descend_together_(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor
     enough = square * CG_TOLERANCE**2
     product = torch.empty_like(kept)
     look = CG_LOOK_ACCELERATOR if is_accelerator(kept.device) else CG_LOOK_CPU
-    for step in range(CG_STEPS):
+    for step in range(steps):
         torch.mm(direction, hessian, out=product)
         # A direction is zero where no entry is free, so its curvature needs no masked product.
         curvature = torch.linalg.vecdot(direction, product)[:, None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.parallel import ALONE, Ranks
-from core.pruners.pruner import PruningError, Statistic
+from core.pruners.pruner import TOO_LARGE, PruningError, Statistic
 from core.split.costs import ACCUMULATION_BLOCK, Machine, shares_factor
 from core.split.factor import reversed_cholesky
 
@@ -31,15 +31,21 @@ class InputNorms(Statistic):
     def __init__(self, in_features: int, device: torch.device) -> None:
         self.squares = torch.zeros(in_features, dtype=torch.float32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.float64)
+        self.num_infinite = torch.zeros((), dtype=torch.float32, device=device)
 
     def update(self, inputs: Tensor) -> None:
         """Add inputs [tokens, in_features]."""
         self.squares += inputs.float().square().sum(0)
         self.num_tokens += len(inputs)
+        self.num_infinite += inputs.isinf().sum()
 
     def tensors(self) -> list[Tensor]:
-        """Return squares and count."""
-        return [self.squares, self.num_tokens]
+        """Return squares and counts."""
+        return [self.squares, self.num_infinite, self.num_tokens]
+
+    def saw_nan(self) -> bool:
+        """Return True if an input was NaN: no sum of squares of other values is."""
+        return bool(self.squares.isnan().any())
 
     def rms(self) -> Tensor:
         """Return the root mean square of each input, [in_features]."""
@@ -52,6 +58,7 @@ class Hessian(Statistic):
     def __init__(self, in_features: int, device: torch.device) -> None:
         self.products = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.float64)
+        self.num_infinite = torch.zeros((), dtype=torch.float32, device=device)
 
     def update(self, inputs: Tensor) -> None:
         """Add inputs [tokens, in_features]; products and sums are float32."""
@@ -61,13 +68,18 @@ class Hessian(Statistic):
             end = min(start + ACCUMULATION_BLOCK, width)
             self.products[start:end, :end].addmm_(inputs[:, start:end].T, inputs[:, :end])
         self.num_tokens += len(inputs)
+        self.num_infinite += inputs.isinf().sum()
 
     def tensors(self) -> list[Tensor]:
-        """Return the block rows that are computed, up to the diagonal, and the count."""
+        """Return the block rows that are computed, up to the diagonal, and the counts."""
         starts = range(0, len(self.products), ACCUMULATION_BLOCK)
         ends = [*starts[1:], len(self.products)]
         rows = [self.products[start:end, :end] for start, end in zip(starts, ends, strict=True)]
-        return [*rows, self.num_tokens]
+        return [*rows, self.num_infinite, self.num_tokens]
+
+    def saw_nan(self) -> bool:
+        """Return True if an input was NaN; products of infinite sums may be NaN elsewhere."""
+        return bool(self.products.diagonal().isnan().any())
 
     def matrix(self) -> Tensor:
         """Return `H = 2/n sum(x xT)`, symmetric [in_features, in_features]."""
@@ -114,7 +126,8 @@ def factorise(hessian: Tensor, dampening_frac: float, ranks: Ranks = ALONE) -> F
         ranks: all of them get the factor; they share the work where that is sooner (collective).
 
     Raises:
-        PruningError: not positive definite at the largest damping; names the value to try.
+        PruningError: not positive definite at the largest damping; names the value to try. Or the
+            mean of the diagonal overflows.
     """
     diagonal = hessian.diagonal()
     dead = diagonal == 0
@@ -125,7 +138,10 @@ def factorise(hessian: Tensor, dampening_frac: float, ranks: Ranks = ALONE) -> F
         damped = (diagonal + frac * mean).masked_fill_(dead, 1.0)
         lower, definite = reversed_cholesky(hessian, damped, sharing)
         # The host waits here once, for both answers.
-        definite, any_dead = torch.stack((definite, dead.any())).tolist()
+        large = ~mean.isfinite()
+        definite, any_dead, large = torch.stack((definite, dead.any(), large)).tolist()
+        if large:
+            raise PruningError(TOO_LARGE)
         # One rank may round otherwise than another, but all must go on alike.
         if not ranks.total(int(not definite)):
             return Factor(lower, dead, frac, any_dead, ranks)

@@ -32,13 +32,15 @@ class Magnitude(Pruner):
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
-        target: Target,
+        targets: Sequence[Target],
         masks: Sequence[Tensor] | None,
         ranks: Ranks,
     ) -> Solution:
         """Prune each matrix by itself; `statistic` is not read."""
         pruned = []
         for i, weight in enumerate(weights):
-            mask = choose(weight.abs().float(), target, masks[i] if masks else None, ranks=ranks)
+            mask = choose(
+                weight.abs().float(), targets[i], masks[i] if masks else None, ranks=ranks
+            )
             pruned.append(Pruned(weight.masked_fill(~mask, 0), mask))
         return Solution(pruned)

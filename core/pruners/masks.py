@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.accelerator import is_accelerator
-from core.checks import BadInputError
+from core.checks import require
 from core.parallel import ALONE, Ranks
 from core.split.selection import lowest_of_all
 from core.targets import MaskStructure, Target
@@ -194,24 +194,35 @@ def row_mask(
     return ~pruned if earlier is None else ~pruned & earlier
 
 
-def group_mask(scores: Tensor, structure: MaskStructure, earlier: Tensor | None = None) -> Tensor:
+def group_mask(
+    scores: Tensor,
+    structure: MaskStructure,
+    earlier: Tensor | None = None,
+    ranks: Ranks = ALONE,
+) -> Tensor:
     """Return an N:M mask: of every M consecutive columns the N highest scores survive."""
     rows, cols = scores.shape
     assert cols % structure.group == 0
     count = structure.group - structure.survivors
     if earlier is not None:
-        assert_room(earlier, structure)
+        require_room(earlier, structure, ranks)
     groups = keep_earlier(scores, earlier).reshape(-1, structure.group)
     if structure.group > SMALL_GROUP:
         return ~lowest(groups, count).view(rows, cols)
     return group_survivors(groups.T.contiguous(), count).T.reshape(rows, cols)
 
 
-def assert_room(earlier: Tensor, structure: MaskStructure) -> None:
-    """Assert that earlier masks pruned no more of any group than the structure does."""
-    pruned = (~earlier).reshape(len(earlier), -1, structure.group).sum(-1)
+def require_room(earlier: Tensor, structure: MaskStructure, ranks: Ranks = ALONE) -> None:
+    """Refuse N:M where earlier masks pruned more of a group, on all ranks alike (collective)."""
+    require_divisible(earlier.shape[1], structure)
+    pruned = (~earlier).reshape(-1, structure.group).sum(-1)
     room = structure.group - structure.survivors
-    assert int(pruned.max()) <= room, "earlier groups exceed the target"
+    full = ranks.total(int((pruned > room).sum()))
+    remedy = (
+        f"earlier masks pruned more than {room} of {structure.group} weights in {full} groups; "
+        "use a structure with fewer survivors, or begin with a model without these masks"
+    )
+    require(full == 0, "mask-structures", str(structure), remedy)
 
 
 def choose(
@@ -228,7 +239,7 @@ def choose(
     """
     if target.structure is not None:
         require_divisible(scores.shape[1], target.structure)
-        return group_mask(scores, target.structure, earlier)
+        return group_mask(scores, target.structure, earlier, ranks)
     if by_row:
         return row_mask(scores, target.sparsity, earlier, whole, ranks)
     return unstructured_mask(scores, target.sparsity, earlier, ranks)
@@ -236,11 +247,10 @@ def choose(
 
 def require_divisible(cols: int, structure: MaskStructure) -> None:
     """Refuse N:M on a width that M does not divide."""
-    if cols % structure.group:
-        raise BadInputError(
-            f"--mask-structures {structure}: a matrix has {cols} inputs, "
-            f"which {structure.group} does not divide; choose another M"
-        )
+    remedy = (
+        f"a matrix has {cols} inputs, which {structure.group} does not divide; choose another M"
+    )
+    require(cols % structure.group == 0, "mask-structures", str(structure), remedy)
 
 
 def block_quotas(

@@ -22,6 +22,11 @@ from core.pruners.quantise import Grid
 from core.split.costs import Work
 from core.targets import Target
 
+TOO_LARGE = (
+    "calibration inputs are so large that sums of their squares overflow float32; use another "
+    "--calibration.text, or look for the weights that make them"
+)
+
 
 class PruningError(ArithmeticError):
     """A solve cannot go on. The message is one line and names the remedy."""
@@ -35,6 +40,8 @@ class Statistic(ABC):
 
     num_tokens: Tensor
     """Tokens seen; a float64 scalar, so that ranks sum it like the other tensors."""
+    num_infinite: Tensor
+    """Infinite values among the inputs; a float32 scalar on the device."""
 
     @abstractmethod
     def __init__(self, in_features: int, device: torch.device) -> None: ...
@@ -45,7 +52,11 @@ class Statistic(ABC):
 
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """Return the tensors that ranks sum in place, `num_tokens` among them."""
+        """Return the tensors that ranks sum in place, both counts among them."""
+
+    @abstractmethod
+    def saw_nan(self) -> bool:
+        """Return True if an input was NaN."""
 
     def merge_(self, other: Self) -> None:
         """Add another statistic of the same input, gathered on other tokens."""
@@ -53,11 +64,14 @@ class Statistic(ABC):
             mine.add_(theirs)
 
     def require_finite(self) -> None:
-        """Raise PruningError if no token was seen or an input was NaN or infinite."""
+        """Raise PruningError if no token was seen, or the sums are not finite."""
         if self.num_tokens.item() == 0:
             raise PruningError("no calibration token reached this layer")
-        if not all_finite([tensor for tensor in self.tensors() if tensor is not self.num_tokens]):
-            raise PruningError("a calibration input is NaN or infinite; try --dtype float32")
+        if all_finite([tensor for tensor in self.tensors() if tensor is not self.num_tokens]):
+            return
+        if self.num_infinite.item() == 0 and not self.saw_nan():
+            raise PruningError(TOO_LARGE)
+        raise PruningError("a calibration input is NaN or infinite; try --dtype float32")
 
 
 @dataclass(frozen=True)
@@ -98,24 +112,27 @@ class Pruner(ABC):
     """Statistic of inputs that the method needs; `facts` names the same one."""
 
     @final
+    @torch.no_grad()
     def prune(
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
-        target: Target,
+        target: Target | Sequence[Target],
         masks: Sequence[Tensor] | None = None,
         ranks: Ranks = ALONE,
     ) -> Solution:
         """Prune matrices that share one input.
 
-        Several ranks can share the work (collective). Each passes some rows of every matrix, the
-        first rank the first ones, and the same statistic. Weights must be finite on all ranks.
+        No gradient flows through it. Several ranks can share the work (collective). Each passes
+        some rows of every matrix, the first rank the first ones, and the same statistic. Weights
+        must be finite on all ranks.
 
         Args:
             weights: matrices [rows_i, cols], not modified.
             statistic: the merged statistic of their input, None if the method needs none.
-            target: sparsity or N:M structure. Counts are exact: `round(s * n)` of a matrix of n
-                weights; Wanda with a uniform allocation prunes `round(s * cols)` of each row.
+            target: sparsity or N:M structure, or one for each matrix with the same structure.
+                Counts are exact: `round(s * n)` of a matrix of n weights; Wanda with a uniform
+                allocation prunes `round(s * cols)` of each row.
             masks: earlier masks of the branch; weights that they pruned stay pruned.
             ranks: the ranks that solve the other rows of these matrices.
 
@@ -129,7 +146,7 @@ class Pruner(ABC):
         if self.statistic is not None:
             assert isinstance(statistic, self.statistic)
             statistic.require_finite()
-        return self.prune_checked(weights, statistic, target, masks, ranks)
+        return self.prune_checked(weights, statistic, each(target, weights), masks, ranks)
 
     @abstractmethod
     def work(self, rows: Sequence[int], cols: int) -> Work:
@@ -145,11 +162,19 @@ class Pruner(ABC):
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
-        target: Target,
+        targets: Sequence[Target],
         masks: Sequence[Tensor] | None,
         ranks: Ranks,
     ) -> Solution:
         """Prune as `prune` does; weights and statistic are finite and of the right type."""
+
+
+def each(target: Target | Sequence[Target], weights: Sequence[Tensor]) -> list[Target]:
+    """Return the target of each matrix; all have the same structure."""
+    targets = [target] * len(weights) if isinstance(target, Target) else list(target)
+    assert len(targets) == len(weights), "a target for each matrix"
+    assert len({one.mask_structure for one in targets}) <= 1, "matrices of different structures"
+    return targets
 
 
 def require_finite(weights: Sequence[Tensor]) -> None:

@@ -9,6 +9,9 @@ lowers the error most. Then also, before and after the swaps, all survivors of a
 steps of conjugate gradients from the method's values towards least squares on their support. At the
 end the error is computed anew on values of the weight's own dtype, and a row whose error did not
 fall stays as the method left it.
+
+Errors are those of the H that the method's solve worked on, with its damping. Without the damping,
+swaps after a short calibration fit its few tokens and lose perplexity on others.
 """
 
 from __future__ import annotations
@@ -22,13 +25,15 @@ from torch import Tensor
 
 from core.methods import OPTION_VERSIONS, Method
 from core.parallel import Ranks
+from core.pruners.conjugate_gradients import descend_
 from core.pruners.hessian import Hessian, InputNorms
 from core.pruners.pruner import Pruned, Pruner, Solution, Statistic
 from core.pruners.swaps import Layer, swap
 from core.split.costs import Work
 from core.targets import Target
 
-CG_STEPS = 10
+STEPS = 10
+"""Steps of conjugate gradients before the swaps, and after them."""
 
 
 @final
@@ -47,7 +52,7 @@ class Refined(Pruner):
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
-        target: Target,
+        targets: Sequence[Target],
         masks: Sequence[Tensor] | None,
         ranks: Ranks,
     ) -> Solution:
@@ -57,15 +62,15 @@ class Refined(Pruner):
         own: Statistic | None = statistic
         if self.method.statistic is InputNorms:
             own = norms(hessian, statistic.num_tokens)
-        solution = self.method.prune(weights, own, target, masks, ranks)
-        matrices = refine(
-            hessian, weights, solution.matrices, target, masks, self.method.facts.keeps_values
-        )
+        solution = self.method.prune(weights, own, targets, masks, ranks)
+        hessian = damped(hessian, solution.dampening_frac)
+        keeps_values = self.method.facts.keeps_values
+        matrices = refine(hessian, weights, solution.matrices, targets[0], masks, keeps_values)
         return replace(solution, matrices=matrices)
 
     def work(self, rows: Sequence[int], cols: int) -> Work:
         """Return the method's, plus conjugate gradients before and after; swaps are no products."""
-        products = 0 if self.method.facts.keeps_values else 2 * (CG_STEPS + 1)
+        products = 0 if self.method.facts.keeps_values else 2 * (STEPS + 1)
         before = self.method.work(rows, cols)
         return replace(before, by_row=before.by_row + products * 2.0 * sum(rows) * cols**2)
 
@@ -89,7 +94,7 @@ def refine(
     """Lower the reconstruction error of pruned matrices that share an input, row by row.
 
     Args:
-        hessian: H of the input, [cols, cols].
+        hessian: H of the input, damped as the solve did it, [cols, cols].
         weights: matrices [rows_i, cols] before pruning.
         pruned: the same matrices after it; their counts in each row and group stay.
         target: their target; only its structure is read.
@@ -104,14 +109,14 @@ def refine(
     original = torch.cat([weight.to(hessian.dtype) for weight in weights]) * allowed
     new = torch.cat([one.weight.to(hessian.dtype) for one in pruned])
     if not keeps_values:
-        new = conjugate_gradients(hessian, original, new, mask)
+        new = least_squares(hessian, original, new, mask)
     parts = [
         swap(layer, original[at], new[at], mask[at], allowed[at])
         for at in torch.arange(len(new), device=new.device).split(layer.rows_at_once())
     ]
     new, mask = (torch.cat(list(part)) for part in zip(*parts))
     if not keeps_values:
-        new = conjugate_gradients(hessian, original, new, mask)
+        new = least_squares(hessian, original, new, mask)
     return [
         better_rows(hessian, start, before, values, kept)
         for start, before, values, kept in zip(
@@ -139,24 +144,24 @@ def better_rows(
     )
 
 
-def conjugate_gradients(hessian: Tensor, original: Tensor, new: Tensor, mask: Tensor) -> Tensor:
-    """Move the survivors of each row towards least squares on their support, never away from it.
+def least_squares(hessian: Tensor, original: Tensor, new: Tensor, mask: Tensor) -> Tensor:
+    """Return weights whose survivors have moved towards least squares on their support.
 
-    Each row is its own system `H[S, S] (change) = c[S]`. All rows step together, with the diagonal
-    as preconditioner.
+    H is scaled to a diagonal of 1, as ALPS does it.
     """
-    diagonal = hessian.diagonal()
-    inverse = torch.where(diagonal > 0, 1 / diagonal, 0.0)
-    residual = ((original - new) @ hessian).masked_fill_(~mask, 0)
-    direction = residual * inverse
-    size = (residual * direction).sum(1, keepdim=True)
-    for _ in range(CG_STEPS):
-        image = (direction @ hessian).masked_fill_(~mask, 0)
-        curvature = (direction * image).sum(1, keepdim=True)
-        step = torch.where(curvature > 0, size / curvature, 0.0)
-        new = new + step * direction
-        residual = residual - step * image
-        scaled = residual * inverse
-        size, before = (residual * scaled).sum(1, keepdim=True), size
-        direction = scaled + torch.where(before > 0, size / before, 0.0) * direction
-    return new
+    units = hessian.diagonal().sqrt()
+    units = torch.where(units > 0, units, 1.0)
+    scaled = hessian / units[:, None] / units
+    moved = new * units
+    descend_(moved, original * units, mask, scaled, STEPS)
+    return moved / units
+
+
+def damped(hessian: Tensor, dampening_frac: float | None) -> Tensor:
+    """Return the H that a solve worked on; the same one for a method without damping."""
+    if not dampening_frac:
+        return hessian
+    found, dead = hessian.clone(), hessian.diagonal() == 0
+    shift = (dampening_frac * hessian.diagonal().mean()).expand(len(found))
+    found.diagonal().add_(shift.masked_fill(dead, 0.0))
+    return found

@@ -30,12 +30,20 @@ from core.parallel import Ranks
 from core.pruners import panels
 from core.pruners.column_choice import ChooseMask, structured_choice, unstructured_choice
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
-from core.pruners.masks import assert_room, keep_earlier, require_divisible
-from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic, all_finite
+from core.pruners.masks import keep_earlier, require_divisible, require_room
+from core.pruners.pruner import (
+    Pruned,
+    Pruner,
+    PruningError,
+    Solution,
+    Statistic,
+    all_finite,
+    each,
+)
 from core.pruners.quantise import Grid, find_grid
 from core.split.costs import Work
 from core.split.factor import inverse_triangle
-from core.targets import Target
+from core.targets import MaskStructure, Target
 
 # Columns solved before a matrix product applies their changes to later ones; N:M uses M.
 PANEL_CPU, PANEL_ACCELERATOR = 16, 32
@@ -53,7 +61,7 @@ class SparseGPT(Pruner):
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
-        target: Target,
+        targets: Sequence[Target],
         masks: Sequence[Tensor] | None,
         ranks: Ranks,
     ) -> Solution:
@@ -64,7 +72,7 @@ class SparseGPT(Pruner):
         if self.config.weight_bits is not None:
             stacked = torch.cat([weight.float() for weight in weights])
             grid = find_grid(stacked, self.config.weight_bits, self.config.quant_group_size)
-        matrices = solve(weights, factor, target, self.config.block_size, masks, grid)
+        matrices = solve(weights, factor, targets, self.config.block_size, masks, grid)
         if not all_finite([matrix.weight for matrix in matrices]):
             raise PruningError(
                 f"compensated weights overflow with damping {factor.dampening_frac:g}; "
@@ -82,15 +90,18 @@ class SparseGPT(Pruner):
 def solve(
     weights: Sequence[Tensor],
     factor: Factor,
-    target: Target,
+    target: Target | Sequence[Target],
     block_size: int,
     masks: Sequence[Tensor] | None = None,
     grid: Grid | None = None,
 ) -> list[Pruned]:
     """Prune matrices [rows_i, cols] that share `factor`; each has its own mask thresholds.
 
-    Survivors are rounded to `grid`, the grid of the stacked matrices, if there is one.
+    The targets of all matrices have the same structure. Survivors are rounded to `grid`, the grid
+    of the stacked matrices, if there is one.
     """
+    targets = each(target, weights)
+    structure = targets[0].structure
     # Columns become rows: each step then reads and writes contiguous memory.
     original = torch.cat([w.to(factor.lower.dtype).T for w in weights], dim=1)
     earlier = None
@@ -99,14 +110,13 @@ def solve(
         original *= earlier
     narrow = grid is not None or not is_accelerator(original.device)
     panel = PANEL_CPU if narrow else PANEL_ACCELERATOR
-    ends, panel = blocks(len(original), target, block_size, panel)
+    ends, panel = blocks(len(original), structure, block_size, panel)
     rows = [len(weight) for weight in weights]
-    structure = target.structure
     if structure is None:
-        choose = unstructured_choice(rows, ends, target.sparsity, masks, factor.ranks)
+        choose = unstructured_choice(rows, ends, targets, masks, factor.ranks)
     else:
         for mask in masks or ():
-            assert_room(mask, structure)
+            require_room(mask, structure, factor.ranks)
         choose = structured_choice(structure)
     sweep = Sweep(original, factor, choose, earlier, grid)
     sweep.run(ends, panel, by_panel=structure is not None)
@@ -119,9 +129,10 @@ def solve(
     ]
 
 
-def blocks(cols: int, target: Target, block_size: int, panel: int) -> tuple[list[int], int]:
+def blocks(
+    cols: int, structure: MaskStructure | None, block_size: int, panel: int
+) -> tuple[list[int], int]:
     """Return the ends of mask blocks and the width of a panel; both hold whole N:M groups."""
-    structure = target.structure
     if structure is not None:
         require_divisible(cols, structure)
         panel = structure.group

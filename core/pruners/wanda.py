@@ -34,7 +34,7 @@ class Wanda(Pruner):
         self,
         weights: Sequence[Tensor],
         statistic: Statistic | None,
-        target: Target,
+        targets: Sequence[Target],
         masks: Sequence[Tensor] | None,
         ranks: Ranks,
     ) -> Solution:
@@ -48,6 +48,6 @@ class Wanda(Pruner):
             # A weight of a dead input scores below a weight that only happens to be zero.
             scores = (weight.abs().float() * rms).masked_fill_(rms == 0, -1.0)
             earlier = masks[i] if masks else None
-            mask = choose(scores, target, earlier, self.facts.by_row, allocated, ranks)
+            mask = choose(scores, targets[i], earlier, self.facts.by_row, allocated, ranks)
             pruned.append(Pruned(weight.masked_fill(~mask, 0), mask))
         return Solution(pruned)
