@@ -2,13 +2,15 @@
 
 import json
 import math
+import re
 import runpy
 from pathlib import Path
 
 import pytest
+from plotly.offline import get_plotlyjs_version
 
 from orchestrator.page.contents import page_contents
-from orchestrator.page.document import page_html, write_html
+from orchestrator.page.document import PLOTLY, asset, hash_of, page_html, write_html
 from orchestrator.results.schema import SCHEMA
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
@@ -69,8 +71,24 @@ def test_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path):
 def test_page_is_one_file_with_plotly_inside(tmp_path):
     write_html([make_row()], tmp_path / "curves.html")
     text = (tmp_path / "curves.html").read_text()
-    assert "plotly.js v" in text
+    assert "* plotly.js (basic - minified) v" in text
     assert not any(f"<{tag} src" in text for tag in ("script", "img")) and "<link" not in text
+
+
+def test_plotly_js_has_its_licence_and_the_version_of_the_python_package():
+    version = re.search(r"plotly\.js \(basic - minified\) v(\d+)", asset(PLOTLY))
+    assert version is not None and "MIT License" in asset("plotly-basic.LICENSE")
+    # The major version decides what a trace and a layout may say.
+    assert version[1] == get_plotlyjs_version().partition(".")[0]
+
+
+def test_only_the_pages_own_scripts_may_run():
+    text = page_html(page_contents([]))
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    (allowed,) = re.findall(r"script-src ([^;]*);", policy)
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert allowed.split() == [hash_of(script) for script in scripts]
+    assert len(text) < 1_600_000
 
 
 @pytest.fixture(scope="module")

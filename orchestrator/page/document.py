@@ -6,6 +6,9 @@ is ever read as markup. A server that shows a running sweep sends the same JSON 
 
 from __future__ import annotations
 
+import base64
+import functools
+import hashlib
 import html
 import json
 import os
@@ -14,13 +17,14 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from plotly.offline import get_plotlyjs
 from pyarrow.fs import FileSystem
 
 from orchestrator.page.contents import page_contents
 from orchestrator.results.schema import Row
 from orchestrator.store.files import replace_file
 
+PLOTLY = "plotly-basic.min.js"
+"""The basic bundle of plotly.js, which draws `scatter`; from npm, with its licence beside it."""
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("points.js", "perplexity.js", "stages.js", "views.js", "plot.js", "choosers.js")
 SCRIPTS += ("table.js", "answer.js", "live.js", "page.js")
@@ -37,16 +41,31 @@ def page_html(
             sweep is doing) and `cells` (name, state and error of each cell that is not done).
         live: Address at which the page asks its own server for news; without it the page forbids
             itself any network.
-        plotly_js: Source of plotly.js; the installed one by default.
+        plotly_js: Source of plotly.js; the one that is shipped by default.
     """
-    return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
-        style=(ASSETS / "page.css").read_text(encoding="utf-8"),
+    scripts = {
+        "plotly": asset(PLOTLY) if plotly_js is None else plotly_js,
+        "script": "\n".join(map(asset, SCRIPTS)),
+    }
+    return Template(asset("page.html")).substitute(
+        scripts,
+        style=asset("page.css"),
         connect="connect-src 'self'; " if live else "",
+        allowed=" ".join(map(hash_of, scripts.values())),
         live=html.escape(live or ""),
-        plotly=get_plotlyjs() if plotly_js is None else plotly_js,
         data=_embedded(contents),
-        script="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )
+
+
+@functools.cache
+def asset(name: str) -> str:
+    """Return the text of a file of assets."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def hash_of(script: str) -> str:
+    """Return the source expression by which a Content-Security-Policy lets one script run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def write_html(
