@@ -25,7 +25,8 @@ from orchestrator.estimate.keep_policy import stages_to_drop
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.seconds import stage_seconds
 from orchestrator.inputs.about_tokens import NumTokens, about_text_tokens
-from orchestrator.inputs.models import ResolvedModel, resolve_inputs
+from orchestrator.inputs.known_models import facts_record
+from orchestrator.inputs.models import ResolvedModel, require_checked, resolve_inputs
 from orchestrator.inputs.task_names import resolve_tasks
 from orchestrator.inputs.tokens import missing_tokens
 from orchestrator.inputs.training_tokens import TrainingTokens, training_tokens
@@ -46,6 +47,7 @@ from orchestrator.results.record import (
     Record,
     describe_cells,
     find_record,
+    finder,
     recorded_models,
 )
 from orchestrator.store.store import Store
@@ -165,6 +167,8 @@ def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
     require(keep != "none" or not plan.task_stages(), "keep", keep, remedy)
     found = Found(*store.stages.inspect(), store.rows.read())
     cells, lost = missing_cells(config, plan, found)
+    if cells:
+        require_checked(config, models)
     needed = needed_stages(plan, cells, set(found.manifests) - lost, found.kept)
     costs = {m.inputs.name: model_cost(config, m) for m in models}
     return Sweep(config, models, plan, store, found, tuple(cells), frozenset(needed), costs)
@@ -254,6 +258,10 @@ def write_record(sweep: Sweep) -> Record:
         "config": sweep.config.to_dict(),
         "models": {m.inputs.name: m.inputs.record() for m in sweep.models},
         "sources": {m.inputs.name: dataclasses.asdict(m.source) for m in sweep.models},
+        "facts": {
+            "found_by": finder(),
+            "models": {m.inputs.name: facts_record(m.source, m.facts) for m in sweep.models},
+        },
         "cells": describe_cells(sweep.plan),
         KEEPS: sorted(kept_stages(sweep)),
         "versions": versions.environment(),

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Collection
 
 import torch
 
-from orchestrator.cluster import connection, slots, tune
-from orchestrator.cluster.hang import why_off
-from orchestrator.cluster.lone_stages import run_alone
-from orchestrator.cluster.progress import Progress
-from orchestrator.cluster.pulse import Pulse
+from orchestrator.cluster import connection, slots
 from orchestrator.cluster.temp_folder import temp_folder
-from orchestrator.cluster.trackers import callbacks_of, require_usable
+from orchestrator.cluster.trackers import require_usable
 from orchestrator.config import SweepConfig
 from orchestrator.dry_run import describe_plan
 from orchestrator.estimate.devices import gpus_per_worker, usable_bytes
@@ -22,9 +17,7 @@ from orchestrator.estimate.memory import memory
 from orchestrator.estimate.plans import require_tasks_fit, require_training_fits
 from orchestrator.estimate.streaming import untrained_bytes
 from orchestrator.inputs.tokens import save_tokens
-from orchestrator.jobs import task_job, trial_job
 from orchestrator.out_dir import mark
-from orchestrator.plan.trials import shared_stages
 from orchestrator.preparation import (
     Sweep,
     Texts,
@@ -36,8 +29,6 @@ from orchestrator.preparation import (
 from orchestrator.report import collect
 from orchestrator.results.collection import refresh_results
 from orchestrator.results.keeping import TEMPORARY, Keeping
-
-logger = logging.getLogger(__name__)
 
 
 def run_sweep(config: SweepConfig) -> int:
@@ -84,6 +75,23 @@ def run_sweep(config: SweepConfig) -> int:
     return max(collect(sweep), int(failed_tasks > 0))
 
 
+def run_missing(sweep: Sweep, texts: Texts) -> None:
+    """Run the missing trials on Ray, then drop weights that nobody wants."""
+    # It imports Ray Tune and Ray Train: two seconds that a finished sweep does without.
+    from orchestrator.missing_work import run_trials
+
+    drop_leftovers(sweep, run_trials(sweep, texts))
+
+
+def run_tasks(sweep: Sweep) -> int:
+    """Run the missing tasks of finished cells on Ray; return how many failed."""
+    if not sweep.missing_tasks():
+        return 0
+    from orchestrator import missing_work
+
+    return missing_work.run_tasks(sweep)
+
+
 def require_memory(sweep: Sweep) -> None:
     """Refuse training and tasks of a model that does not fit the workers of this machine."""
     resources, device = sweep.config.resources, torch.device(sweep.device)
@@ -107,39 +115,6 @@ def require_memory(sweep: Sweep) -> None:
             require_tasks_fit(name, untrained_bytes(cost, 1, tokens), whole)
 
 
-def run_missing(sweep: Sweep, texts: Texts) -> None:
-    """Join or start Ray, and run the trials; tokens of training texts are made meanwhile."""
-    texts.training.start()
-    resources = sweep.config.resources
-    connection.connect()
-    found = slots.slots_of_cluster(resources)
-    trials = trials_of(sweep, texts.seconds, found.count)
-    shared = shared_stages(trials)
-    print(
-        f"{len(sweep.cells)} of {len(sweep.plan.cells)} cells to run in {len(trials)} trials, "
-        f"{min(found.count, len(trials))} at a time",
-        flush=True,
-    )
-    awaited = texts.training.names
-    jobs = [trial_job(sweep, trial, shared, awaited) for trial in trials]
-    jobs = [found.settle(job, len(trials)) for job in jobs]
-    for line in dict.fromkeys(filter(None, map(why_off, jobs))):
-        print(line, flush=True)
-    costs = cell_costs(sweep, texts)
-    progress = Progress({cell.id: cell for cell in sweep.cells}, costs)
-    pulse = Pulse(sweep.store, sweep.id, trials, costs, sweep.attempt)
-    errors = tune.run_trials(
-        [(trial.tune_view(), job) for trial, job in zip(trials, jobs, strict=True)],
-        found,
-        f"sweep-{sweep.id}",
-        sweep.store.files.uri("ray"),
-        [progress, pulse, *callbacks_of(sweep.config.output.trackers)],
-    )
-    for error in errors:
-        logger.error("a trial ended early: %s", error.strip().splitlines()[-1])
-    drop_leftovers(sweep, shared)
-
-
 def drop_leftovers(sweep: Sweep, shared: Collection[str] = ()) -> None:
     """Drop weights that the keep policy does not keep and that no trial drops.
 
@@ -149,30 +124,3 @@ def drop_leftovers(sweep: Sweep, shared: Collection[str] = ()) -> None:
     left = {s for s in sweep.found.kept if found[s].get(TEMPORARY) == sweep.id}
     for stage in sorted(sweep.dropped.intersection(left.union(shared))):
         keeping.drop(stage)
-
-
-def cell_costs(sweep: Sweep, texts: Texts) -> dict[str, float]:
-    """Return the seconds that each cell adds, counting a shared stage for its first cell."""
-    counted: set[str] = set()
-    costs = {}
-    for cell in sweep.cells:
-        mine = {*cell.all_stages()} & sweep.needed - counted
-        counted |= mine
-        costs[cell.id] = sum(texts.seconds[stage] for stage in mine)
-    return costs
-
-
-def run_tasks(sweep: Sweep) -> int:
-    """Join or start Ray and run the missing tasks of finished cells; return how many failed."""
-    missing = sweep.missing_tasks()
-    if not missing:
-        return 0
-    stored = sweep.store.stages.manifests({str(stage.parent) for stage in missing})
-    kept = {name for name, manifest in stored.items() if not manifest.get("dropped")}
-    kept |= {root.id for root in sweep.plan.roots()}
-    # A cell without its weights has failed, and its row says so.
-    stages = [stage for stage in missing if stage.parent in kept]
-    if not stages:
-        return 0
-    connection.connect()
-    return run_alone([task_job(sweep, stage) for stage in stages], sweep.config.resources)

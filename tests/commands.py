@@ -18,7 +18,7 @@ import torch
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
 from core.parallel import Ranks
 from core.pruners.pruner import PruningError
-from orchestrator import preparation, report, sweep
+from orchestrator import missing_work, preparation, report, sweep
 from orchestrator.cluster.diagnosis import Failure
 from orchestrator.cluster.failed_cells import give_up_on_next, without_failed
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
@@ -202,11 +202,11 @@ class Bench:
         setattr_(sweep, "read_texts", seconds)
         setattr_(report, "write_html", lambda *_, **__: None)
         setattr_(report, "details_of", lambda *_: {})
-        setattr_(sweep.connection, "connect", lambda: None)
-        setattr_(sweep.connection, "ray", SimpleNamespace(shutdown=lambda: None))
-        setattr_(sweep.slots, "num_slots", lambda *_: self.command.slots)
-        setattr_(sweep.slots, "slots_of_cluster", lambda *_: Slots(self.command.slots))
-        setattr_(sweep.tune, "run_trials", self.run_trials)
+        setattr_(missing_work.connection, "connect", lambda: None)
+        setattr_(missing_work.connection, "ray", SimpleNamespace(shutdown=lambda: None))
+        setattr_(missing_work.slots, "num_slots", lambda *_: self.command.slots)
+        setattr_(missing_work.slots, "slots_of_cluster", lambda *_: Slots(self.command.slots))
+        setattr_(missing_work.tune, "run_trials", self.run_trials)
         setattr_(trials, "TRIAL_SECONDS", 0.1)
         setattr_(walk, "RUNNERS", dict.fromkeys((Prune, Finetune, Evaluate), self.run_stage))
         setattr_(Weights, "read", lambda _, source, dtype: Model(read_content(source)))

@@ -36,9 +36,10 @@ from core.allocation import allocate, outlier_ratios
 from core.config import PruneConfig, Training
 from core.measures.perplexity import evaluate
 from core.models.blocks import decoder_blocks, prunable_matrices
-from core.models.loading import load_model, load_tokenizer
+from core.models.loading import load_model
 from core.models.mask_files import Masks
 from core.models.sharding import shard_
+from core.models.tokenizers import load_tokenizer
 from core.parallel import Ranks
 from core.pruners import make_pruner
 from core.sequential import prune_

@@ -11,8 +11,9 @@ from core import accelerator
 from core.activations import Activations, gather_statistics
 from core.config import PruneConfig
 from core.models.blocks import prunable_blocks
-from core.models.loading import load_model, load_tokenizer
+from core.models.loading import load_model
 from core.models.matrices import Matrix
+from core.models.tokenizers import load_tokenizer
 from core.parallel import Ranks
 from core.pruners import PRUNERS, alps
 from core.pruners.hessian import Hessian

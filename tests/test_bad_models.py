@@ -22,9 +22,10 @@ from transformers import AutoModelForCausalLM
 
 from core.checks import BadInputError
 from core.models.config_checks import require_dtype
-from core.models.facts import describe_model
-from core.models.loading import NO_TOKENIZER, load_model, load_tokenizer
+from core.models.description import describe_model
+from core.models.loading import load_model
 from core.models.sources import ModelSource, local_source, resolve_model
+from core.models.tokenizers import NO_TOKENIZER, load_tokenizer
 from orchestrator.config import EvalConfig, GridConfig, OutputConfig, SweepConfig
 from orchestrator.inputs.checkpoint_checks import require_fitting_weights
 from orchestrator.inputs.tokenizer_checks import fitting_tokenizer, require_known_ids

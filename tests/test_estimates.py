@@ -4,7 +4,7 @@ import pytest
 from transformers import LlamaConfig, OPTConfig
 
 from core.config import PruneConfig, Training
-from core.models.facts import describe_model
+from core.models.description import describe_model
 from core.models.sources import ModelSource
 from core.targets import Target
 from orchestrator.estimate import memory

@@ -9,7 +9,7 @@ import torch
 from transformers import OPTConfig
 
 from core.config import FinetuneConfig, PruneConfig
-from core.models.facts import describe_model
+from core.models.description import describe_model
 from core.models.sources import EMBEDDED_DIR, ModelSource, local_source
 from core.precision import training_dtype
 from orchestrator import cli

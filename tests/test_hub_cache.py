@@ -94,8 +94,9 @@ def run(home: Path, code: str) -> list:
 
 MODELS = """
 import json, torch
-from core.models.facts import describe_model
-from core.models.loading import load_model, load_tokenizer
+from core.models.description import describe_model
+from core.models.loading import load_model
+from core.models.tokenizers import load_tokenizer
 from core.models.sources import resolve_model
 
 def show(*args):

@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from core.models.loading import load_tokenizer
 from core.models.sources import EMBEDDED_DIR
+from core.models.tokenizers import load_tokenizer
 from core.texts import known_pieces
 from core.texts.content import joined
 from core.texts.known_pieces import KnownPieces, count_pieces

@@ -26,11 +26,13 @@ from core.models.blocks import (
     prunable_matrices,
     run_block,
 )
-from core.models.facts import NO_LIMIT, describe_model
+from core.models.description import describe_model
+from core.models.facts import NO_LIMIT
 from core.models.families import FAMILIES
-from core.models.loading import load_model, load_tokenizer
+from core.models.loading import load_model
 from core.models.matrices import Matrix
 from core.models.sources import resolve_model
+from core.models.tokenizers import load_tokenizer
 from core.parallel import Ranks
 from core.pruners.hessian import InputNorms
 from core.training.halves import PlainBlocks

@@ -13,7 +13,7 @@ import datasets
 import pytest
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
-from core.models.loading import load_tokenizer
+from core.models.tokenizers import load_tokenizer
 from core.texts.content import joined
 from core.texts.protocols import PROTOCOLS, ProtocolName
 from core.texts.sources import resolve_text

@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from core.config import FinetuneConfig, PruneConfig
-from core.models.facts import describe_model
+from core.models.description import describe_model
 from core.models.mask_files import PackedMasks
 from core.models.sharding import shard_
 from core.models.sources import ModelSource

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 MADE = runpy.run_path(str(HERE / "record_stored_sweep.py"))
 TIMES = {"finished_at", "published_at", "prune_seconds", "finetune_seconds", "evaluate_seconds"}
 VERSIONS = {"code_version", "torch_version", "transformers_version", "ray_version"}
-RUN = {"config", "seconds", "peak_memory_bytes", "environment", "machine"}
+RUN = {"config", "facts", "seconds", "peak_memory_bytes", "environment", "machine"}
 RUN |= {"upload", "_attempt"}
 CHANGING = TIMES | VERSIONS | RUN
 """Names whose values differ from run to run or from version to version."""

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from core.checks import BadInputError
 from core.config import FinetuneConfig
 from core.models import sources
-from core.models.facts import describe_model
+from core.models.description import describe_model
 from core.models.sources import ModelSource, is_stored, resolve_model
 from orchestrator import cli, sweep
 from orchestrator.config import GridConfig, SweepConfig

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from core.models.loading import load_tokenizer
+from core.models.tokenizers import load_tokenizer
 from core.texts import tokenization
 from core.texts.content import joined
 from core.texts.named_texts import EMBEDDED_DIR

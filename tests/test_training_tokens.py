@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.checks import BadInputError
-from core.models.loading import load_tokenizer
+from core.models.tokenizers import load_tokenizer
 from core.texts.known_pieces import KnownPieces, count_pieces
 from core.texts.sources import resolve_text
 from core.texts.tokenization import tokenize

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig
 
 from core.models.blocks import decoder_blocks
-from core.models.loading import load_model, read_config
+from core.models.configs import read_config
+from core.models.loading import load_model
 from core.models.sources import resolve_model, weight_paths
 from core.models.weight_files import WeightFiles, meta_model
 from tests.tiny_families import FAMILIES, LLAMA

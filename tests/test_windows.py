@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.models.loading import load_tokenizer
+from core.models.tokenizers import load_tokenizer
 from core.texts.content import documents, joined
 from core.texts.sources import resolve_text
 from core.texts.windows import (

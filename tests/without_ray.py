@@ -3,7 +3,7 @@
 import pytest
 from walked import run_missing
 
-from orchestrator import cli, sweep
+from orchestrator import cli, missing_work, sweep
 from orchestrator.cluster.lone_stages import walk_alone
 from orchestrator.cluster.sent_jobs import sent
 
@@ -13,7 +13,7 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cli, "begin_connection", lambda config: None)
     patch.setattr(sweep, "run_missing", run_missing)
     patch.setattr(sweep.connection, "connect", lambda: None)
-    patch.setattr(sweep, "run_alone", run_alone)
+    patch.setattr(missing_work, "run_alone", run_alone)
 
 
 def run_alone(jobs, resources):

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import transformers
 
 from core.checks import require, require_known
 from core.hub.identity import file_hash, first_line
@@ -64,8 +64,8 @@ def task_label(name: str) -> str:
 
 
 def run_task(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     name: str,
     limit: int | None,
     batch_size: int,

@@ -8,10 +8,13 @@ This is the only package that knows model families and where a prunable weight i
     checkpoint_files.py  JSON objects and headers of safetensors, as they must be
     folder_kinds.py  folders that hold something else, and what to give instead
     config_checks.py  sizes, heads, dtype and kind in a config
-    loading.py       configs, weights and tokenizers from a source
+    configs.py       configs from a source
+    tokenizers.py    tokenizers from a source
+    loading.py       models with their weights from a source
     weight_files.py  a model directory read by slices, one weight at a time
     conversion.py    names and shapes in files against those in memory
-    facts.py         shapes and counts from the config alone, for plans
+    facts.py         shapes and counts that plans need
+    description.py   these facts, found from the config alone
     blocks.py        decoder blocks, their matrices, and one block run by itself
     matrices.py      one prunable matrix: read, write, observe its input
     sharding.py      a model sharded over ranks by FSDP2

@@ -28,8 +28,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig, PreTrained
 from core.activations import Calibration
 from core.config import PruneConfig
 from core.measures.perplexity import evaluate
-from core.models.loading import load_model, load_tokenizer
+from core.models.loading import load_model
 from core.models.sharding import shard_
+from core.models.tokenizers import load_tokenizer
 from core.parallel import Ranks
 from core.precision import DTYPES, inference_dtype
 from core.pruners import PRUNERS

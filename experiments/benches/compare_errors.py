@@ -29,7 +29,7 @@ from torch import Tensor
 from core.activations import Activations, Group, gather_statistics
 from core.config import PruneConfig
 from core.models.blocks import prunable_blocks
-from core.models.loading import load_tokenizer
+from core.models.tokenizers import load_tokenizer
 from core.parallel import Ranks
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian

@@ -20,7 +20,8 @@ from torch import Tensor
 from core.activations import Calibration
 from core.config import FinetuneConfig, PruneConfig, Training
 from core.measures.perplexity import evaluate
-from core.models.facts import ModelFacts, describe_model
+from core.models.description import describe_model
+from core.models.facts import ModelFacts
 from core.models.loading import load_model
 from core.models.sharding import shard_
 from core.models.sources import local_source

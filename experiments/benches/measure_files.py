@@ -26,7 +26,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from core.models.loading import open_model, quiet
+from core.models.configs import quiet
+from core.models.loading import open_model
 from core.models.saving import save_model
 from core.models.sharding import shard_
 from core.models.weight_files import meta_model

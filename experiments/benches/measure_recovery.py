@@ -14,7 +14,7 @@ import torch
 from measure_cost import add_flags, describe_inputs, random_windows, run_again
 
 from core.config import FinetuneConfig, PruneConfig
-from core.models.facts import describe_model
+from core.models.description import describe_model
 from core.models.loading import load_model
 from core.models.sources import local_source
 from core.parallel import Ranks

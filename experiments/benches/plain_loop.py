@@ -27,9 +27,10 @@ from transformers import PreTrainedModel
 from core.activations import Calibration
 from core.config import FinetuneConfig, PruneConfig
 from core.measures.perplexity import evaluate
-from core.models.loading import load_model, load_tokenizer
+from core.models.loading import load_model
 from core.models.mask_files import Masks
 from core.models.sources import EMBEDDED, resolve_model
+from core.models.tokenizers import load_tokenizer
 from core.parallel import Ranks
 from core.precision import DTYPES, training_dtype
 from core.pruners import make_pruner

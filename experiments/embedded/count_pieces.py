@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 
-from core.models.loading import load_tokenizer
 from core.models.sources import EMBEDDED_DIR
+from core.models.tokenizers import load_tokenizer
 from core.texts.known_pieces import COUNTS, count_pieces
 from core.texts.sources import resolve_text
 

@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterable
 
 import torch
+import transformers
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
 
 from core.models.facts import ModelFacts
-from core.models.loading import sample_model
 from core.models.sources import ModelSource
 from core.precision import DTYPES
 
@@ -35,6 +34,9 @@ def measured_rates(
         training_dtype: dtype of training; weights are float32 then.
         device: the device to time.
     """
+    # It imports transformers' models, which only this function needs.
+    from core.models.loading import sample_model
+
     seq_len = min(facts.max_seq_len, 512)
     size = (max(1, SAMPLE_TOKENS // seq_len), seq_len)
     tokens = torch.randint(0, facts.vocab_size, size, device=device)
@@ -65,7 +67,7 @@ def sample_operations(facts: ModelFacts, tokens: torch.Tensor) -> float:
     return 2.0 * tokens.numel() * (weights + facts.vocab_size * facts.hidden_size + attention)
 
 
-def loss_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+def loss_of(model: transformers.PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     """Return the mean loss of the next token."""
     logits = model(tokens).logits[:, :-1].float()
     return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 
 from core.checks import require
 from core.models.checkpoint_files import StoredTensor, read_header
+from core.models.configs import named_errors, quiet, read_config
 from core.models.conversion import origins, tied_names
 from core.models.families import FAMILIES
-from core.models.loading import generation_config, named_errors, quiet, read_config
+from core.models.loading import generation_config
 from core.models.sources import ModelSource, is_stored, weight_paths, weights_dir
 from core.models.weight_files import meta_model
 from orchestrator.inputs.weight_values import require_finite, warn_if_sparse

@@ -8,16 +8,19 @@ stores that an earlier version made, which named local models by another rule.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from core.models.sources import EMBEDDED, ModelSource
+from core.models.facts import Linear, ModelFacts
+from core.models.sources import EMBEDDED, ModelSource, config_dir
 
 Recorded = Mapping[str, Any]
-"""One model of an earlier sweep: the fields of its `ModelSource`, and `row_name`."""
+"""One model of an earlier sweep: the fields of its `ModelSource`, `row_name`, and `facts` if the
+same code and libraries found them."""
 
 
 def as_known(
@@ -48,6 +51,29 @@ def as_known(
         and place_of(known["path_or_repo"]) == place
     }
     return preferred(names, source.name, name), source
+
+
+def facts_record(source: ModelSource, facts: ModelFacts) -> dict[str, Any]:
+    """Return the facts of a model as the record of a sweep holds them."""
+    return {"config": config_hash(source), "sizes": asdict(facts)}
+
+
+def recorded_facts(source: ModelSource, recorded: Sequence[Recorded]) -> ModelFacts | None:
+    """Return the facts that an earlier sweep of the store found; None if there are none."""
+    own = {source.identity, *source.aliases}
+    for known in recorded:
+        facts = known.get("facts")
+        if not facts or not own & identities(known) or facts["config"] != config_hash(source):
+            continue
+        sizes = {**facts["sizes"], "name": source.name}
+        linears = tuple(Linear(**each) for each in sizes["linears"])
+        return ModelFacts(**{**sizes, "linears": linears})
+    return None
+
+
+def config_hash(source: ModelSource) -> str:
+    """Return the SHA-256 of the file with a model's config."""
+    return hashlib.sha256((config_dir(source) / "config.json").read_bytes()).hexdigest()
 
 
 def identities(known: Recorded) -> set[str]:

@@ -16,14 +16,18 @@ import torch
 from core.checks import require
 from core.hub.downloads import NotFetchedError
 from core.models.config_checks import require_dtype
-from core.models.facts import ModelFacts, describe_model
+from core.models.facts import ModelFacts
 from core.models.sources import EMBEDDED, ModelSource, resolve_model
 from core.precision import inference_dtype, training_dtype
 from core.texts.protocols import PROTOCOLS
 from core.texts.sources import Text
 from orchestrator.config import SweepConfig
-from orchestrator.inputs.checkpoint_checks import require_fitting_weights
-from orchestrator.inputs.known_models import Recorded, as_known, name_in_results
+from orchestrator.inputs.known_models import (
+    Recorded,
+    as_known,
+    name_in_results,
+    recorded_facts,
+)
 from orchestrator.inputs.text_names import text_names
 from orchestrator.inputs.texts import ModelTexts, resolve_texts
 from orchestrator.plan.inputs import ModelInputs
@@ -41,6 +45,8 @@ class ResolvedModel:
     inputs: ModelInputs
     texts: dict[str, Text] = field(default_factory=dict)
     """Texts by identity."""
+    is_checked: bool = True
+    """False if facts come from a store's record, and the weights were not compared with them."""
 
 
 def resolve_inputs(config: SweepConfig, recorded: Sequence[Recorded] = ()) -> list[ResolvedModel]:
@@ -55,7 +61,7 @@ def resolve_inputs(config: SweepConfig, recorded: Sequence[Recorded] = ()) -> li
     """
     device = torch.device("cuda" if config.resources.use_gpu else "cpu")
     try:
-        models = [resolve_one(config, name, device) for name in config.grid.models]
+        models = [resolve_one(config, name, device, recorded) for name in config.grid.models]
     except NotFetchedError as error:
         raise NotFetchedError.together(all_missing(config) or [error]) from error
     seen: dict[str, str] = {}
@@ -97,12 +103,14 @@ def all_missing(config: SweepConfig) -> list[NotFetchedError]:
         return [error for error in threads.map(missing, asks.values()) if error is not None]
 
 
-def resolve_one(config: SweepConfig, name: str, device: torch.device) -> ResolvedModel:
+def resolve_one(
+    config: SweepConfig, name: str, device: torch.device, recorded: Sequence[Recorded]
+) -> ResolvedModel:
     """Return one model with its calibration, training and evaluation texts."""
     source = resolve_model(name, needs_weights=not config.output.dry_run)
-    facts = describe_model(source)
+    known = recorded_facts(source, recorded)
+    facts = known or checked_facts(config, source)
     require_dtype(name, config.grid.dtype, facts.dtype)
-    require_fitting_weights(source, keeps_zeros=config.prune.keep_zeros)
     require_widths(config, facts)
     is_embedded = name == EMBEDDED
     texts = ModelTexts(config, facts)
@@ -124,7 +132,25 @@ def resolve_one(config: SweepConfig, name: str, device: torch.device) -> Resolve
     )
     if found.training is not None:
         require_whole_windows(config, inputs, seq_len)
-    return ResolvedModel(source, facts, inputs, texts.by_identity())
+    return ResolvedModel(source, facts, inputs, texts.by_identity(), is_checked=known is None)
+
+
+def checked_facts(config: SweepConfig, source: ModelSource) -> ModelFacts:
+    """Return the facts of a model; refuse weights that do not fit its config."""
+    # These import transformers' models: three seconds that a finished sweep does without.
+    from core.models.description import describe_model
+    from orchestrator.inputs.checkpoint_checks import require_fitting_weights
+
+    facts = describe_model(source)
+    require_fitting_weights(source, keeps_zeros=config.prune.keep_zeros)
+    return facts
+
+
+def require_checked(config: SweepConfig, models: Sequence[ResolvedModel]) -> None:
+    """Check the models, before any work, whose facts come from a record."""
+    for model in models:
+        if not model.is_checked:
+            checked_facts(config, model.source)
 
 
 def require_widths(config: SweepConfig, facts: ModelFacts) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from core.hub.identity import file_hash
-from core.models.loading import load_tokenizer
 from core.models.sources import ModelSource
+from core.models.tokenizers import load_tokenizer
 from core.texts.sources import Text
 from core.texts.windows import training_windows
 from orchestrator.failure import MISSING, DamagedTokensError

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from core.checks import require
 from core.models.facts import ModelFacts
-from core.models.loading import load_tokenizer
 from core.models.sources import ModelSource
+from core.models.tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

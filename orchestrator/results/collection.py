@@ -18,7 +18,7 @@ from orchestrator.results.record import (
     labels_of,
     newest_record,
 )
-from orchestrator.results.schema import Row
+from orchestrator.results.schema import SCHEMA, Row
 from orchestrator.store.rows import FOLDER as ROWS
 from orchestrator.store.store import Store
 
@@ -34,18 +34,20 @@ def stamp_of(store: Store, record: Record) -> str:
     """Return a name for all that `results.parquet` is made of; any change gives another one."""
     stages = sorted(store.stages.ids()) if asks_tasks(record) else []
     rows = sorted(store.files.stamps(ROWS, ".json").items())
-    return identity([record["sweep_id"], rows, stages])
+    return identity([record["sweep_id"], rows, stages, SCHEMA.names])
 
 
 def write_results(store: Store, rows: Iterable[Row], stamp: str) -> None:
-    """Write `results.parquet`.
+    """Write `results.parquet`, unless it has that stamp.
 
     Args:
         store: the store.
         rows: its rows as `gather` returns them.
         stamp: from `stamp_of` before the rows were read, so that later rows count as changes.
     """
-    write_parquet(rows, store.files.join(FILE), store.files.filesystem, stamp)
+    path, filesystem = store.files.join(FILE), store.files.filesystem
+    if made_of(path, filesystem) != stamp:
+        write_parquet(rows, path, filesystem, stamp)
 
 
 def refresh_results(store: Store, record: Record | None = None) -> None:

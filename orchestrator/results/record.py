@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.plan import Plan
+from orchestrator.results import versions
 from orchestrator.store.files import read_object
 from orchestrator.store.store import Store
 
@@ -51,12 +53,27 @@ def all_records(store: Store) -> list[Record]:
 
 
 def recorded_models(store: Store) -> list[dict[str, Any]]:
-    """Return the models of all sweeps of a store: the fields of their sources, and `row_name`."""
+    """Return the models of all sweeps of a store: the fields of their sources, and `row_name`.
+
+    `facts` are with them if this code and these libraries found them.
+    """
     return [
-        {**source, "row_name": name}
+        {**source, "row_name": name, "facts": facts_of(record).get(name)}
         for record in all_records(store)
         for name, source in record.get("sources", {}).items()
     ]
+
+
+def facts_of(record: Record) -> Mapping[str, Any]:
+    """Return the recorded facts of models by name, none that another version has found."""
+    facts = record.get("facts", {})
+    return facts.get("models", {}) if facts.get("found_by") == finder() else {}
+
+
+def finder() -> dict[str, str]:
+    """Return what the facts of a model depend on beside its config: code and libraries."""
+    libraries = {name: version(name) for name in ("torch", "transformers")}
+    return {"sources": versions.source_hash(), **libraries}
 
 
 def asks_tasks(record: Record) -> bool:

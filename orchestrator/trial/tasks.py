@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from core.measures.zero_shot import run_task
-from core.models.loading import load_tokenizer
+from core.models.tokenizers import load_tokenizer
 from orchestrator.plan.kinds import Tasks
 from orchestrator.plan.stages import Stage
 from orchestrator.trial.clock import timed

@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from core.models.loading import load_tokenizer, open_model
+from core.models.loading import open_model
 from core.models.mask_files import MASKS_FILE, MaskFile, Masks, load_masks
 from core.models.model_writer import ModelWriter
 from core.models.residence import Streamed, residence_of
 from core.models.saving import save_model, save_settings
 from core.models.sharding import shard_
 from core.models.sources import ModelSource
+from core.models.tokenizers import load_tokenizer
 from core.parallel import Ranks
 from core.precision import DTYPES
 from orchestrator.estimate.devices import processes_here, usable_bytes

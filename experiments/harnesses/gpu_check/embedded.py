@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 from core.measures.perplexity import evaluate
 from core.measures.sparsity import measure
 from core.models.blocks import prunable_blocks
-from core.models.loading import load_model, load_tokenizer
+from core.models.loading import load_model
 from core.models.mask_files import Masks
 from core.models.sources import EMBEDDED_DIR
+from core.models.tokenizers import load_tokenizer
 from core.parallel import Ranks
 from core.texts.named_texts import Role
 from core.texts.sources import resolve_text

@@ -9,7 +9,7 @@ import torch
 from measure_cost import describe_inputs
 from transformers import LlamaConfig, OPTConfig, PreTrainedConfig
 
-from core.models.facts import describe_model
+from core.models.description import describe_model
 from core.models.sources import ModelSource
 from gpu_check.findings import Finding
 from gpu_check.sizes import Place
