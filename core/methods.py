@@ -6,16 +6,21 @@ once. Versions enter stage identities. Raise one whenever the numbers that it st
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from core.checks import require_known
 from core.config import PruneConfig
 
 StatisticName = Literal["InputNorms", "Hessian"]
 
 COMMON_FIELDS = ("refine", "allocation", "keep_zeros")
 """`PruneConfig` fields that every method reads."""
+COMPENSATED_FIELDS = (*COMMON_FIELDS, "dampening_frac", "block_size", "uncompensated")
+"""Fields that every method reads that moves survivors."""
 OPTION_VERSIONS = {"refine": 3, "allocation": 1, "weight_bits": 1, "keep_zeros": 1}
+OPTION_VERSIONS |= {"uncompensated": 1}
 """Version of each option of `PruneConfig`; part of an identity only where the option is on."""
 
 
@@ -53,14 +58,14 @@ METHODS = {
             "sparsegpt",
             2,
             "prunes column by column and compensates (arXiv 2301.00774)",
-            (*COMMON_FIELDS, "dampening_frac", "block_size", "weight_bits", "quant_group_size"),
+            (*COMPENSATED_FIELDS, "weight_bits", "quant_group_size"),
             "Hessian",
         ),
         Method(
             "alps",
             4,
             "ADMM mask, conjugate-gradient weights (arXiv 2406.07831)",
-            (*COMMON_FIELDS, "dampening_frac", "block_size"),
+            COMPENSATED_FIELDS,
             "Hessian",
         ),
     )
@@ -72,3 +77,15 @@ def needs_calibration(method: str, config: PruneConfig) -> bool:
     """Return True if a method with these settings looks at the inputs of layers."""
     observed = METHODS[method].statistic is not None or config.refine is not None
     return observed or config.allocation != "uniform"
+
+
+def require_matrices(config: PruneConfig, names: Iterable[str]) -> None:
+    """Refuse settings for matrices that a model does not have.
+
+    Args:
+        config: the settings.
+        names: of all prunable matrices of the model.
+    """
+    known = dict.fromkeys(name.rpartition(".")[2] for name in names)
+    for name in config.uncompensated:
+        require_known("prune.uncompensated", name, known)

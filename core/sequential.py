@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from core.activations import Activations, Calibration, gather_statistics
 from core.finished_blocks import FinishedBlock
 from core.measures.sparsity import assert_growing
+from core.methods import require_matrices
 from core.models.blocks import Block, prunable_blocks
 from core.models.mask_files import Masks, PackedMasks
 from core.models.residence import residence_of
@@ -63,9 +64,11 @@ def prune_(
 
     Raises:
         PruningError: on all ranks alike, naming the layer.
+        BadInputError: settings name a matrix that the model does not have.
     """
     blocks = prunable_blocks(model)
     names = [name for block in blocks for name in block.matrices]
+    require_matrices(pruner.config, names)
     targets = dict.fromkeys(names, target) if isinstance(target, Target) else target
     activations = None
     if pruner.statistic is not None:

@@ -157,7 +157,10 @@ def solve_matrices(
     if problem.masks:
         earlier = [problem.masks[one.name][rows].to(team.device) for one, rows in zip(chosen, at)]
     solution = problem.pruner.prune(weights, group.statistic, targets, earlier, team)
-    part.pruned |= {one.name: new for one, new in zip(chosen, solution.matrices, strict=True)}
+    for one, before, new in zip(chosen, weights, solution.matrices, strict=True):
+        if one.name.rpartition(".")[2] in problem.pruner.config.uncompensated:
+            new = replace(new, weight=before.masked_fill(~new.mask, 0))
+        part.pruned[one.name] = new
     part.dampening_frac = max(part.dampening_frac, solution.dampening_frac or 0.0)
 
 

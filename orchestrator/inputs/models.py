@@ -15,6 +15,7 @@ import torch
 
 from core.checks import require
 from core.hub.downloads import NotFetchedError
+from core.methods import require_matrices
 from core.models.config_checks import require_dtype
 from core.models.facts import ModelFacts
 from core.models.sources import EMBEDDED, ModelSource, resolve_model
@@ -112,6 +113,7 @@ def resolve_one(
     facts = known or checked_facts(config, source)
     require_dtype(name, config.grid.dtype, facts.dtype)
     require_widths(config, facts)
+    require_matrices(config.prune, [linear.name for linear in facts.linears])
     is_embedded = name == EMBEDDED
     texts = ModelTexts(config, facts)
     found = resolve_texts(texts, text_names(config, is_embedded))
