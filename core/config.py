@@ -72,8 +72,8 @@ class PruneConfig:
     target below their share leaves them as they are. Not for N:M."""
 
     uncompensated: tuple[str, ...] = ()
-    """Matrices whose survivors keep their value, by the last part of their name: k_proj for OPT or
-    v_proj for LLaMA lowers the perplexity at high sparsity (arXiv 2601.09176)."""
+    """Matrices whose survivors keep their value, by the last part of their name. One paper reports
+    lower perplexities with k_proj for OPT and v_proj for LLaMA (arXiv 2601.09176)."""
 
     def __post_init__(self) -> None:
         give_types_(self, "prune.")

@@ -17,21 +17,21 @@ from transformers import PreTrainedTokenizerBase
 
 from core.texts.content import documents, joined
 from core.texts.sources import Text
+from core.texts.tokenization import WithoutBos
 from core.texts.windows import Window, document_draws
 
 
-def token_counts(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
+def token_counts(text: str, tokenizer: PreTrainedTokenizerBase | WithoutBos) -> Tensor | None:
     """Return the words begun and bytes covered by each token of a string, [num_tokens, 2] int32.
 
     The columns sum to the words and bytes of the string. Bytes that no token covers (whitespace
     that a tokenizer drops) count for the next token, or at the end for the last one. Special tokens
     cover nothing. The result is None for a tokenizer that gives no offsets.
     """
-    if not tokenizer.is_fast:
+    bare = tokenizer.tokenizer if isinstance(tokenizer, WithoutBos) else tokenizer
+    if not bare.is_fast:
         return None
-    encoded = tokenizer(
-        text, verbose=False, return_attention_mask=False, return_offsets_mapping=True
-    )
+    encoded = bare(text, verbose=False, return_attention_mask=False, return_offsets_mapping=True)
     offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     ends = np.maximum.accumulate(offsets[:, 1])
     ends[-1:] = len(text)
@@ -41,16 +41,21 @@ def token_counts(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor | None
     begins[[match.start() for match in re.finditer(r"\S+", text)]] = 1
     upto = [np.concatenate([[0], np.cumsum(per_character)]) for per_character in (begins, widths)]
     counts = [np.diff(total[ends], prepend=0) for total in upto]
-    return torch.from_numpy(np.stack(counts, axis=1).astype(np.int32))
+    own = tokenizer.num_own(encoded["input_ids"]) if isinstance(tokenizer, WithoutBos) else 0
+    return torch.from_numpy(np.stack(counts, axis=1).astype(np.int32))[own:]
 
 
-def stream_counts(text: Text, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
+def stream_counts(text: Text, tokenizer: PreTrainedTokenizerBase | WithoutBos) -> Tensor | None:
     """Return the `token_counts` of the tokens of `token_stream`."""
     return token_counts(joined(text), tokenizer)
 
 
 def sampled_counts(
-    text: Text, tokenizer: PreTrainedTokenizerBase, num_samples: int, seq_len: int, seed: int
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase | WithoutBos,
+    num_samples: int,
+    seq_len: int,
+    seed: int,
 ) -> Tensor | None:
     """Return the `token_counts` of the windows that `calibration_windows` draws from documents.
 

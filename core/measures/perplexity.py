@@ -50,7 +50,8 @@ def evaluate(
 ) -> Perplexity:
     """Evaluate a model on windows that the ranks share (collective); keep infinity and NaN.
 
-    The first token of a window has no context and is never predicted. The mean of a window is over
+    The first token of a window has no context and is never predicted; where it is BOS, it is none
+    of the scored ones. The mean of a window is over
     its other scored tokens, and its weight is the number of all its scored tokens.
 
     Raises:
@@ -65,7 +66,7 @@ def evaluate(
     # Forward passes of sharded models are collective: every rank runs the same number of them.
     turns = range(0, len(batches), ranks.size)
     mine = [batches[min(turn + ranks.rank, len(batches) - 1)] for turn in turns]
-    tokens = [torch.stack([stream[w.begin : w.end] for w in batch]) for batch in mine]
+    tokens = [torch.stack([window.ids(stream) for window in batch]) for batch in mine]
     outputs = forward(model, tokens, ranks, compute_dtype)
     for turn, batch, (ids, logits) in zip(turns, mine, outputs):
         if turn + ranks.rank < len(batches):
@@ -107,9 +108,9 @@ def batched(windows: list[Window], micro_batch: int) -> list[list[Window]]:
     """Return runs of at most `micro_batch` neighbouring windows of equal length."""
     batches: list[list[Window]] = []
     for window in windows:
-        length = window.end - window.begin
+        length = window.length
         last = batches[-1] if batches else []
-        if last and len(last) < micro_batch and last[0].end - last[0].begin == length:
+        if last and len(last) < micro_batch and last[0].length == length:
             last.append(window)
         else:
             batches.append([window])

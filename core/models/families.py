@@ -75,3 +75,11 @@ FAMILIES = {
     "gemma3_text": replace(NORM_AROUND, kept_widths=(0, 12)),
 }
 """All supported families by the `model_type` of their config."""
+
+
+def needs_bos(model_type: str) -> bool:
+    """Return True if a family predicts nonsense in a window that does not begin with BOS.
+
+    Gemma 2B has a perplexity of 650 without it and 21 with it.
+    """
+    return "gemma" in model_type

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.checks import require
+
 if TYPE_CHECKING:  # It takes seconds, and a tokenizer that is here has been imported already.
     from transformers import PreTrainedTokenizerBase
 
@@ -37,8 +39,34 @@ CUT = re.compile(rf"(?<=[ -~\n])(?=\n{BEHIND.pattern})")
 """The place before a line break that GPT-2's pattern always matches alone."""
 
 
-def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+@dataclass(frozen=True)
+class WithoutBos:
+    """A tokenizer of texts that do not begin with BOS, because each window of them does."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def bos(self) -> int:
+        """The id of BOS.
+
+        Raises:
+            BadInputError: the tokenizer has none.
+        """
+        found = self.tokenizer.bos_token_id
+        remedy = "its windows begin with BOS, and its tokenizer names none; save its own beside it"
+        require(found is not None, "models", self.tokenizer.name_or_path, remedy)
+        return found
+
+    def num_own(self, ids: Sequence[int] | Tensor) -> int:
+        """Return how many BOS the tokenizer itself put in front of a text: 0 or 1."""
+        return int(len(ids) > 0 and int(ids[0]) == self.bos)
+
+
+def tokenize(text: str, tokenizer: PreTrainedTokenizerBase | WithoutBos) -> Tensor:
     """Return token ids [num_tokens], with the default special tokens once, around the whole."""
+    if isinstance(tokenizer, WithoutBos):
+        ids = tokenize(text, tokenizer.tokenizer)
+        return ids[tokenizer.num_own(ids) :]
     pieces = cut(text) if len(text) > PIECE_CHARS and cuts_at_lines(tokenizer) else [text]
     if len(pieces) == 1:
         return torch.from_numpy(encode(text, tokenizer))

@@ -3,6 +3,9 @@
 The texts come from `sources.py` and `content.py`. A document or a stream is tokenized as one string
 with the tokenizer's default special tokens, so these stand once, at its start. Calibration and
 training windows follow from a seed.
+
+Some families need BOS at the start of each window (`models/families.py`). Their texts are read by
+`WithoutBos`, in windows of one token less, and `begun` puts BOS in front of each.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from core.checks import require
 from core.config import Sampling
 from core.texts.content import documents, joined
 from core.texts.named_texts import TextName
 from core.texts.sources import Text
-from core.texts.tokenization import tokenize
+from core.texts.tokenization import WithoutBos, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 @functools.lru_cache(maxsize=8)
-def token_stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def token_stream(text: Text, tokenizer: PreTrainedTokenizerBase | WithoutBos) -> Tensor:
     """Return all tokens of the joined text [num_tokens], cached for the same two objects."""
     return tokenize(joined(text), tokenizer)
 
@@ -43,7 +47,7 @@ def default_sampling(text: Text) -> Sampling:
 
 def calibration_windows(
     text: Text,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | WithoutBos,
     num_samples: int,
     seq_len: int,
     sampling: Sampling | None,
@@ -99,7 +103,7 @@ def calibration_windows(
 
 @functools.lru_cache(maxsize=8)
 def document_draws(
-    text: Text, tokenizer: PreTrainedTokenizerBase, count: int, seq_len: int, seed: int
+    text: Text, tokenizer: PreTrainedTokenizerBase | WithoutBos, count: int, seq_len: int, seed: int
 ) -> tuple[tuple[int, int], ...]:
     """Return (document, first token) of each window that `sampling="documents"` draws."""
     draw, rows = random.Random(seed), documents(text)
@@ -191,6 +195,11 @@ def windows_at(stream: Tensor, starts: Tensor, seq_len: int) -> Tensor:
     return stream[starts[:, None] + torch.arange(seq_len)]
 
 
+def begun(windows: Tensor, bos: int) -> Tensor:
+    """Return windows [count, seq_len - 1] with BOS in front of each, [count, seq_len]."""
+    return functional.pad(windows, (1, 0), value=bos)
+
+
 @dataclass(frozen=True)
 class Window:
     """Tokens `begin` to `end` of a stream for evaluation; the last `num_scored` of them count."""
@@ -198,27 +207,44 @@ class Window:
     begin: int
     end: int
     num_scored: int
+    bos: int | None = None
+    """A token in front of them that does not count."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model reads."""
+        return self.end - self.begin + (self.bos is not None)
+
+    def ids(self, stream: Tensor) -> Tensor:
+        """Return the tokens that the model reads, [length]."""
+        ids = stream[self.begin : self.end]
+        return ids if self.bos is None else begun(ids, self.bos)
 
 
 def evaluation_windows(
-    num_tokens: int, seq_len: int, stride: int | None = None, max_windows: int | None = None
+    num_tokens: int,
+    seq_len: int,
+    stride: int | None = None,
+    max_windows: int | None = None,
+    bos: int | None = None,
 ) -> list[Window]:
     """Return the windows that a protocol evaluates on, in order.
 
     Without a stride, windows lie side by side and an incomplete tail is dropped. With a stride
     below the window, only tokens not scored before count. A stream shorter than one window has
-    none.
+    none. With BOS each window is BOS and the next `seq_len - 1` tokens of a stream without it.
     """
-    if stride is None or stride == seq_len:
-        count = num_tokens // seq_len
-        windows = [Window(i * seq_len, (i + 1) * seq_len, seq_len) for i in range(count)]
+    width = seq_len - (bos is not None)
+    if stride in (None, seq_len, width):
+        count = num_tokens // width
+        windows = [Window(i * width, (i + 1) * width, width, bos) for i in range(count)]
         return windows[:max_windows]
-    if num_tokens < seq_len:
+    if num_tokens < width:
         return []
     windows, scored = [], 0
     for begin in range(0, num_tokens, stride):
-        end = min(begin + seq_len, num_tokens)
-        windows.append(Window(begin, end, end - scored))
+        end = min(begin + width, num_tokens)
+        windows.append(Window(begin, end, end - scored, bos))
         scored = end
         if end == num_tokens:
             break

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from core.checks import require
 from core.models.facts import ModelFacts
+from core.models.families import needs_bos
 from core.texts.protocols import PROTOCOLS, Protocol
 from core.texts.sources import Text, same_text
 from core.texts.windows import default_sampling
@@ -37,6 +38,11 @@ class ModelTexts:
         """The protocol of the sweep."""
         return PROTOCOLS[self.config.grid.protocol]
 
+    @property
+    def bos(self) -> bool:
+        """True if each window begins with BOS, as the model's family needs it."""
+        return needs_bos(self.facts.model_type)
+
     def by_identity(self) -> dict[str, Text]:
         """Return the texts by their identity."""
         return {text.identity: text for text in self.found.values()}
@@ -64,19 +70,21 @@ class ModelTexts:
         longest = self.protocol.max_seq_len
         seq_len = self.window_length("calibration.seq-len", config.seq_len, longest)
         sampling = config.sampling or default_sampling(text)
-        return CalibrationText(text.label, text.identity, config.num_samples, seq_len, sampling)
+        windows = (config.num_samples, seq_len, sampling)
+        return CalibrationText(text.label, text.identity, *windows, bos=self.bos)
 
     def training(self, name: str) -> TrainingText:
         """Return training text and window length."""
         text = self.found["finetune.text"] = self.protocol.resolve(name, "finetune")
         wanted, longest = self.config.finetune.seq_len, Protocol.max_seq_len
         seq_len = self.window_length("finetune.seq-len", wanted, longest)
-        return TrainingText(text.label, text.identity, seq_len)
+        return TrainingText(text.label, text.identity, seq_len, bos=self.bos)
 
     def validation(self, name: str, seq_len: int) -> ValidationText:
         """Return the text that a learning rate is chosen on, in windows like those of training."""
         text = self.found["finetune.validation"] = self.protocol.resolve(name, "validation")
-        return ValidationText(text.label, text.identity, seq_len, VALIDATION_TOKENS // seq_len)
+        windows = (seq_len, VALIDATION_TOKENS // seq_len)
+        return ValidationText(text.label, text.identity, *windows, bos=self.bos)
 
     def evaluations(self, names: tuple[str, ...]) -> tuple[EvaluationText, ...]:
         """Return evaluation texts, windows and stride."""
@@ -96,7 +104,7 @@ class ModelTexts:
             reading = protocol.reading(name, "evaluation")
             most = config.max_windows or reading.max_windows
             windows = (seq_len, stride, most, reading.num_samples)
-            inputs.append(EvaluationText(text.label, text.identity, *windows))
+            inputs.append(EvaluationText(text.label, text.identity, *windows, bos=self.bos))
         return tuple(inputs)
 
     def require_disjoint(self) -> None:

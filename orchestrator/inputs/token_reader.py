@@ -18,7 +18,7 @@ from core.hub.identity import file_hash
 from core.models.sources import ModelSource
 from core.models.tokenizers import load_tokenizer
 from core.texts.sources import Text
-from core.texts.windows import training_windows
+from core.texts.windows import begun, training_windows
 from orchestrator.failure import MISSING, DamagedTokensError
 from orchestrator.inputs.token_files import has_tokens, noted_failure, read_tokens, write_tokens
 from orchestrator.inputs.tokens import COUNTS, count_units, tokenise, tokens_id
@@ -69,8 +69,11 @@ class TokenReader:
         except DamagedTokensError as damage:
             if not damage.is_missing:
                 logger.warning("%s; drawn again", damage)
-        size = (draw.num_windows, draw.text.seq_len)
-        return training_windows(self.tokens(draw.text), *size, draw.seed, draw.round)
+        stream, text = self.tokens(draw.text), draw.text
+        if not text.bos:
+            return training_windows(stream, draw.num_windows, text.seq_len, draw.seed, draw.round)
+        size = (draw.num_windows, text.seq_len - 1)
+        return begun(training_windows(stream[1:], *size, draw.seed, draw.round), int(stream[0]))
 
     def wait_for(self, names: set[str]) -> None:
         """Wait until the command has made the files of these names.

@@ -15,13 +15,21 @@ from torch import Tensor
 from core.checks import require
 from core.measures.counts import sampled_counts, stream_counts
 from core.texts.sources import Text
-from core.texts.windows import calibration_windows, token_stream
+from core.texts.tokenization import WithoutBos
+from core.texts.windows import begun, calibration_windows, token_stream
 from orchestrator.failure import DamagedTokensError
 from orchestrator.inputs.models import ResolvedModel
 from orchestrator.inputs.token_files import read_tokens, stored_names, write_tokens
 from orchestrator.inputs.tokenizer_checks import fitting_tokenizer, require_known_ids
 from orchestrator.plan.identity import identity
-from orchestrator.plan.inputs import Draw, EvaluationText, Reading, TrainingDraw, TrainingText
+from orchestrator.plan.inputs import (
+    Draw,
+    EvaluationText,
+    Reading,
+    TextInput,
+    TrainingDraw,
+    TrainingText,
+)
 from orchestrator.plan.stages import Stage
 from orchestrator.store.store import Store
 
@@ -83,36 +91,45 @@ def known_tokens(reading: Reading, model: ResolvedModel, tokenizer: Any) -> Tens
 
 
 def tokenise(reading: Reading, texts: Mapping[str, Text], tokenizer: Any) -> Tensor:
-    """Return calibration windows, or the whole stream of a training or evaluation text."""
+    """Return calibration windows, or the whole stream of a training or evaluation text.
+
+    A stream whose windows begin with BOS has one BOS in front, and windows are made without it.
+    """
+    spec = reading.text if isinstance(reading, Draw) else reading
+    text, seq_len, reader = texts[spec.text], spec.seq_len - spec.bos, reader_of(spec, tokenizer)
     if isinstance(reading, Draw):
-        spec = reading.text
-        return calibration_windows(
-            texts[spec.text],
-            tokenizer,
-            num_samples=spec.num_samples,
-            seq_len=spec.seq_len,
-            sampling=spec.sampling,
+        windows = calibration_windows(
+            text,
+            reader,
+            num_samples=reading.text.num_samples,
+            seq_len=seq_len,
+            sampling=reading.text.sampling,
             seed=reading.seed,
         )
-    text, seq_len = texts[reading.text], reading.seq_len
-    if isinstance(reading, EvaluationText) and reading.num_samples is not None:
-        count = reading.num_samples
-        windows = calibration_windows(text, tokenizer, count, seq_len, "documents", SAMPLED_SEED)
-        return windows.flatten()
-    stream = token_stream(text, tokenizer)
+        return begun(windows, reader.bos) if isinstance(reader, WithoutBos) else windows
+    if isinstance(spec, EvaluationText) and spec.num_samples is not None:
+        size = (spec.num_samples, seq_len)
+        stream = calibration_windows(text, reader, *size, "documents", SAMPLED_SEED).flatten()
+    else:
+        stream = token_stream(text, reader)
     remedy = f"has {len(stream)} tokens, 0 windows of {seq_len}; give a longer text"
     require(len(stream) >= seq_len, text.flag, text.name, remedy)
-    return stream
+    return begun(stream, reader.bos) if isinstance(reader, WithoutBos) else stream
+
+
+def reader_of(text: TextInput, tokenizer: Any) -> Any:
+    """Return the tokenizer as a text is read: without BOS where each window gets one."""
+    return WithoutBos(tokenizer) if text.bos else tokenizer
 
 
 def count_units(reading: Reading, texts: Mapping[str, Text], tokenizer: Any) -> Tensor | None:
-    """Return words and bytes of every token that `tokenise` gives for an evaluation."""
+    """Return words and bytes of every token that is scored of what `tokenise` gives."""
     assert isinstance(reading, EvaluationText)
-    text = texts[reading.text]
+    text, reader = texts[reading.text], reader_of(reading, tokenizer)
     if reading.num_samples is not None:
-        size = (reading.num_samples, reading.seq_len)
-        return sampled_counts(text, tokenizer, *size, SAMPLED_SEED)
-    return stream_counts(text, tokenizer)
+        size = (reading.num_samples, reading.seq_len - reading.bos)
+        return sampled_counts(text, reader, *size, SAMPLED_SEED)
+    return stream_counts(text, reader)
 
 
 def save_tokens(store: Store, tokens: dict[str, Tensor]) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 from core.checks import require
 from core.texts.content import joined
 from core.texts.known_pieces import KnownPieces
-from core.texts.tokenization import tokenize
-from core.texts.windows import training_starts, windows_at
+from core.texts.tokenization import WithoutBos, tokenize
+from core.texts.windows import begun, training_starts, windows_at
 from orchestrator.failure import last_line
 from orchestrator.inputs.models import ResolvedModel
 from orchestrator.inputs.token_files import note_failure, stored_names, write_tokens
@@ -71,6 +71,8 @@ class WholeStream:
     model: ResolvedModel
     content: str
     tokenizer: Any
+    bos: bool = False
+    """True if the tokens have one BOS in front, for windows that begin with it."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -79,23 +81,30 @@ class WholeStream:
 
     def make(self) -> dict[str, Tensor]:
         """Return the tensor of the file."""
-        tokens = tokenize(self.content, self.tokenizer)
+        tokens = self.encode(self.content)
         require_known_ids(self.model.facts, tokens, self.tokenizer)
         return {self.name: tokens}
+
+    def encode(self, content: str) -> Tensor:
+        """Return the tokens of a text."""
+        if not self.bos:
+            return tokenize(content, self.tokenizer)
+        reader = WithoutBos(self.tokenizer)
+        return begun(tokenize(content, reader), reader.bos)
 
     def check(self, text: TrainingText) -> None:
         """Refuse a text that is too short, and tokens that the model has no embedding for."""
         tokens, size = torch.empty(0), max(CHECKED_CHARS, 8 * text.seq_len)
         # At its end, a part of a text may have more tokens than the text itself has there.
         while len(tokens) < 2 * text.seq_len and size // 4 < len(self.content):
-            tokens = tokenize(self.content[:size], self.tokenizer)
+            tokens = self.encode(self.content[:size])
             size *= 4
         found = self.model.texts[text.text]
         remedy = f"has {len(tokens)} tokens, 0 windows of {text.seq_len}; give a longer text"
         require(len(tokens) >= text.seq_len, found.flag, found.name, remedy)
         added, rows = self.tokenizer.get_added_vocab(), self.model.facts.vocab_size
         if any(index >= rows and token in self.content for token, index in added.items()):
-            tokens = tokenize(self.content, self.tokenizer)
+            tokens = self.encode(self.content)
         require_known_ids(self.model.facts, tokens, self.tokenizer)
 
 
@@ -180,9 +189,9 @@ def checked(
     """Return the way to make the files of a text; refuse a text that cannot be trained on."""
     tokenizer = fitting_tokenizer(model.source, model.facts)
     found = model.texts[text.text]
-    pieces = KnownPieces.of(found, tokenizer)
+    pieces = None if text.bos else KnownPieces.of(found, tokenizer)
     if pieces is not None and text.seq_len <= pieces.num_tokens:
         return KnownWindows(draws, pieces)
-    whole = WholeStream(stream, model, joined(found), tokenizer)
+    whole = WholeStream(stream, model, joined(found), tokenizer, text.bos)
     whole.check(text)
     return whole

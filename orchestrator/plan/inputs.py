@@ -7,7 +7,7 @@ two names of one content share stages.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from core.config import Sampling
@@ -22,10 +22,17 @@ class TextInput:
     """Name in results: as the user gave it, without the file of a local copy."""
     text: str
     """Identity of the content and of its reading."""
+    bos: bool = field(default=False, kw_only=True)
+    """True if each window is BOS and the next `seq_len - 1` tokens."""
 
     def fields(self) -> dict[str, Any]:
-        """Return all that numbers depend on."""
-        return {name: value for name, value in values_of(self).items() if name != "name"}
+        """Return all that numbers depend on; `bos` stands only where windows begin with it."""
+        left_out = ("name",) if self.bos else ("name", "bos")
+        return {name: value for name, value in values_of(self).items() if name not in left_out}
+
+    def stream_key(self, role: str) -> dict[str, Any]:
+        """Return what names the token file of the whole stream, beside the tokenizer."""
+        return {"stream": self.text, "role": role, **({"bos": True} if self.bos else {})}
 
     def record(self) -> dict[str, Any]:
         """Return the text as a sweep's record holds it."""
@@ -54,7 +61,7 @@ class TrainingText(TextInput):
 
     def tokens_key(self) -> dict[str, Any]:
         """Return what names its token file, beside the tokenizer."""
-        return {"stream": self.text, "role": "finetune"}
+        return self.stream_key("finetune")
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class ValidationText(TextInput):
 
     def tokens_key(self) -> dict[str, Any]:
         """Return what names its token file, beside the tokenizer."""
-        return {"stream": self.text, "role": "evaluation"}
+        return self.stream_key("evaluation")
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class EvaluationText(TextInput):
 
     def tokens_key(self) -> dict[str, Any]:
         """Return what names its token file, beside the tokenizer."""
-        key: dict[str, Any] = {"stream": self.text, "role": "evaluation"}
+        key = self.stream_key("evaluation")
         if self.num_samples is not None:
             key |= {"num_samples": self.num_samples, "seq_len": self.seq_len}
         return key

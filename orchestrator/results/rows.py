@@ -185,6 +185,7 @@ def evaluation_columns(
         "eval_text": work.text.name,
         "eval_seq_len": work.text.seq_len,
         "eval_stride": work.text.stride,
+        **({"window_start": "bos"} if work.text.bos else {}),
         "perplexity": result.get("perplexity"),
         "nll": result.get("nll"),
         "num_eval_tokens": result.get("num_tokens"),

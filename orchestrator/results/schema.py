@@ -76,10 +76,11 @@ _COLUMNS: dict[str, pa.DataType] = {
     "sweep_id": _TEXT,
     "in_current_grid": pa.bool_(),
 }
-FURTHER = {"environment": _TEXT, "lm_eval_version": _TEXT}
+FURTHER = {"environment": _TEXT, "lm_eval_version": _TEXT, "window_start": _TEXT}
 """Columns that a table has if a row has them. `environment`: JSON of all that the process of the
 evaluation recorded, such as the hash of its sources, threads, TF32 and the attention's
-implementation. `lm_eval_version`: version of the harness behind the columns of tasks."""
+implementation. `lm_eval_version`: version of the harness behind the columns of tasks.
+`window_start`: `bos` where every window of calibration, training and evaluation begins with it."""
 _KNOWN = frozenset([*_COLUMNS, *FURTHER])
 _COUNTS = tuple(name for name, kind in _COLUMNS.items() if kind == _COUNT)
 SCHEMA = pa.schema([pa.field(name, kind, name not in _REQUIRED) for name, kind in _COLUMNS.items()])

@@ -5,6 +5,7 @@ cell_rows.py     the rows of cells, written as these complete
 open_cells.py    the cells that are not settled, and the stages that they lack
 runners.py       the function that runs each kind of stage
 training.py      a training stage: one round for each learning rate
+evaluation.py    perplexity on a text
 tasks.py         a zero-shot task
 workspace.py     all that the stages share: tokens, and the way results are published
 weights.py       weights of stages, in memory or from the store

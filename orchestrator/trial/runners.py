@@ -14,18 +14,17 @@ from transformers import PreTrainedModel
 from core.activations import Calibration
 from core.allocation import allocate, outlier_ratios
 from core.measures.counts import scored_units
-from core.measures.perplexity import evaluate
 from core.models.blocks import prunable_matrices
 from core.models.mask_files import Masks
 from core.precision import DTYPES
 from core.pruners import make_pruner
 from core.sequential import PruneReport, prune_
-from core.texts.windows import evaluation_windows
 from orchestrator.plan.kinds import Evaluate, Finetune, Prune, Tasks
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.work import Work
 from orchestrator.trial.blocks import Blocks, opened_blocks
 from orchestrator.trial.clock import timed
+from orchestrator.trial.evaluation import perplexity_on
 from orchestrator.trial.tasks import run_tasks
 from orchestrator.trial.training import checkpoint_names, recover
 from orchestrator.trial.workspace import Workspace
@@ -123,16 +122,8 @@ def run_evaluate(space: Workspace, stage: Stage) -> None:
     text = work.text
     model, _ = space.weights.load(stage.parent, training=False)
     stream = space.tokens(text)
-    windows = evaluation_windows(len(stream), text.seq_len, text.stride, text.max_windows)
     with timed(space.ranks) as clock:
-        result = evaluate(
-            model,
-            stream,
-            windows,
-            space.ranks,
-            micro_batch=space.micro_batch(text.seq_len),
-            compute_dtype=DTYPES[work.dtype],
-        )
+        result, windows = perplexity_on(space, model, stream, text, work.dtype)
     metrics = {
         "perplexity": result.perplexity,
         "nll": result.nll,

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.measures.perplexity import evaluate
 from core.models.mask_files import Masks
 from core.parallel import local
 from core.precision import DTYPES
-from core.texts.windows import evaluation_windows
 from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
 from core.training.optimizer import TrainingError
@@ -27,6 +25,7 @@ from orchestrator.plan.kinds import Finetune
 from orchestrator.plan.stages import Stage
 from orchestrator.results.numbers import thinned
 from orchestrator.trial.checkpoints import opened_checkpoint, save_checkpoint
+from orchestrator.trial.evaluation import perplexity_on
 from orchestrator.trial.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -131,12 +130,7 @@ def validation_nll(space: Workspace, stage: Stage, model: PreTrainedModel) -> fl
     """Return the mean loss on validation text, in nats a token, evaluated as test text will be."""
     text = work_of(stage).validation
     assert text is not None
-    stream = space.tokens(text)
-    windows = evaluation_windows(len(stream), text.seq_len, None, text.max_windows)
-    micro_batch, dtype = space.micro_batch(text.seq_len), DTYPES[space.weights.dense_dtype]
-    return evaluate(
-        model, stream, windows, space.ranks, micro_batch=micro_batch, compute_dtype=dtype
-    ).nll
+    return perplexity_on(space, model, space.tokens(text), text, space.weights.dense_dtype)[0].nll
 
 
 def snapshot(model: PreTrainedModel) -> list[Tensor]:
