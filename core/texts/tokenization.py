@@ -52,7 +52,7 @@ class WithoutBos:
         Raises:
             BadInputError: the tokenizer has none.
         """
-        found = self.tokenizer.bos_token_id
+        found: Any = self.tokenizer.bos_token_id
         remedy = "its windows begin with BOS, and its tokenizer names none; save its own beside it"
         require(found is not None, "models", self.tokenizer.name_or_path, remedy)
         return found
