@@ -4,8 +4,9 @@
     python experiments/benches/measure_orchestration.py --repeats 1 --sparsities 0.5
 
 Times in turn: `sweep_opt.py` into an empty directory, the same work as a plain loop in one process
-(`plain_loop.py`), the command again, dry runs, `--help` and a wrong flag. Prints medians, and where
-the command's seconds went. Every timing is noted in `--work`, so that the same command goes on
+(`plain_loop.py`), the command with two slots of one core, the loop as two processes of one core,
+the finished command again, dry runs, `--help` and a wrong flag. Prints medians, and where the
+command's seconds went. Every timing is noted in `--work`, so that the same command goes on
 after an interruption.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -46,15 +48,29 @@ class Timings:
         self.work, self.flags = work, flags
         work.mkdir(parents=True, exist_ok=True)
 
-    def timed(self, name: str, command: list[str], codes: tuple[int, ...] = (0,)) -> dict:
-        """Run a command unless it is noted; return when it began, its seconds and last line."""
+    def timed(self, name: str, *commands: list[str], codes: tuple[int, ...] = (0,)) -> dict:
+        """Run commands at once unless they are noted; return when they began, seconds, last lines.
+
+        Several commands have one thread each.
+        """
         note = self.work / f"{name}.json"
         if not note.exists():
+            threads = {"OMP_NUM_THREADS": "1"} if len(commands) > 1 else {}
             began, start = time.time(), time.perf_counter()
-            done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+            running = [
+                subprocess.Popen(
+                    [sys.executable, *command],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    env=os.environ | threads,
+                )
+                for command in commands
+            ]
+            said = [process.communicate()[0] for process in running]
             seconds = time.perf_counter() - start
-            assert done.returncode in codes, done.stdout + done.stderr
-            last = done.stdout.strip().splitlines()[-1:]
+            assert all(process.returncode in codes for process in running), "".join(said)
+            last = [text.strip().splitlines()[-1] for text in said]
             note.write_text(json.dumps({"began": began, "seconds": seconds, "last": last}))
         return json.loads(note.read_text())
 
@@ -97,7 +113,18 @@ class Timings:
             "a wrong flag": ["--no-such-flag"],
         }[name]
         note = f"{name.replace(' ', '-').replace(',', '')}-{turn}"
-        return self.timed(note, [str(SCRIPT), *arguments], (0, 2))["seconds"]
+        return self.timed(note, [str(SCRIPT), *arguments], codes=(0, 2))["seconds"]
+
+    def two_slots(self, turn: int) -> float:
+        """Return the seconds of the sweep with two slots of one core."""
+        out = ["--out-dir", str(self.work / f"slots-{turn}" / "out"), "--cpus-per-worker", "1"]
+        return self.timed(f"slots-{turn}", [str(SCRIPT), *self.flags, *out])["seconds"]
+
+    def two_loops(self, turn: int) -> float:
+        """Return the seconds of the loop as two processes: SparseGPT and dense, and the others."""
+        one = [str(LOOP), *loop_flags(self.flags), "--methods", "sparsegpt"]
+        two = [str(LOOP), *loop_flags(self.flags), "--methods", "magnitude", "wanda", "--no-dense"]
+        return self.timed(f"loops-{turn}", one, two)["seconds"]
 
 
 def loop_flags(flags: list[str]) -> list[str]:
@@ -138,6 +165,10 @@ def main() -> None:
         sweeps.append(timings.sweep(turn))
         loops.append(timings.loop(turn))
     report(medians(sweeps), medians(loops))
+    if "--methods" not in flags:
+        slots, two = timings.two_slots(0), timings.two_loops(0)
+        print(f"two slots of one core          {slots:8.1f} s")
+        print(f"the loop as two processes      {two:8.1f} s, ratio {slots / two:.2f}")
     for name, target in QUICK.items():
         seconds = statistics.median(timings.quick(name, turn) for turn in turns)
         told = "" if target is None else f", target {target:g}"

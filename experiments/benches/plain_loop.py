@@ -4,9 +4,10 @@
     python experiments/benches/plain_loop.py --sparsities 0.5
 
 It uses core as a library: no Ray, no store, nothing that resumes. It shares what a plain loop
-shares: a pruned model is evaluated before it is trained, and an iterative branch goes on from its
-last sparsity. `bench_start.py` times it beside the command. Prints a line for each cell, and at the
-end the seconds of each kind of work as JSON.
+shares: an iterative branch goes on from its last sparsity. Each pruned model is evaluated before
+and after it is trained, as the rows of a sweep tell both. `measure_orchestration.py` times the loop
+beside the command. Prints a line for each cell, and at the end the seconds of each kind of work as
+JSON.
 """
 
 from __future__ import annotations
@@ -102,13 +103,16 @@ class PlainLoop:
             found = evaluate(model, self.test, windows, self.ranks, micro_batch=MICRO_BATCH)
         print(f"{cell:<28} {found.perplexity:8.2f}", flush=True)
 
-    def run(self, methods: list[str], sparsities: list[float]) -> None:
-        """Run dense, its trained control, and every method, regime and sparsity."""
+    def run_dense(self, rounds: int) -> None:
+        """Run the dense model and its trained control."""
         self.evaluate(self.dense, "dense")
         model = copy.deepcopy(self.dense)
-        for i in range(1, len(sparsities) + 1):
+        for i in range(1, rounds + 1):
             self.train_(model, {}, i)
             self.evaluate(model, f"dense finetune {i}")
+
+    def run(self, methods: list[str], sparsities: list[float]) -> None:
+        """Run every method, regime and sparsity."""
         for method in methods:
             for sparsity in sparsities:
                 model = copy.deepcopy(self.dense)
@@ -119,6 +123,8 @@ class PlainLoop:
             model, masks = copy.deepcopy(self.dense), {}
             for i, sparsity in enumerate(sparsities, start=1):
                 masks = self.prune(model, method, sparsity, masks)
+                if i > 1:  # The first is that of the other regimes.
+                    self.evaluate(model, f"{method} iterative {sparsity}, untrained")
                 self.train_(model, masks, i)
                 self.evaluate(model, f"{method} iterative {sparsity}")
 
@@ -128,9 +134,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", default=["magnitude", "wanda", "sparsegpt"])
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.3, 0.5, 0.7, 0.8, 0.9])
+    parser.add_argument("--no-dense", action="store_true", help="leave out dense and its control")
     flags = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     loop = PlainLoop(FinetuneConfig())
+    if not flags.no_dense:
+        loop.run_dense(len(flags.sparsities))
     loop.run(flags.methods, flags.sparsities)
     print(json.dumps({kind: round(seconds, 2) for kind, seconds in loop.seconds.items()}))
 
