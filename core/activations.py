@@ -10,14 +10,14 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.finished_blocks import Resumption
-from core.models.blocks import Block, block_inputs, hidden_backbone, run_block
+from core.models.blocks import Block, hidden_backbone
+from core.models.calls import Calls, run_block
 from core.models.matrices import Matrix
 from core.models.residence import residence_of
 from core.parallel import Ranks
@@ -81,29 +81,24 @@ class Activations:
         # pruning changes the weights. It would also round the products of the solvers.
         self.autocast = functools.partial(autocast, ranks.device, stored, dtype)
         self.hidden = place.hidden_states()
-        # Windows are never padded, so arguments depend on the shape alone.
-        self.kwargs: dict[torch.Size, list[dict[str, Any]]] = {}
         with place.opened(model), self.autocast():
+            self.calls = Calls(model, ranks.device)
             for batch in batches:
-                hidden, kwargs = block_inputs(model, batch.to(ranks.device))
-                self.hidden.append(hidden)
-                self.kwargs.setdefault(hidden.shape, kwargs)
+                self.hidden.append(self.calls.add(batch))
 
     def advance(self, block: Block, after: Callable[[], None] = lambda: None) -> None:
         """Make the block's outputs the next inputs; call `after` after each micro-batch."""
         for i, hidden in enumerate(self.hidden):
             with self.autocast():
-                kwargs = self.kwargs[hidden.shape][block.index]
-                self.hidden[i] = run_block(block.module, hidden, kwargs)
+                self.hidden[i] = self.calls.run(block.module, block.index, i, hidden)
             after()
 
     def look(self, block: Block, after: Callable[[], None]) -> None:
         """Run the block until `EverySeen` and drop its outputs; call `after` as `advance` does."""
-        for hidden in self.hidden:
-            kwargs = self.kwargs[hidden.shape][block.index]
+        for i, hidden in enumerate(self.hidden):
             # Without FSDP's hooks: they count forwards that begin and end, and this one never ends.
             with self.autocast(), contextlib.suppress(EverySeen):
-                run_block(block.module.forward, hidden, kwargs)
+                run_block(block.module.forward, hidden, self.calls.of(i, block.index))
             after()
 
 

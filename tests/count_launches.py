@@ -35,6 +35,7 @@ from core.activations import Calibration
 from core.allocation import allocate, outlier_ratios
 from core.config import PruneConfig, Training
 from core.measures.perplexity import evaluate
+from core.models.anatomy import ATTRIBUTE
 from core.models.blocks import decoder_blocks, prunable_matrices
 from core.models.loading import load_model
 from core.models.mask_files import Masks
@@ -233,6 +234,9 @@ def main() -> None:
     dense = load_model(ASSETS / "model", torch.float32)
     blocks = decoder_blocks(dense)
     del blocks[options.blocks or len(blocks) :]
+    # The anatomy of all blocks was found already.
+    dense.config.num_hidden_layers = len(blocks)
+    delattr(dense, ATTRIBUTE)
     for name in options.parts or PARTS:
         counts, figures[name] = run(PARTS[name], gpu, dense, stream)
         row = figures[name]

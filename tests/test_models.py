@@ -12,20 +12,22 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
-    GPT2Config,
     MixtralConfig,
+    MllamaConfig,
     Qwen3MoeConfig,
+    ViTConfig,
+    XLMConfig,
 )
 
 from core.activations import Activations, gather_statistics
+from core.models.anatomy import anatomy_of
 from core.models.blocks import (
-    block_inputs,
     decoder_blocks,
     hidden_backbone,
     prunable_blocks,
     prunable_matrices,
-    run_block,
 )
+from core.models.calls import Call, block_inputs, run_block
 from core.models.description import describe_model
 from core.models.facts import NO_LIMIT
 from core.models.families import FAMILIES
@@ -67,7 +69,7 @@ def test_every_known_family_is_tested():
 
 def test_prunable_matrices_are_those_of_the_blocks(model, family):
     wanted = TINY[family][1]
-    path = FAMILIES[model.config.model_type].blocks
+    path = anatomy_of(model).path
     for index, block in enumerate(prunable_blocks(model)):
         assert block.index == index and block.module is decoder_blocks(model)[index]
         assert set(block.matrices) == {f"{path}.{index}.{name}" for name in wanted}
@@ -83,21 +85,21 @@ def test_a_matrix_is_read_written_and_observed():
     matrix.write_(torch.arange(6.0).view(2, 3))
     assert torch.equal(matrix.read(), torch.arange(6.0).view(2, 3))
     hook = matrix.observe(seen.append)
-    matrix.linear(x)
+    matrix.module(x)
     hook.remove()
-    matrix.linear(x)
+    matrix.module(x)
     assert len(seen) == 1 and torch.equal(seen[0], x)
 
 
 def test_another_product_keeps_the_bias_and_can_be_taken_back():
     matrix, x = Matrix("a", 0, torch.nn.Linear(3, 2)), torch.ones(4, 3)
-    before, factor = matrix.linear(x), torch.nn.Parameter(torch.tensor(2.0))
+    before, factor = matrix.module(x), torch.nn.Parameter(torch.tensor(2.0))
     matrix.replace_product_(lambda x, weight: factor * (x @ weight.T), {"factor": factor})
-    assert torch.allclose(matrix.linear(x), 2 * before - matrix.linear.bias)
-    assert "factor" in dict(matrix.linear.named_parameters())
+    assert torch.allclose(matrix.module(x), 2 * before - matrix.module.bias)
+    assert "factor" in dict(matrix.module.named_parameters())
     matrix.restore_product_(["factor"])
-    assert torch.equal(matrix.linear(x), before)
-    assert [name for name, _ in matrix.linear.named_parameters()] == ["weight", "bias"]
+    assert torch.equal(matrix.module(x), before)
+    assert [name for name, _ in matrix.module.named_parameters()] == ["weight", "bias"]
 
 
 def test_every_other_linear_is_a_head_or_a_projection(model):
@@ -108,13 +110,22 @@ def test_every_other_linear_is_a_head_or_a_projection(model):
 
 
 @torch.no_grad()
-def test_matrices_share_the_inputs_that_the_family_states(model, input_ids):
+def test_matrices_share_the_inputs_that_were_found(model, input_ids):
     activations = Activations(model, [input_ids], RANKS)
     block = prunable_blocks(model)[0]
     groups = gather_statistics(InputNorms, block, activations, RANKS)
-    found = [{one.name.rsplit(".", 1)[-1] for one in group.matrices} for group in groups]
-    stated = [set(names) for names in FAMILIES[model.config.model_type].shared_inputs]
-    assert [names for names in found if len(names) > 1] == stated
+    found = [[one.name for one in group.matrices] for group in groups]
+    anatomy, traced = anatomy_of(model), dict[str, list[str]]()
+    for name, first in anatomy.blocks[0].inputs.items():
+        traced.setdefault(first, []).append(f"{anatomy.path}.0.{name}")
+    assert found == [*traced.values()]
+    assert sorted(map(len, found)) == (
+        [1, 1, 1, 3] if "opt" in family_name(model) else [1, 1, 2, 3]
+    )
+
+
+def family_name(model) -> str:
+    return model.config.model_type
 
 
 @torch.no_grad()
@@ -182,7 +193,7 @@ def test_block_inputs_leaves_the_model_as_it_was(model, input_ids):
     _, kwargs = block_inputs(model, input_ids)
     assert all(a is b for a, b in zip(before, decoder_blocks(model), strict=True))
     assert names == [name for name, _ in model.named_parameters()]
-    assert not any({"past_key_values", "use_cache"} & set(k) for k in kwargs)
+    assert not any({"past_key_values", "use_cache"} & set(k.kwargs) for k in kwargs)
     with pytest.raises(Exception):  # noqa: B017 - whatever a backbone makes of text
         block_inputs(model, "not ids")
     assert all(a is b for a, b in zip(before, decoder_blocks(model), strict=True))
@@ -191,7 +202,9 @@ def test_block_inputs_leaves_the_model_as_it_was(model, input_ids):
 def test_kinds_of_attention_get_their_own_arguments(input_ids):
     model = AutoModelForCausalLM.from_config(TINY["gemma3"][0]).eval()
     _, (sliding, full) = block_inputs(model, input_ids)
-    assert not torch.equal(sliding["position_embeddings"][0], full["position_embeddings"][0])
+    assert not torch.equal(
+        sliding.kwargs["position_embeddings"][0], full.kwargs["position_embeddings"][0]
+    )
 
 
 def test_a_block_that_returns_a_tuple_is_unwrapped():
@@ -199,7 +212,7 @@ def test_a_block_that_returns_a_tuple_is_unwrapped():
         def forward(self, hidden_states, scale):
             return hidden_states * scale, "weights"
 
-    assert run_block(Older(), torch.ones(1), {"scale": 3}).item() == 3
+    assert run_block(Older(), torch.ones(1), Call(kwargs={"scale": 3})).item() == 3
 
 
 def test_a_tied_prunable_weight_is_caught():
@@ -323,10 +336,18 @@ def test_a_missing_tokenizer_is_refused(tiny_opt_dir, tmp_path):
     [
         (MixtralConfig(**LLAMA, num_local_experts=4), "mixture of experts"),
         (Qwen3MoeConfig(**LLAMA, num_experts=4), "mixture of experts"),
-        (GPT2Config(), "no decoder blocks are known for model type 'gpt2'"),
-        (BertConfig(), "no decoder blocks are known for model type 'bert'"),
+        (BertConfig(), "is an encoder .bert., which sees later tokens"),
+        (ViTConfig(), "no causal language model of type 'vit'"),
+        (
+            MllamaConfig(text_config=LLAMA | {"cross_attention_layers": [1]}),
+            "do not run once each, one after another: block 1 did not run",
+        ),
+        (
+            XLMConfig(emb_dim=32, n_layers=2, n_heads=4),
+            "were not found: it has 4 lists of 2 modules",
+        ),
     ],
-    ids=["mixtral", "qwen3-moe", "gpt2", "bert"],
+    ids=["mixtral", "qwen3-moe", "bert", "vit", "mllama", "xlm"],
 )
 def test_other_architectures_are_refused_in_one_line(tiny_llama_dir, tmp_path, config, remedy):
     copy = Path(shutil.copytree(tiny_llama_dir, tmp_path / "copy"))

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, O
 
 from core.config import FinetuneConfig
 from core.measures.sparsity import measure
-from core.models.blocks import block_inputs, decoder_blocks, prunable_matrices, run_block
+from core.models.blocks import decoder_blocks, prunable_matrices
+from core.models.calls import block_inputs, run_block
 from core.models.loading import load_model
 from core.models.saving import save_model
 from core.parallel import Ranks
@@ -103,7 +104,7 @@ class Watch:
                 self.moments += 1
             for name, update in attached.items():
                 weight = update.matrix.read()
-                if hasattr(update.matrix.linear, lora.A):
+                if hasattr(update.matrix.module, lora.A):
                     merged = lora.merged(weight, update.a, update.b)
                     assert not merged[~masks[name]].any(), name
                     self.updates += bool((merged != weight).any())

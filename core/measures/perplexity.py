@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from core.activations import Activations
 from core.checks import require
 from core.measures.likelihood import exponential
-from core.models.blocks import logits_after, prunable_blocks
+from core.models.blocks import prunable_blocks
+from core.models.calls import logits_after
 from core.models.residence import residence_of
 from core.parallel import Ranks
 from core.precision import autocast

@@ -2,7 +2,9 @@
 
 This is the only package that knows model families and where a prunable weight is stored.
 
-    families.py      facts of each family
+    families.py      facts of families that running a model cannot show
+    trace.py         a forward pass without memory: which part is called with what
+    anatomy.py       blocks, their calls, halves and shared inputs, found by a trace
     sources.py       names -> directories or hub commits
     local_identity.py  a local model's identity: weights, tokenizer, keys that change numbers
     checkpoint_files.py  JSON objects and headers of safetensors, as they must be
@@ -15,7 +17,9 @@ This is the only package that knows model families and where a prunable weight i
     conversion.py    names and shapes in files against those in memory
     facts.py         shapes and counts that plans need
     description.py   these facts, found from the config alone
-    blocks.py        decoder blocks, their matrices, and one block run by itself
+    blocks.py        decoder blocks and their matrices
+    calls.py         arguments of blocks, and one block run by itself
+    block_check.py   blocks run one by one against the whole model
     matrices.py      one prunable matrix: read, write, observe its input
     sharding.py      a model sharded over ranks by FSDP2
     mask_files.py    masks and their bit-packed file

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from core.checks import BadInputError, require
 from core.models.families import FAMILIES
@@ -44,14 +45,22 @@ NO_CAUSAL_HEADS = ("Classification", "QuestionAnswering", "MaskedLM", "MultipleC
 
 
 def require_sizes(name: str, values: Mapping[str, Any]) -> None:
-    """Refuse sizes that are no positive whole number, or absurdly large."""
-    for key, most in LARGEST.items():
-        value = values.get(key)
-        if value is None:
-            continue  # A default, or else transformers refuses it.
-        remedy = f"its config.json says {key} {value!r}; it is a whole number from 1 to {most:,}"
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        require(is_whole and 1 <= value <= most, "models", name, remedy)
+    """Refuse sizes that are no positive whole number, or absurdly large.
+
+    They may have the names of the family, and lie in the part for text.
+    """
+    kind, text = str(values.get("model_type")), values.get("text_config")
+    spelt = CONFIG_MAPPING[kind].attribute_map if kind in CONFIG_MAPPING else {}
+    keys = {key: most for key, most in LARGEST.items()}
+    keys |= {spelt[key]: most for key, most in LARGEST.items() if key in spelt}
+    for key, most in keys.items():
+        for value in (values.get(key), text.get(key) if isinstance(text, dict) else None):
+            if value is None or isinstance(value, list):
+                continue  # A default, a size for each block, or else transformers refuses it.
+            told = f"its config.json says {key} {value!r}"
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            remedy = f"{told}; it is a whole number from 1 to {most:,}"
+            require(is_whole and 1 <= value <= most, "models", name, remedy)
 
 
 def require_numbers(name: str, values: Mapping[str, Any]) -> None:
@@ -69,24 +78,34 @@ def require_numbers(name: str, values: Mapping[str, Any]) -> None:
 
 def require_model_type(name: str, values: Mapping[str, Any]) -> None:
     """Refuse a config without a model type, or with one that needs code from its repository."""
-    kind, known = values.get("model_type"), ", ".join(FAMILIES)
-    remedy = f"its config.json says model_type {kind!r}; known are {known}"
+    kind = values.get("model_type")
+    remedy = f"its config.json says model_type {kind!r}; give a model that save_pretrained wrote"
     require(isinstance(kind, str) and kind != "", "models", name, remedy)
-    remedy = f"its model type {kind!r} needs code of its own, which is not run; known are {known}"
-    require(kind in FAMILIES or not values.get("auto_map"), "models", name, remedy)
+    known = kind in CONFIG_MAPPING
+    remedy = f"its model type {kind!r} needs code of its own, which is not run"
+    require(known or not values.get("auto_map"), "models", name, remedy)
+    remedy = f"its model type {kind!r} is not known to this version of transformers; update it"
+    require(known, "models", name, remedy)
 
 
-def require_known_family(name: str, config: PreTrainedConfig) -> None:
-    """Refuse a mixture of experts, an unknown family and a head that predicts no next token."""
-    kind, known = config.model_type, ", ".join(FAMILIES)
-    experts = max((getattr(config, key, None) or 0 for key in EXPERT_COUNTS), default=0)
-    remedy = f"a mixture of experts ({kind}) cannot be pruned; known are {known}"
+def require_causal_head(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a mixture of experts, and a head that predicts no next token."""
+    kind, text = config.model_type, config.get_text_config(decoder=True)
+    experts = max(count_of(text, key) for key in EXPERT_COUNTS)
+    remedy = f"a mixture of experts ({kind}) cannot be pruned; give a model without experts"
     require(experts <= 1 and "moe" not in kind, "models", name, remedy)
-    remedy = f"no decoder blocks are known for model type {kind!r}; known are {known}"
-    require(kind in FAMILIES, "models", name, remedy)
     for architecture in config.architectures or ():
         remedy = f"is a {architecture}, which predicts no next token; give a causal language model"
         require(not str(architecture).endswith(NO_CAUSAL_HEADS), "models", name, remedy)
+
+
+def count_of(config: PreTrainedConfig, key: str) -> int:
+    """Return a whole number that a config has under a key, or 0."""
+    try:
+        value = getattr(config, key, None)
+    except Exception:  # Some configs raise an error of their own: the blocks differ.
+        value = None
+    return value if isinstance(value, int) else 0
 
 
 def require_unquantized(name: str, config: PreTrainedConfig) -> None:
@@ -102,15 +121,18 @@ def require_unquantized(name: str, config: PreTrainedConfig) -> None:
 
 def require_heads(name: str, config: PreTrainedConfig) -> None:
     """Refuse heads that do not fit each other or the hidden size."""
-    heads = config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
+    config = config.get_text_config(decoder=True)
+    heads = count_of(config, "num_attention_heads")
+    if heads == 0:
+        return  # No attention, or other heads in each block.
+    groups = count_of(config, "num_key_value_heads") or heads
     remedy = (
         f"its config.json says num_key_value_heads {groups} and num_attention_heads {heads}; the "
         "first must divide the second"
     )
     require(heads % groups == 0, "models", name, remedy)
-    width = getattr(config, "head_dim", None)
-    if width is None:
+    width = count_of(config, "head_dim")
+    if not width and config.model_type in FAMILIES:
         remedy = (
             f"its config.json says hidden_size {config.hidden_size} and num_attention_heads "
             f"{heads}; the second must divide the first"

@@ -16,9 +16,9 @@ from core.checks import BadInputError
 from core.hub.identity import first_line
 from core.models.checkpoint_files import json_object
 from core.models.config_checks import (
+    require_causal_head,
     require_dtype_name,
     require_heads,
-    require_known_family,
     require_model_type,
     require_numbers,
     require_sizes,
@@ -43,7 +43,7 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
         require_dtype_name(name, values)
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     with named_errors(name, CONFIG):
-        require_known_family(name, config)
+        require_causal_head(name, config)
         require_unquantized(name, config)
         require_heads(name, config)
     return config

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
-from core.models.blocks import decoder_blocks, prunable_matrices
+from core.checks import BadInputError, require
+from core.models.anatomy import AnatomyError, anatomy_of
+from core.models.blocks import prunable_matrices
 from core.models.configs import CONFIG, named_errors, quiet, read_config
 from core.models.facts import NO_LIMIT, Linear, ModelFacts
 from core.models.sources import ModelSource
+from core.models.weight_files import meta_model
+
+ENCODERS: dict[str, str] = {**MODEL_FOR_MASKED_LM_MAPPING_NAMES}
+"""Class of each model type that predicts hidden tokens; a few are encoders and decoders."""
 
 
 def describe_model(source: ModelSource) -> ModelFacts:
@@ -18,20 +28,53 @@ def describe_model(source: ModelSource) -> ModelFacts:
         ValueError: in one line, for a model that cannot be pruned here.
     """
     config = read_config(source)
+    require_causal(source.name, config)
     stored = str(config.dtype or torch.float32).removeprefix("torch.")
-    with named_errors(source.name, CONFIG), torch.device("meta"), quiet():
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with named_errors(source.name, CONFIG), quiet():
+        model = meta_model(config, torch.float32)
+    require_no_experts(source.name, model)
+    try:
+        with quiet():
+            anatomy = anatomy_of(model)
+    except AnatomyError as error:
+        raise BadInputError(f"--models {source.name}: {error}") from error
+    text = config.get_text_config(decoder=True)
+    blocks = {f"{anatomy.path}.{index}": each for index, each in enumerate(anatomy.blocks)}
+    first = {
+        f"{path}.{name}": f"{path}.{reads}"
+        for path, block in blocks.items()
+        for name, reads in block.inputs.items()
+    }
     return ModelFacts(
         name=source.name,
         model_type=config.model_type,
-        num_blocks=len(decoder_blocks(model)),
-        hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
-        max_seq_len=getattr(config, "max_position_embeddings", None) or NO_LIMIT,
+        num_blocks=len(blocks),
+        hidden_size=anatomy.hidden_size,
+        vocab_size=text.vocab_size,
+        max_seq_len=getattr(text, "max_position_embeddings", None) or NO_LIMIT,
         dtype=stored,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         linears=tuple(
-            Linear(matrix.name, matrix.rows, matrix.cols, matrix.block)
-            for matrix in prunable_matrices(model).values()
+            Linear(one.name, one.rows, one.cols, one.block, first[one.name])
+            for one in prunable_matrices(model).values()
         ),
+        left_out={
+            f"{p}.{name}": why for p, b in blocks.items() for name, why in b.left_out.items()
+        },
     )
+
+
+def require_causal(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a mixture of experts, and a model that predicts no next token."""
+    kind = config.model_type
+    remedy = f"is an encoder ({kind}), which sees later tokens; give a causal language model"
+    require(not ENCODERS.get(kind, "").endswith("ForMaskedLM"), "models", name, remedy)
+    remedy = f"transformers has no causal language model of type {kind!r}; give one that it has"
+    require(kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "models", name, remedy)
+
+
+def require_no_experts(name: str, model: PreTrainedModel) -> None:
+    """Refuse a mixture of experts, whose weights lie in tensors of three dimensions."""
+    remedy = f"a mixture of experts ({model.config.model_type}) cannot be pruned"
+    experts = any(type(module).__name__.endswith("Experts") for module in model.modules())
+    require(not experts, "models", name, remedy)

@@ -18,6 +18,8 @@ class Linear:
     rows: int
     cols: int
     block: int
+    reads: str
+    """The first matrix of the block that reads the same input."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,5 @@ class ModelFacts:
     """Dtype of the stored weights, by the config."""
     num_parameters: int
     linears: tuple[Linear, ...]
+    left_out: dict[str, str]
+    """Matrices of the blocks that are not pruned, each with the reason."""

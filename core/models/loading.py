@@ -68,8 +68,15 @@ def sample_model(source: ModelSource, num_blocks: int, dtype: torch.dtype) -> Pr
     """Return the first blocks of a model with random weights, to time them for an estimate."""
     config = read_config(source)
     config.use_cache = False
-    config.num_hidden_layers = min(num_blocks, config.num_hidden_layers)
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    shorten_(config.get_text_config(decoder=True), num_blocks)
     with quiet():
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def shorten_(config: PreTrainedConfig, num_blocks: int) -> None:
+    """Let a config have fewer blocks, and each list that states a value for each block too."""
+    before = config.num_hidden_layers
+    config.num_hidden_layers = after = min(num_blocks, before)
+    for key, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == before:
+            setattr(config, key, value[:after])

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from core.models.blocks import decoder_blocks, family_of
+from core.models.anatomy import anatomy_of
+from core.models.blocks import decoder_blocks
 from core.models.hidden_states import HiddenStates
 from core.models.mask_files import PackedMasks
 from core.models.model_writer import ModelWriter
@@ -101,7 +102,7 @@ class Streamed(InMemory):
         model = files.model
         self.files, self.ranks, self.scratch, self.room = files, ranks, scratch, room
         self.output: ModelWriter | None = None
-        self.path = family_of(model).blocks
+        self.path = anatomy_of(model).path
         self.blocks: dict[nn.Module, int] = {
             block: index for index, block in enumerate(decoder_blocks(model))
         }

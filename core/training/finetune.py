@@ -63,7 +63,7 @@ def finetune_(
         with computing_in(model, loop.compute_dtype, loop.ranks) as trainee:
             progress = train(trainee, masks, batches, config, loop, token_loss)
     for name, matrix in prunable_matrices(model).items():
-        kept = name not in masks or pruned_are_zero(matrix.read(), matrix.cut(masks[name]))
+        kept = name not in masks or pruned_are_zero(matrix.parameter, matrix.cut(masks[name]))
         assert kept, f"training filled a zero of {name}"
     num_tokens = sum(batch.numel() for batch in batches)
     return FinetuneReport(num_tokens, progress.losses, progress.first)

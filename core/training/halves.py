@@ -1,6 +1,7 @@
 """A copy of one decoder block, whole on every rank, and its two halves: attention and MLP.
 
 The first module of the MLP half that runs gets the hidden states between the halves as its input.
+Where no place lies between two halves, the block is one piece.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from core.models.blocks import decoder_blocks, family_of, matrices_of, run_block
+from core.models.anatomy import anatomy_of
+from core.models.blocks import decoder_blocks, matrices_of
+from core.models.calls import Call, run_block
 from core.models.matrices import Matrix
-from core.models.weight_files import meta_model
+from core.models.weight_files import skeleton_of
 from core.parallel import whole, write_
 
 
@@ -31,13 +34,13 @@ class Reached(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Half:
-    """One half of a block: its parameters, its matrices and its output."""
+    """One half of a block, or all of it: its parameters, its matrices and its output."""
 
-    name: str
-    """`attention` or `mlp`."""
+    is_last: bool
+    """True for the MLP half and for a whole block: its output is that of the block."""
     block: nn.Module
     mlp: tuple[str, ...]
-    """Names of the children that make the MLP half."""
+    """Names of the children that make the MLP half; empty for a whole block."""
     matrices: dict[str, Matrix]
     """Prunable matrices of this half, by their names in the model."""
 
@@ -46,19 +49,19 @@ class Half:
         return [
             param
             for name, param in self.block.named_parameters()
-            if (name.partition(".")[0] in self.mlp) == (self.name == "mlp")
+            if not self.mlp or (name.partition(".")[0] in self.mlp) == self.is_last
         ]
 
-    def output(self, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    def output(self, hidden: Tensor, call: Call) -> Tensor:
         """Return the hidden states after this half [batch, seq_len, hidden_size].
 
         Takes the inputs of the block.
         """
-        if self.name == "mlp":
-            return run_block(self.block, hidden, kwargs)
+        if self.is_last:
+            return run_block(self.block, hidden, call)
         with self.stopping_before_mlp():
             try:
-                run_block(self.block, hidden, kwargs)
+                run_block(self.block, hidden, call)
             except Reached as reached:
                 # Between the halves OPT has one row for each token.
                 return reached.hidden.view(hidden.shape)
@@ -68,10 +71,11 @@ class Half:
     def stopping_before_mlp(self) -> Iterator[None]:
         """Make a forward of the block raise `Reached` as soon as a module of the MLP half runs."""
 
-        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            raise Reached(inputs[0])
+        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            raise Reached(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)))
 
-        hooks = [getattr(self.block, name).register_forward_pre_hook(stop) for name in self.mlp]
+        children = [self.block.get_submodule(name) for name in self.mlp]
+        hooks = [one.register_forward_pre_hook(stop, with_kwargs=True) for one in children]
         try:
             yield
         finally:
@@ -83,8 +87,8 @@ class PlainBlocks:
     """Copies blocks of a model into ordinary float32 modules that every rank holds in full."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.family = model, family_of(model)
-        self.skeleton = meta_model(model.config, torch.float32)
+        self.model, self.anatomy = model, anatomy_of(model)
+        self.skeleton = skeleton_of(model, torch.float32)
 
     @torch.no_grad()
     def take(self, index: int, device: torch.device) -> nn.Module:
@@ -103,11 +107,18 @@ class PlainBlocks:
         for name, param in block.named_parameters():
             write_(target.get_parameter(name), param.detach())
 
-    def halves(self, block: nn.Module, index: int) -> tuple[Half, Half]:
-        """Return the attention half and the MLP half of the copy of a block."""
-        path, mlp = f"{self.family.blocks}.{index}", self.family.mlp_half
+    def num_halves(self, index: int) -> int:
+        """Return 2, or 1 for a block that is one piece."""
+        return 2 if self.anatomy.blocks[index].mlp_half else 1
+
+    def halves(self, block: nn.Module, index: int) -> tuple[Half, ...]:
+        """Return the attention half and the MLP half of the copy of a block, or all of it."""
+        path, facts = f"{self.anatomy.path}.{index}", self.anatomy.blocks[index]
+        matrices, mlp = matrices_of(block, path, index, facts), facts.mlp_half
+        if not mlp:
+            return (Half(True, block, mlp, matrices),)
         split: tuple[dict[str, Matrix], dict[str, Matrix]] = ({}, {})
-        for name, matrix in matrices_of(block, path, index).items():
+        for name, matrix in matrices.items():
             child = name.removeprefix(f"{path}.").partition(".")[0]
             split[child in mlp][name] = matrix
-        return Half("attention", block, mlp, split[0]), Half("mlp", block, mlp, split[1])
+        return Half(False, block, mlp, split[0]), Half(True, block, mlp, split[1])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from core.models.matrices import Matrix
-from core.parallel import compute_device, local
+from core.parallel import compute_device
 
 SCALE = 2.0
 """Factor of the product; the paper's alpha of 32 at rank 16."""
@@ -73,8 +73,9 @@ class LowRankUpdate:
     @torch.no_grad()
     def merge_(self) -> None:
         """Write the merged matrix into this rank's part of the weight."""
-        weight = local(self.matrix.read())
-        weight.copy_(merged(weight, self.a.to(weight.device), self.matrix.cut(self.b)))
+        weight = self.matrix.part()
+        b, a = self.matrix.factors_of_part(self.b.to(weight.device), self.a.to(weight.device))
+        weight.copy_(merged(weight, a, b))
 
     def detach_(self) -> None:
         """Take the update away again."""

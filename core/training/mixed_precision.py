@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from core.models.sharding import shard_
-from core.models.weight_files import meta_model
+from core.models.weight_files import skeleton_of
 from core.parallel import Ranks, default_group, local, rows_of
 
 
@@ -36,7 +36,7 @@ def computing_in(
     with default_group(), warnings.catch_warnings():
         # OPT's blocks return a view, which nobody changes in place.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
-        twin = meta_model(model.config, torch.float32)
+        twin = skeleton_of(model, torch.float32)
         for name, buffer in model.named_buffers():
             path, _, leaf = name.rpartition(".")
             setattr(twin.get_submodule(path), leaf, buffer)

@@ -1,7 +1,8 @@
 """Block-wise reconstruction: each half of a block is trained to give the dense block's outputs.
 
 After arXiv 2510.14444. The blocks are trained in order, and in each block first the attention half,
-then the MLP half. A half reads the outputs of the blocks before it, which are already trained. Its
+then the MLP half. A block whose attention and MLP run side by side has no halves and is trained as
+a whole. A half reads the outputs of the blocks before it, which are already trained. Its
 goal is what the dense model has at the same place, so it also corrects the errors of the blocks
 before it. The loss of a window is `|y - t|^2 / |t|^2`. Each half passes once over the round's
 windows, in batches and with its own learning-rate schedule. Embeddings, final norm and head stay
@@ -16,22 +17,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from core.config import Training
-from core.models.blocks import block_inputs, decoder_blocks, run_block
+from core.models.blocks import decoder_blocks
+from core.models.calls import Calls
 from core.parallel import Ranks, gathered
 from core.precision import autocast
 from core.training.halves import Half, PlainBlocks
 from core.training.loop import Loop, Progress
 from core.training.optimizer import MaskedAdamW
 from core.training.trainable import trained
-
-HALVES = 2
 
 
 class Chain:
@@ -45,37 +44,32 @@ class Chain:
         self.index = 0
         """The block whose inputs these are."""
         self.hidden: list[list[Tensor]] = []
-        # Windows are never padded, so a block's arguments depend on the batch size alone.
-        self.kwargs: dict[int, list[dict[str, Any]]] = {}
+        self.first: list[int] = []
+        """Number of the first piece of each batch, among the pieces of all batches."""
         stored = next(model.parameters()).dtype
         with gathered(model), autocast(ranks.device, stored, dtype):
+            self.calls = Calls(model, ranks.device)
             for batch in batches:
                 # A rank may have no window of a small batch.
                 has_windows = ranks.rank < len(batch)
                 pieces = ranks.share(batch).split(loop.micro_batch) if has_windows else ()
-                self.hidden.append([])
-                for ids in pieces:
-                    hidden, kwargs = block_inputs(model, ids.to(ranks.device))
-                    self.hidden[-1].append(hidden.float())
-                    self.kwargs.setdefault(len(ids), kwargs)
-
-    def arguments(self, hidden: Tensor) -> dict[str, Any]:
-        """Return the block's arguments beside its hidden states."""
-        return self.kwargs[len(hidden)][self.index]
+                self.first.append(len(self.calls.shapes))
+                self.hidden.append([self.calls.add(ids).float() for ids in pieces])
 
     @torch.no_grad()
     def advance(self, block: nn.Module) -> None:
         """Replace the inputs of this block by its outputs, which the next block reads."""
-        for pieces in self.hidden:
+        for first, pieces in zip(self.first, self.hidden):
             for i, hidden in enumerate(pieces):
                 with self.autocast():
-                    pieces[i] = run_block(block, hidden, self.arguments(hidden)).float()
+                    pieces[i] = self.calls.run(block, self.index, first + i, hidden).float()
         self.index += 1
 
-    def output(self, half: Half, hidden: Tensor) -> Tensor:
-        """Return the output of a half of this block for one piece of its inputs."""
+    def output(self, half: Half, step: int, piece: int) -> Tensor:
+        """Return the output of a half of this block for one piece of the inputs of a batch."""
+        call = self.calls.of(self.first[step] + piece, self.index)
         with self.autocast():
-            return half.output(hidden, self.arguments(hidden)).float()
+            return half.output(self.hidden[step][piece], call).float()
 
 
 def reconstruct_(
@@ -93,12 +87,12 @@ def reconstruct_(
     """
     plain, dense_plain = PlainBlocks(model), PlainBlocks(teacher)
     num_blocks, device = len(decoder_blocks(model)), loop.ranks.device
-    steps = HALVES * len(batches)
-    progress = Progress(loop, num_blocks * steps, model, optimizer=None)
+    steps = [len(batches) * plain.num_halves(index) for index in range(num_blocks)]
+    progress = Progress(loop, sum(steps), model, optimizer=None)
     ours, dense = Chain(model, batches, loop), Chain(teacher, batches, loop)
     for index in range(num_blocks):
         block, dense_block = plain.take(index, device), dense_plain.take(index, device)
-        if (index + 1) * steps > progress.first:
+        if sum(steps[: index + 1]) > progress.first:
             halves = plain.halves(block, index), dense_plain.halves(dense_block, index)
             for half, wanted in zip(*halves):
                 train_half_(Lesson(half, wanted, ours, dense, batches), masks, config, progress)
@@ -140,10 +134,10 @@ def accumulate_gradients(lesson: Lesson, step: int, ranks: Ranks) -> Tensor:
     """
     ours, dense, num_windows = lesson.ours, lesson.dense, len(lesson.batches[step])
     total = torch.zeros((), dtype=torch.float64, device=ranks.device)
-    for hidden, dense_hidden in zip(ours.hidden[step], dense.hidden[step], strict=True):
+    for piece in range(len(ours.hidden[step])):
         with torch.no_grad():
-            target = dense.output(lesson.wanted, dense_hidden)
-        error = (ours.output(lesson.half, hidden) - target).flatten(1).square().sum(1)
+            target = dense.output(lesson.wanted, step, piece)
+        error = (ours.output(lesson.half, step, piece) - target).flatten(1).square().sum(1)
         loss = (error / target.flatten(1).square().sum(1)).sum() / num_windows
         (loss * ranks.size).backward()
         total += loss.detach()

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.models.blocks import block_inputs, prunable_blocks, run_block
+from core.models.blocks import prunable_blocks
+from core.models.calls import block_inputs, run_block
 from core.targets import Target
 
 LLMCOMPRESSOR = """

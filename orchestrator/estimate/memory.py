@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from core.models.families import FAMILIES
+from core.models.families import family_of
 from orchestrator.estimate.devices import BASE_BYTES, WIDTHS
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.training import HEAD_WIDTH, offloaded_parts, training_parts
@@ -115,10 +115,12 @@ class Sizes:
         Returns:
             The bytes in one block, and those after the last block, logits included.
         """
-        facts, family = self.cost.facts, FAMILIES[self.cost.facts.model_type]
+        facts, family = self.cost.facts, family_of(self.cost.facts.model_type)
         narrow, wide = (width * facts.hidden_size for width in family.kept_widths)
-        rows = {one.name.rsplit(".", 1)[-1]: one.rows for group in self.groups for one in group}
-        outputs = sum(rows[name] for name in family.kept_outputs)
+        outputs = self.makes
+        if family.kept_outputs is not None:
+            rows = {one.name.rsplit(".", 1)[-1]: one.rows for group in self.groups for one in group}
+            outputs = sum(rows[name] for name in family.kept_outputs)
         block = compute * (self.reads + outputs + narrow) + 4 * wide
         # The final norm is half of a block's norms. Its output is the input of the head.
         outside = compute * (narrow / 2 + facts.hidden_size + facts.vocab_size) + 2 * wide

@@ -12,7 +12,6 @@ from functools import cached_property
 
 from core.config import FinetuneConfig, PruneConfig
 from core.models.facts import Linear, ModelFacts
-from core.models.families import FAMILIES
 from core.precision import DTYPES
 from core.pruners import make_pruner
 from orchestrator.estimate.devices import MEMORY_BYTES_A_SECOND, RATES, WIDTHS
@@ -54,13 +53,10 @@ class ModelCost:
     @cached_property
     def groups(self) -> list[list[Linear]]:
         """Matrices of the first block by the input that they read."""
-        shared = FAMILIES[self.facts.model_type].shared_inputs
         found: dict[str, list[Linear]] = {}
         for one in self.facts.linears:
             if one.block == 0:
-                last = one.name.rsplit(".", 1)[-1]
-                key = next((names[0] for names in shared if last in names), last)
-                found.setdefault(key, []).append(one)
+                found.setdefault(one.reads, []).append(one)
         return list(found.values())
 
     def rate(self, work: str, dtype: str) -> float:

@@ -16,10 +16,10 @@ import torch
 from transformers import PreTrainedModel
 
 from core.checks import require
+from core.models.anatomy import anatomy_of
 from core.models.checkpoint_files import StoredTensor, read_header
 from core.models.configs import named_errors, quiet, read_config
 from core.models.conversion import origins, tied_names
-from core.models.families import FAMILIES
 from core.models.loading import generation_config
 from core.models.sources import ModelSource, is_stored, weight_paths, weights_dir
 from core.models.weight_files import meta_model
@@ -76,9 +76,10 @@ def require_fitting_weights(source: ModelSource, keeps_zeros: bool = False) -> N
         model = meta_model(config, torch.float32)
     match = match_weights(model, stored)
     require_plain_names(name, match)
-    part = FAMILIES[config.model_type].blocks.rpartition(".")[2]
+    anatomy = anatomy_of(model)
+    part = anatomy.path.rpartition(".")[2]
     block = re.compile(rf"(?:^|\.){part}\.(\d+)\.")
-    require_all_blocks(name, match, block, config.num_hidden_layers)
+    require_all_blocks(name, match, block, len(anatomy.blocks))
     require_nothing_missing(name, match)
     require_shapes(name, match)
     require_float_dtypes(name, match, dict(model.named_parameters()))

@@ -66,8 +66,11 @@ def recorded_facts(source: ModelSource, recorded: Sequence[Recorded]) -> ModelFa
         if not facts or not own & identities(known) or facts["config"] != config_hash(source):
             continue
         sizes = {**facts["sizes"], "name": source.name}
-        linears = tuple(Linear(**each) for each in sizes["linears"])
-        return ModelFacts(**{**sizes, "linears": linears})
+        try:
+            linears = tuple(Linear(**each) for each in sizes["linears"])
+            return ModelFacts(**{**sizes, "linears": linears})
+        except TypeError:
+            continue  # An earlier version found fewer facts.
     return None
 
 

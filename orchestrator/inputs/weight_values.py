@@ -73,7 +73,7 @@ def sampled_zeros(
     """Return the share of zeros in some rows of the first, middle and last block's matrices."""
     blocks = prunable_blocks(model)
     chosen = {index: blocks[index] for index in (0, len(blocks) // 2, len(blocks) - 1)}
-    names = [f"{name}.weight" for block in chosen.values() for name in block.matrices]
+    names = [m.parameter_name for block in chosen.values() for m in block.matrices.values()]
     zeros = count = 0
     for key, opened in opened_tensors(stored, [keys[name] for name in names]):
         stored_rows, (height, *_) = opened.get_slice(key), stored[key].shape

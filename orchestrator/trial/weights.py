@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from core.models.block_check import require_equal_blocks
 from core.models.loading import open_model
 from core.models.mask_files import MASKS_FILE, MaskFile, Masks, load_masks
 from core.models.model_writer import ModelWriter
@@ -107,6 +108,8 @@ class Weights:
         self.forget()
         if is_root:
             model, masks = self.read(self.job.source, dtype), {}
+            if not self.streams:
+                require_equal_blocks(model, self.ranks.device)
         else:
             model, masks = self.load_stored(stage_id, dtype)
         self.hold(stage_id, model, masks)
