@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
@@ -83,7 +84,7 @@ class Matrix:
         """
         weight = self.turned(self.parameter.detach())
         # Ranks send and receive memory as it lies, and a turned view lies in the other order.
-        return weight.contiguous() if self.transposed and type(weight) is Tensor else weight
+        return weight if isinstance(weight, DTensor) or not self.transposed else weight.contiguous()
 
     def write_(self, full: Tensor) -> None:
         """Overwrite the weight with a full matrix [rows, cols] that every rank holds."""

@@ -66,7 +66,7 @@ def facts(row: Row, source: Mapping[str, Any] | None) -> str:
         "Regime": row["regime"] + (f", {path}" if row["regime"] == "iterative" and path else ""),
         "Sparsity": f"{row['measured_sparsity']:.6g} of the pruned matrices"
         + (f", {pruned:,} of {total:,} weights" if pruned and total else ""),
-        "Mask": (row["mask_structure"] or "unstructured") + ", in masks.safetensors",
+        "Mask": (row["mask_structure"] or "unstructured") + ", in masks.safetensors as [out, in]",
         "Calibration": f"{text}, {row['calibration_tokens']:,} tokens" if text else None,
         "Training": f"{row.get('num_finetune_tokens') or 0:,} tokens under the mask",
         "Seed": row.get("seed"),

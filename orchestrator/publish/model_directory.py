@@ -152,6 +152,7 @@ def stored_weights(sweep: Watched, row: Row) -> dict[str, Any]:
 def compress_(directory: Path, row: Row) -> str:
     """Take the zeros out of the weights; return by how much the file shrinks."""
     masks = load_masks(directory / MASKS_FILE)
+    sparse_files.require_rows_of_outputs(directory, masks)
     form = sparse_files.sparse_form(row["mask_structure"], row["measured_sparsity"])
     before, after = sparse_files.compress_(directory, masks, form)
     share = after / before

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from core.checks import BadInputError
 from core.models.sources import WEIGHTS_INDEX, weight_paths
@@ -54,6 +56,23 @@ def sparse_form(mask_structure: str | None, sparsity: float) -> dict[str, Any]:
         "global_sparsity": sparsity,
         "sparsity_structure": mask_structure or "unstructured",
     }
+
+
+def require_rows_of_outputs(directory: Path, masks: Mapping[str, Tensor]) -> None:
+    """Refuse weights that their files hold as [in, out], as GPT-2's do.
+
+    Readers of these forms expect the inputs of an output side by side.
+    """
+    shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
+    for file in weight_paths(directory):
+        if file.suffix != ".safetensors":
+            continue
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.keys():
+                wanted = shapes.get(key.removesuffix(".weight"))
+                if wanted is not None and tuple(opened.get_slice(key).get_shape()) != wanted:
+                    told = f"{key} is stored as [in, out], which the form does not have"
+                    raise BadInputError(f"--format compressed-tensors: {told}; use huggingface")
 
 
 def compressor(form: Mapping[str, Any]) -> Any:
