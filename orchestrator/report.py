@@ -7,7 +7,9 @@ import shlex
 import textwrap
 from typing import Any
 
+from orchestrator.page.contents import COMMAND, OUT_DIR
 from orchestrator.page.document import write_html
+from orchestrator.page.notes import read_notes
 from orchestrator.preparation import Found, Sweep, missing_cells
 from orchestrator.results.collection import stamp_of, write_results
 from orchestrator.results.details import details_of
@@ -35,7 +37,7 @@ def collect(sweep: Sweep) -> int:
     rows = gather(now.rows, labels_of(record), task_columns(now.manifests))
     write_results(store, rows, stamp)
     mine = [row for row in rows if row["in_current_grid"]]
-    provenance = {"command to reproduce": record["command"]}
+    provenance = {COMMAND: record["command"], OUT_DIR: sweep.config.output.out_dir}
     # A stage that another sweep set aside meanwhile is shown as it was.
     details = details_of(mine, {**sweep.found.manifests, **now.manifests}.get)
     write_html(
@@ -44,6 +46,7 @@ def collect(sweep: Sweep) -> int:
         details=details,
         published=known_values(sweep.config.output.published),
         provenance=provenance,
+        notes=read_notes(store),
         filesystem=store.files.filesystem,
     )
     print()

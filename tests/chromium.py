@@ -56,12 +56,13 @@ class Browser:
     def devtools(self, command: str, **params: Any) -> Any:
         return self.call("/goog/cdp/execute", {"cmd": command, "params": params})
 
-    def open(self, path: Path, width: int = 1280, dark: bool = False) -> None:
+    def open(self, path: Path, width: int = 1280, dark: bool = False, fragment: str = "") -> None:
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 700}
         self.devtools("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("/url", {"url": path.as_uri()})
+        place = f"#{fragment}" if fragment else ""
+        self.call("/url", {"url": path.as_uri() + place.replace(" ", "%20")})
 
     def run(self, script: str, *args: Any) -> Any:
         return self.call("/execute/sync", {"script": script, "args": list(args)})
@@ -74,11 +75,25 @@ class Browser:
             value,
         )
 
+    def press(self, key: str, code: int, text: str = "") -> None:
+        pressed = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        begin = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
+        self.devtools("Input.dispatchKeyEvent", **begin, **pressed)
+        self.devtools("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
+    def shift_click(self, selector: str) -> None:
+        click = "new MouseEvent('click', {bubbles: true, shiftKey: true})"
+        self.run(f"document.querySelector(arguments[0]).dispatchEvent({click})", selector)
+
     def shown(self) -> list[dict]:
         return self.run(
             "return document.getElementById('plot').data.map(t => ({...t.meta, x: t.x, y: t.y,"
-            " keys: t.customdata, axis: t.yaxis ?? 'y'}))"
+            " axis: t.yaxis ?? 'y', color: t.line?.color, opacity: t.opacity ?? 1, name: t.name,"
+            " hover: t.hovertext}))"
         )
+
+    def curves(self) -> list[dict]:
+        return [trace for trace in self.shown() if trace["kind"] == "curve"]
 
     def table(self) -> list[list[str]]:
         return self.run(

@@ -37,6 +37,13 @@ def test_a_file_has_300_lines_at_most():
     assert {file: count for file, count in lines.items() if count > 300} == {}
 
 
+def test_a_script_of_the_page_has_200_lines_of_120_characters_at_most():
+    for path in (ROOT / "orchestrator/page/assets").glob("*.js"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if not path.name.endswith(".min.js"):
+            assert len(lines) <= 200 and max(map(len, lines)) <= 120, name(path)
+
+
 def test_a_function_has_60_lines_and_six_parameters_at_most():
     for path, tree in TREES.items():
         for function in functions(tree):

@@ -58,13 +58,17 @@ def test_rows_arrive_by_themselves_and_keep_what_the_reader_chose(browser, look,
     note = text(browser, "note")
     assert note.startswith("1 of 4 cells done, 1 running, 2 waiting, about 3m")
     assert "0.5 seed 0running" in text(browser, "cells")
-    browser.run("document.querySelector('[data-scale=log]').click()")
+    browser.run("document.querySelector('[data-set=\"y=perplexity\"]').click()")
+    browser.run("return Plotly.relayout('plot', {'yaxis.range': [1.5, 2.5]}).then(() => 0)")
+    loaded = browser.run("return performance.timeOrigin")
     sweep.finish(1)
     sweep.beat(2)
     wait_for(lambda: len(browser.table()) == 2)
-    (curve,) = [trace for trace in browser.shown() if trace["kind"] == "curve"]
-    assert curve["x"] == [0.3, 0.5]
-    assert browser.run("return page.state.scales.perplexity") == "log"
+    (curve,) = browser.curves()
+    assert curve["x"] == [0.3, 0.5] and curve["y"] == [60.0, 80.0]
+    assert browser.run("return byId('plot')._fullLayout.yaxis.range") == [1.5, 2.5]
+    assert browser.run("return performance.timeOrigin") == loaded, "the page was loaded anew"
+    assert "0.5" in browser.run("return document.querySelector('.board.chosen thead').innerText")
     assert text(browser, "note").startswith("2 of 4 cells done")
     sweep.finish(2, status="failed", error="boom", perplexity=None)
     wait_for(lambda: "1 failed" in text(browser, "note"))
@@ -94,7 +98,7 @@ def test_a_server_that_goes_away_is_said(browser, look, tmp_path):
     assert all("REFUSED" in error for error in browser.errors()), "and nothing else went wrong"
 
 
-def test_sweeps_lie_side_by_side_and_are_chosen_between(browser, look, tmp_path):
+def test_sweeps_lie_over_each_other_and_are_chosen_between(browser, look, tmp_path):
     one = StoredSweep(tmp_path / "one", CELLS)
     two = StoredSweep(tmp_path / "two", CELLS, finetune={"tokens": 4096})
     one.finish(0, 1)
@@ -102,20 +106,26 @@ def test_sweeps_lie_side_by_side_and_are_chosen_between(browser, look, tmp_path)
     look(one, two)
     differing = browser.run("return document.getElementById('differing').innerText")
     assert "finetune.tokens\t1024\t4096" in differing
-    compared = browser.run("return document.getElementById('compared').innerText")
-    assert "wanda\toneshot\t0.3\t60.00\t66.00\t+10.0 %" in compared
-    assert "wanda\toneshot\t0.7\t\t66.00" in compared
-    assert len(browser.table()) == 2
-    browser.choose("sweep", "1")
-    wait_for(lambda: len(browser.table()) == 3)
-    assert text(browser, "note").startswith(f"{two.store.root}: 3 of 4")
+    assert len(browser.table()) == 5
+    browser.choose("color", "sweep")
+    assert {trace["name"] for trace in browser.curves()} == {one.store.root, two.store.root}
+    ids = browser.run("return page.data.lines.map(line => line.id)")
+    browser.run("set({pick: arguments[0]})", ids)
+    assert "+10 %" in browser.run("return byId('compared').innerText")
+    browser.choose("color", "method")
+    browser.choose("sweep", two.store.root)
+    assert [trace["x"] for trace in browser.curves()] == [[0.3, 0.5, 0.7]]
+    assert f"{two.store.root}: 3 of 4" in text(browser, "note")
     assert browser.errors() == []
 
 
 def test_one_sweep_shows_no_comparison(browser, look, tmp_path):
     sweep = StoredSweep(tmp_path / "out", CELLS)
     look(sweep)
-    assert browser.run("return [byId('compare').hidden, byId('sweep-label').hidden]") == [True] * 2
+    hidden = "return [byId('sweeps').hidden, byId('sweep').closest('label').hidden]"
+    sweep.finish(0)
+    wait_for(lambda: len(browser.table()) == 1)
+    assert browser.run(hidden) == [True] * 2
 
 
 def test_hostile_names_errors_and_settings_stay_text(browser, look, tmp_path):
@@ -127,7 +137,7 @@ def test_hostile_names_errors_and_settings_stay_text(browser, look, tmp_path):
     two.finish(0)
     look(one, two)
     browser.run("document.querySelector('#progress details').open = true")
-    assert EVIL in text(browser, "cells") and EVIL in text(browser, "compared")
+    assert EVIL in text(browser, "cells") and EVIL in text(browser, "boards")
     assert EVIL in text(browser, "differing")
     assert browser.run("return window.hacked ?? null") is None
     assert browser.run("return document.querySelectorAll('main img, header img').length") == 0

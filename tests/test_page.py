@@ -11,11 +11,13 @@ from plotly.offline import get_plotlyjs_version
 
 from orchestrator.page.contents import page_contents
 from orchestrator.page.document import PLOTLY, asset, hash_of, page_html, write_html
+from orchestrator.page.news import values_of
 from orchestrator.results.schema import SCHEMA
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
 EVIL = "<script>window.hacked = 1</script>\"'</td><img src=x onerror='window.hacked = 2'>&lt;"
+DENSE = make_row(method="dense", regime="dense", sparsity=0.0, seed=None, perplexity=27.66)
 
 
 def data_of(text: str) -> dict:
@@ -23,34 +25,114 @@ def data_of(text: str) -> dict:
     return json.loads(island.split("</script>")[0], parse_constant=pytest.fail)
 
 
+def seeds(method, *values, **known):
+    return [
+        make_row(method=method, seed=seed, status=value, error="boom", **known)
+        if isinstance(value, str)
+        else make_row(method=method, seed=seed, perplexity=value, **known)
+        for seed, value in enumerate(values)
+    ]
+
+
 def test_rows_reach_the_page_whole_and_as_valid_json():
     rows = [make_row(seed=i, perplexity=v) for i, v in enumerate((1.5, math.nan, math.inf))]
     data = data_of(page_html(page_contents(rows), plotly_js=""))
-    assert data["columns"] == SCHEMA.names
-    column = 1 + SCHEMA.names.index("perplexity")
-    assert [row[column] for row in data["rows"]] == [1.5, "nan", "inf"]
-    assert len({row[0] for row in data["rows"]}) == 3
+    assert data["rows"]["names"] == SCHEMA.names
+    assert values_of(data["rows"], "perplexity") == [1.5, "nan", "inf"]
+    assert values_of(data["rows"], "model") == ["facebook/opt-125m"] * 3
+    assert len({*values_of(data["rows"], "key")}) == 3
+    assert len({*values_of(data["rows"], "group")}) == 1, "seeds of one cell"
 
 
 def test_task_results_are_columns_of_the_page():
-    rows = [make_row() | {"task:tiny:acc": 0.4}, make_row()]
+    rows = [make_row() | {"task:tiny:acc": 0.4}, make_row(seed=1)]
     data = data_of(page_html(page_contents(rows), plotly_js=""))
-    assert data["columns"] == [*SCHEMA.names, "task:tiny:acc"]
-    assert sorted(row[-1] or 0 for row in data["rows"]) == [0, 0.4]
+    assert data["rows"]["names"] == [*SCHEMA.names, "task:tiny:acc"]
+    assert sorted(values_of(data["rows"], "task:tiny:acc"), key=str) == [0.4, None]
 
 
-def test_nothing_from_rows_or_provenance_is_markup():
-    known = {"model": EVIL, "method": EVIL, "regime": EVIL, "error": EVIL, "eval_text": EVIL}
-    text = page_html(page_contents([make_row(**known)], provenance={EVIL: EVIL}), plotly_js="")
+def test_nothing_from_rows_notes_or_provenance_is_markup():
+    known = {"model": EVIL, "method": EVIL, "regime": EVIL, "eval_text": EVIL}
+    rows = [make_row(**known), make_row(**known, sparsity=0.7, status="failed", error=EVIL)]
+    contents = page_contents(rows, provenance={EVIL: EVIL}, notes=EVIL)
+    text = page_html(contents, plotly_js="")
     assert "<img" not in text and "<script>window" not in text
-    assert data_of(text)["rows"][0][1 + SCHEMA.names.index("error")] == EVIL
+    assert EVIL in values_of(data_of(text)["rows"], "error")
+    assert data_of(text)["head"]["notes"] == EVIL
 
 
 def test_settings_panel_lists_every_value_and_the_command():
-    rows = [make_row(), make_row(torch_version="2.11.0")]
-    told = dict(page_contents(rows, provenance={"command": "python x.py --a b"})["settings"])
-    assert told["command"] == ["python x.py --a b"]
+    rows = [make_row(), make_row(seed=1, torch_version="2.11.0")]
+    contents = page_contents(rows, provenance={"command to reproduce": "python x.py --a b"})
+    told = dict(contents["settings"])
+    assert told["command to reproduce"] == ["python x.py --a b"]
     assert told["torch"] == ["2.11.0", "2.13.0"]
+    assert "<dd>python x.py --a b</dd>" in page_html(contents, plotly_js="")
+
+
+def test_the_head_says_models_methods_texts_seeds_date_and_commit():
+    head = page_contents([DENSE, *seeds("wanda", 40.0, 41.0), *seeds("alps", "failed")])["head"]
+    assert head["title"] == "Pruning facebook/opt-125m on wikitext2"
+    assert head["facts"] == (
+        "alps, wanda · oneshot · 1 targets · 2 seeds · 2026-01-05 · code 0.1.0"
+    )
+    assert head["failed"] == 1
+
+
+def test_without_scripts_answer_heat_table_and_picture_are_in_the_html():
+    rows = [DENSE, *seeds("sparsegpt", 49.0, "failed", "failed"), *seeds("wanda", 60.1, 60.0, 60.2)]
+    text = page_html(page_contents(rows), plotly_js="").split('id="data"')[0]
+    assert "<strong>Within 3×:</strong> 50 % sparsity (wanda · oneshot, 3 seeds)." in text
+    assert "Not counted: sparsegpt · oneshot (49.00 on 1 of 3 seeds, failed)." in text
+    cells = re.findall(r'<td class="([^"]*)"><button type="button" data-cell="0.5">([^<]*)<', text)
+    assert cells == [("h5 part", "49.00 ! (1 of 3)"), ("h6 best", "60.1 ± 0.1 (3)")]
+    (drawing,) = re.findall(r"<svg class=\"static\".*?</svg>", text)
+    assert "wanda · oneshot</text>" in drawing and drawing.count("<circle") == 2
+
+
+def test_the_lowest_of_one_seed_is_outlined_as_no_more_than_that():
+    text = page_html(
+        page_contents([DENSE, *seeds("wanda", 40.0), *seeds("alps", 39.0)]), plotly_js=""
+    )
+    assert 'class="h4 lowest"><button type="button" data-cell="0.5">39.00<' in text
+
+
+def test_published_values_are_those_of_methods_that_were_run():
+    rows = [DENSE, *seeds("wanda", 40.0), *seeds("wanda", 200.0, sparsity=0.7)]
+    found = page_contents(rows)["published"]
+    assert found and {value["method"] for value in found} == {"wanda"}
+    assert {value["target"] for value in found} <= {"0.5", "0.7"}
+
+
+def test_settings_that_vary_are_dimensions_of_the_figure():
+    rows = [*seeds("wanda", 40.0), *seeds("alps", 39.0), *seeds("wanda", 41.0, schedule="cubic")]
+    contents = page_contents(rows)
+    names = [each["name"] for each in contents["dimensions"]]
+    assert names == ["sweep", "model", "text", "method", "regime", "schedule"]
+    assert {line["at"]["schedule"] for line in contents["lines"]} == {"", "cubic"}
+
+
+def test_pairs_are_compared_in_python_with_the_settings_that_differ():
+    rows = [
+        DENSE,
+        *seeds("wanda", 40.0, 41.0, 40.5),
+        *seeds("alps", 30.0, 30.5, 30.2, budget="total"),
+    ]
+    contents = page_contents(rows)
+    (told,) = contents["pairs"].values()
+    assert told["differ"] == [["budget", "total", ""]]
+    ((target, ratio, spread, verdict),) = told["targets"]
+    assert (target, ratio, verdict) == ("0.5", "+34 %", "clearly higher")
+    assert spread.startswith("+") and " to +" in spread
+
+
+def test_models_of_different_size_compare_by_their_ratio_to_dense():
+    small = [DENSE, *seeds("wanda", 55.32)]
+    other = {"model": "big", "dense_perplexity": 10.0}
+    large = [r | other for r in [DENSE | {"perplexity": 10.0}, *seeds("wanda", 15.0)]]
+    large = [r | {"cell_id": f"big {r['cell_id']}"} for r in large]
+    (told,) = page_contents(small + large)["pairs"].values()
+    assert told["targets"] == [["0.5", "+33 %", "", "one seed: no claim"]]
 
 
 def test_page_forbids_itself_the_network_unless_it_is_live():
@@ -94,14 +176,25 @@ def test_only_the_pages_own_scripts_may_run():
 @pytest.fixture(scope="module")
 def sweep_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "curves.html"
-    write_html(sweep_rows(), path)
+    provenance = {"command to reproduce": "python experiments/sweep_opt.py --x 1", "out-dir": "o d"}
+    write_html(sweep_rows(), path, provenance=provenance, notes="# Mine")
     return path
+
+
+def ready(browser, path, fragment="", **how):
+    """Open the page at a fragment, from nowhere, so that it starts anew."""
+    browser.call("/url", {"url": "about:blank"})
+    browser.open(path, fragment=fragment, **how)
+
+
+def fragment(browser) -> str:
+    return browser.run("return location.hash")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_page_opens_without_errors_and_fits(browser, sweep_page, width, dark):
-    browser.open(sweep_page, width, dark)
+    ready(browser, sweep_page, width=width, dark=dark)
     wide = "const d = document.documentElement; return d.scrollWidth <= d.clientWidth"
     assert browser.run(wide), "the page scrolls sideways"
     ink = browser.run("return document.getElementById('plot').layout.font.color")
@@ -109,178 +202,327 @@ def test_page_opens_without_errors_and_fits(browser, sweep_page, width, dark):
     assert browser.errors() == []
 
 
-def test_choosers_change_the_plot(browser, sweep_page):
-    browser.open(sweep_page)
-    assert {trace["facet"] for trace in browser.shown() if "facet" in trace} == {0}
-    browser.choose("model", "facebook/opt-125m")
-    assert {trace["facet"] for trace in browser.shown() if "facet" in trace} == {1}
-    browser.run("document.querySelector('[data-name=\"method:wanda\"]').click()")
-    browser.run("document.querySelector('[data-name=\"regime:oneshot\"]').click()")
-    seen = {(t["method"], t["regime"]) for t in browser.shown() if t["kind"] == "curve"}
-    trained = ("finetune", "iterative")
-    assert seen == {(m, r) for m in ("alps", "magnitude", "sparsegpt") for r in trained}
-    assert browser.errors() == []
-
-
-def test_one_click_changes_the_scale(browser, sweep_page):
-    browser.open(sweep_page)
-    scale = "return document.getElementById('plot')._fullLayout.yaxis.type"
-    assert browser.run(scale) == "log"
-    browser.run("document.querySelector('[data-scale=linear]').click()")
-    assert browser.run(scale) == "linear"
-
-
-@pytest.mark.parametrize("view", ["tokens", "seconds", "front", "sparsity"])
-def test_views_draw_points_that_link_to_rows(browser, sweep_page, view):
-    browser.open(sweep_page)
-    browser.choose("view", view)
-    curves = [trace for trace in browser.shown() if trace["kind"] == "curve"]
-    assert curves and all(len(t["keys"]) == len(t["x"]) == len(t["y"]) for t in curves)
-    assert browser.errors() == []
-
-
-def test_front_has_no_point_that_another_beats(browser, sweep_page):
-    browser.open(sweep_page)
-    browser.choose("view", "front")
-    behind, front, _ = browser.shown()
-    points = list(zip(front["x"], front["y"]))
-    for x, y in points + list(zip(behind["x"], behind["y"])):
-        beaten = any(a >= x and b < y for a, b in points)
-        assert beaten != ((x, y) in points)
-
-
-def test_choosing_a_row_marks_its_point(browser, sweep_page):
-    browser.open(sweep_page)
-    browser.choose("find", "opt-125m sparsegpt iterative 0.7")
-    browser.run("document.querySelector('#rows tbody tr').click()")
-    assert browser.run("return document.getElementById('model').value") == "facebook/opt-125m"
-    (ring,) = [trace for trace in browser.shown() if trace["kind"] == "ring"]
-    key = browser.run("return document.querySelector('[aria-selected=true]').dataset.key")
-    curves = [trace for trace in browser.shown() if trace["kind"] == "curve"]
-    (curve,) = [trace for trace in curves if any(key in keys for keys in trace["keys"])]
-    at = next(i for i, keys in enumerate(curve["keys"]) if key in keys)
-    assert (ring["x"], ring["y"]) == ([curve["x"][at]], [curve["y"][at]])
-    assert "iterative" in browser.run("return document.getElementById('chosen').textContent")
-
-
-def test_choosing_a_failed_row_rings_its_mark_in_the_strip(browser, sweep_page):
-    browser.open(sweep_page)
-    browser.choose("status", "failed")
-    browser.run("document.querySelector('#rows tbody tr').click()")
-    (ring,) = [trace for trace in browser.shown() if trace["kind"] == "ring"]
-    assert ring["axis"] == "y2" and len(ring["x"]) == 1
-
-
-def test_clicking_a_point_shows_its_row(browser, sweep_page):
-    browser.open(sweep_page)
-    key = next(t for t in browser.shown() if t["kind"] == "curve" and t["method"] == "wanda")[
-        "keys"
-    ][3][0]
-    browser.run(
-        "const keys = document.getElementById('plot').data.flatMap(t => t.customdata ?? []);"
-        "const customdata = keys.find(k => k.includes(arguments[0]));"
-        "document.getElementById('plot').emit('plotly_click', {points: [{customdata}]})",
-        key,
+def test_answer_and_figure_are_seen_without_scrolling(browser, sweep_page):
+    ready(browser, sweep_page, width=1440)
+    bottom = (
+        "return arguments[0].map(q => document.querySelector(q).getBoundingClientRect().bottom)"
     )
-    assert browser.run("return document.querySelector('[aria-selected=true]').dataset.key") == key
+    answer, ticks = browser.run(bottom, [".board.chosen .answer", "#plot .xtick"])
+    assert answer < ticks < 900
 
 
-def test_table_sorts_filters_and_turns_pages(browser, sweep_page):
-    browser.open(sweep_page)
+def test_choosers_change_the_plot(browser, sweep_page):
+    ready(browser, sweep_page)
+    browser.choose("model", "facebook/opt-125m")
+    assert "opt-125m" in browser.run("return document.querySelector('.board.chosen').ariaLabel")
+    browser.run("document.querySelector('[data-chip=\"method=wanda\"]').click()")
+    assert {t["method"] for t in browser.curves()} == {"wanda"}, "a click shows one alone"
+    browser.run("document.querySelector('[data-chip=\"method=wanda\"]').click()")
+    assert len({t["method"] for t in browser.curves()}) == 4, "a second one shows all"
+    browser.shift_click('[data-chip="regime=oneshot"]')
+    assert {t["regime"] for t in browser.curves()} == {"finetune", "iterative"}
+    assert browser.errors() == []
+
+
+def test_a_link_restores_every_choice(browser, sweep_page):
+    ready(browser, sweep_page)
+    browser.choose("model", "facebook/opt-125m")
+    browser.choose("tol", "1.5")
+    browser.choose("facet", "regime")
+    browser.run("document.querySelector('[data-set=\"range=full\"]').click()")
+    browser.run("document.querySelector('.board.chosen [data-at=\"0.5\"]').click()")
+    browser.run("document.querySelector('[data-chip=\"method=wanda\"]').click()")
+    browser.run(
+        "document.querySelector('.board.chosen tr:nth-child(2) [data-cell=\"0.9\"]').click()"
+    )
+    browser.choose("find", "alps sparsity:0.7")
+    seen = (
+        "return [location.hash, byId('model').value, byId('tol').value, byId('find').value,"
+        " byId('facet').value, byId('drawer').innerText, byId('rows').innerText,"
+        " byId('chips').innerHTML,"
+        " document.querySelector('.board.chosen .answer').innerText,"
+        " JSON.stringify(byId('plot').data.map(t => [t.x, t.y, t.meta, t.opacity]))]"
+    )
+    before = browser.run(seen)
+    ready(browser, sweep_page, fragment=before[0][1:])
+    assert browser.run(seen) == before
+    browser.run("location.hash = ''")
+    assert browser.run("return byId('tol').value") == "1.1", (
+        "an address without choices is the start"
+    )
+    assert browser.errors() == []
+
+
+def test_zoom_survives_other_choices_and_a_link(browser, sweep_page):
+    ready(browser, sweep_page)
+    browser.run(
+        "return Plotly.relayout('plot', {'xaxis.range[0]': 0.35, 'xaxis.range[1]': 0.75,"
+        " 'yaxis.range[0]': 0.05, 'yaxis.range[1]': 0.3}).then(() => 0)"
+    )
+    span = "const l = byId('plot')._fullLayout; return [...l.xaxis.range, ...l.yaxis.range]"
+    assert browser.run(span) == pytest.approx([0.35, 0.75, 0.05, 0.3])
+    browser.run("document.querySelector('[data-chip=\"method=wanda\"]').click()")
+    browser.run("document.querySelector('.board.chosen [data-at=\"0.5\"]').click()")
+    assert browser.run(span) == pytest.approx([0.35, 0.75, 0.05, 0.3])
+    ready(browser, sweep_page, fragment=fragment(browser)[1:])
+    assert browser.run(span) == pytest.approx([0.35, 0.75, 0.05, 0.3])
+
+
+def test_the_axis_starts_at_the_ratio_to_dense_and_shows_all_on_a_click(browser, sweep_page):
+    ready(browser, sweep_page)
+    span = "return byId('plot')._fullLayout.yaxis.range.map(v => 10 ** v)"
+    low, high = browser.run(span)
+    assert 0.8 < low < 1 and 2.9 < high < 3.3
+    ticks = browser.run("return byId('plot')._fullLayout.yaxis.ticktext")
+    assert {"1×", "2×", "3×"} <= set(ticks)
+    browser.run("document.querySelector('[data-set=\"range=full\"]').click()")
+    assert browser.run(span)[1] > 1000
+    browser.run("document.querySelector('[data-set=\"y=perplexity\"]').click()")
+    assert browser.run("return byId('plot')._fullLayout.yaxis.title.text") == "perplexity"
+
+
+def test_lines_have_names_at_their_ends_and_structures_columns_of_their_own(browser, sweep_page):
+    ready(browser, sweep_page)
+    names = "return byId('plot').layout.annotations.map(a => a.text)"
+    assert {"alps · iterative", "wanda · oneshot", "no value"} <= set(browser.run(names))
+    ticks = "const x = byId('plot')._fullLayout.xaxis; return [x.ticktext, x.tickvals]"
+    text, places = browser.run(ticks)
+    assert text[-2:] == ["0.9", "2:4"] and places[-1] > places[-2] + 0.05
+
+
+def test_hover_lists_all_lines_of_a_target_in_order(browser, sweep_page):
+    ready(browser, sweep_page)
+    text = browser.run(
+        "return byId('plot').data.find("
+        "t => t.meta.kind === 'curve' && t.meta.method === 'wanda').hovertext[2]"
+    )
+    lines = text.split("<br>")
+    assert lines[0] == "<b>0.5</b>" and len(lines) == 14
+    values = [float(re.search(r"= ([\d.]+)×", line)[1]) for line in lines[1:]]
+    assert values == sorted(values)
+    assert sum("<b>wanda" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("facet", ["model", "method", "regime"])
+def test_the_figure_is_split_by_any_dimension(browser, sweep_page, facet):
+    ready(browser, sweep_page, fragment=f"facet={facet}")
+    count = {"model": 2, "method": 4, "regime": 3}[facet]
+    axes = browser.run("return [...new Set(byId('plot').data.map(t => t.xaxis))].length")
+    assert axes == count
+    titles = browser.run("return byId('plot').layout.annotations.map(a => a.text)")
+    values = browser.run(f"return dimension('{facet}').values.map(v => v.value)")
+    assert set(values) <= set(titles)
+    assert browser.errors() == []
+
+
+def test_models_lie_over_each_other_where_they_give_the_colour(browser, sweep_page):
+    ready(browser, sweep_page, fragment="color=model&view=size")
+    boards = browser.run("return document.querySelectorAll('.board.chosen').length")
+    colors = {t["color"] for t in browser.curves()}
+    assert boards == 2 and len(colors) == 2
+    assert browser.errors() == []
+
+
+def test_clicking_a_point_shows_its_line_alone_and_opens_its_cell(browser, sweep_page):
+    ready(browser, sweep_page)
+    click = (
+        "const t = byId('plot').data.filter(t => t.meta.kind === 'curve')[arguments[0]];"
+        "byId('plot').emit('plotly_click', {points: [{customdata: t.customdata[2]}],"
+        " event: {shiftKey: arguments[1]}}); return t.meta.line"
+    )
+    first = browser.run(click, 0, False)
+    shown = {t["line"] for t in browser.curves() if t["opacity"] == 1}
+    assert shown == {first}
+    assert "at 0.5" in browser.run("return byId('drawer').innerText")
+    second = browser.run(click, 2, True)
+    assert {t["line"] for t in browser.curves() if t["opacity"] == 1} == {first, second}
+    compared = browser.run("return byId('compared').innerText")
+    assert "95 % interval" in compared and re.search(r"0\.5\t", compared)
+
+
+def test_keys_open_any_cell_and_escape_closes_it(browser, sweep_page):
+    ready(browser, sweep_page)
+    browser.run(
+        "document.querySelector('.board.chosen tr:nth-child(4) [data-cell=\"0.8\"]').focus()"
+    )
+    browser.press("Enter", 13, "\r")
+    text = browser.run("return byId('drawer').innerText")
+    assert "alps · iterative at 0.8" in text and "No perplexity: failed" in text
+    assert "ValueError: loss of layer 7 is not finite; use --finetune.lr below 0.0003" in text
+    assert "python experiments/sweep_opt.py --x 1 --retry-failed" in text
+    assert "cell=" in fragment(browser)
+    browser.press("Escape", 27)
+    assert browser.run("return byId('drawer').hidden")
+    assert browser.run("return document.activeElement.dataset.cell") == "0.8"
+    assert "cell=" not in fragment(browser)
+
+
+def test_a_cell_offers_the_commands_to_get_and_repeat_it(browser, sweep_page):
+    ready(browser, sweep_page)
+    browser.run(
+        "document.querySelector('.board.chosen tr:nth-child(4) [data-cell=\"0.5\"]').click()"
+    )
+    commands = browser.run(
+        "return [...document.querySelectorAll('#drawer code')].map(c => c.textContent)"
+    )
+    get, repeat = commands
+    assert re.fullmatch(r"python -m orchestrator.browse 'o d' --get \S.{11} DEST", get)
+    assert repeat.startswith("python experiments/sweep_opt.py --from-row ")
+
+
+def test_the_chip_of_failed_cells_leads_to_an_error_and_its_command(browser, sweep_page):
+    ready(browser, sweep_page)
+    assert browser.run("return byId('failed').textContent") == "6 rows failed"
+    browser.run("byId('failed').click()")
+    text = browser.run("return byId('drawer').innerText")
+    assert "loss of layer 7 is not finite" in text and "--retry-failed" in text
+
+
+def test_find_looks_through_what_is_visible_and_through_columns(browser, sweep_page):
+    ready(browser, sweep_page)
+
+    def found(words):
+        browser.choose("find", words)
+        return int(browser.run("return byId('range').textContent").split("of")[-1].split()[0])
+
+    everything = 2 * (4 * 3 * 8 + 1 + 7)
+    assert found("") == everything
+    assert found("wanda") == 2 * 3 * 8
+    assert found("failed") == 2
+    assert found("0.7") == 2 * 4 * 3
+    assert found("method:wanda sparsity:0.7 opt-125m") == 3
+    assert found("status:failed") == 2
+    assert (
+        browser.run(
+            "byId('find').value = 'nowhere'; byId('find').dispatchEvent(new Event('input'));"
+            "return byId('range').textContent"
+        )
+        == "no rows"
+    )
+
+
+def test_rows_are_cells_with_their_seeds_folded(browser, sweep_page):
+    ready(browser, sweep_page, fragment="find=opt-125m wanda oneshot 0.5")
+    (line,) = browser.table()
+    assert "3 of 3 unfold" in line and any(" ± " in text for text in line)
+    browser.run("document.querySelector('[data-open]').click()")
+    lines = browser.table()
+    assert len(lines) == 4 and [any("seed" in t for t in line) for line in lines[1:]] == [True] * 3
+    head = browser.run("return [...document.querySelectorAll('#rows th')].map(t => t.textContent)")
+    assert "pruning (s)" in head and "mask_structure" not in head
+
+
+def test_table_sorts_turns_pages_and_shows_chosen_columns(browser, sweep_page):
+    ready(browser, sweep_page)
     assert len(browser.table()) == 50
+    browser.run("byId('next').click()")
+    assert browser.run("return byId('range').textContent").startswith("51–100")
+    ready(browser, sweep_page, fragment="columns=method,perplexity,device")
     browser.choose("find", "opt-125m wanda oneshot")
-    assert len(browser.table()) == 24
     browser.run("document.querySelector('[data-sort=perplexity]').click()")
-    values = [float(row[7]) for row in browser.table()]
-    assert values == sorted(values) and values[-1] == math.inf
-    browser.choose("find", "")
-    browser.run("document.getElementById('next').click()")
-    assert browser.run("return document.getElementById('range').textContent").startswith("51–100")
-    browser.choose("status", "not_run")
-    assert {row[6] for row in browser.table()} == {"not_run"}
-
-
-def test_columns_that_no_row_has_anything_in_leave_the_room_to_others(browser, tmp_path):
-    titles = "return [...document.querySelectorAll('#rows th')].map(t => t.textContent)"
-    rows = [make_row(), make_row(seed=1)]
-    write_html(rows, tmp_path / "plain.html")
-    write_html([*rows, make_row(mask_structure="2:4")], tmp_path / "structured.html")
-    browser.open(tmp_path / "plain.html")
-    assert "mask structure" not in browser.run(titles) and "perplexity" in browser.run(titles)
-    browser.open(tmp_path / "structured.html")
-    assert "mask structure" in browser.run(titles)
-    write_html([*rows, make_row(seed=2) | {"task:tiny:acc": 0.4}], tmp_path / "tasks.html")
-    browser.open(tmp_path / "tasks.html")
-    assert browser.run(titles)[-1] == "task:tiny:acc"
+    values = [float(row[1].split()[0]) for row in browser.table()]
+    assert values == sorted(values) and len(values) == 8
+    assert {row[2] for row in browser.table()} == {"cpu"}
 
 
 def test_keyboard_walks_and_chooses_rows(browser, sweep_page):
-    browser.open(sweep_page)
-    press = (
-        "document.activeElement.dispatchEvent("
-        "new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))"
-    )
+    ready(browser, sweep_page)
     browser.run("document.querySelector('#rows tbody tr').focus()")
-    browser.run(press, "ArrowDown")
-    browser.run(press, "Enter")
-    chosen = (
-        "return [...document.querySelectorAll('#rows tbody tr')]"
-        ".findIndex(row => row.ariaSelected === 'true')"
-    )
+    browser.press("ArrowDown", 40)
+    browser.press("Enter", 13, "\r")
+    lines = "return [...document.querySelectorAll('#rows tbody tr')]"
+    chosen = f"{lines}.findIndex(r => r.ariaSelected === 'true')"
     assert browser.run(chosen) == 1
     assert browser.run("return document.activeElement.tagName") == "TR"
+    assert not browser.run("return byId('drawer').hidden")
 
 
-def test_every_control_has_a_name_and_can_be_focused(browser, sweep_page):
-    browser.open(sweep_page)
-    nameless = browser.run(
-        "return [...document.querySelectorAll('select, input, main button')].filter(e =>"
-        " e.tabIndex < 0 || !(e.labels?.[0]?.textContent || e.textContent || e.ariaLabel)?.trim())"
-        ".map(e => e.outerHTML)"
+def saved(browser, click):
+    return browser.run(
+        "URL.createObjectURL = (blob) => { window.saved = blob.text(); return '#'; };"
+        f"{click}; return window.saved"
     )
-    assert nameless == []
 
 
 def test_csv_has_every_column_and_the_filtered_rows(browser, sweep_page):
-    browser.open(sweep_page)
-    browser.choose("find", "opt-125m wanda oneshot")
-    browser.run(
-        "URL.createObjectURL = (blob) => { window.saved = blob.text(); return '#'; };"
-        "document.getElementById('csv').click()"
-    )
-    head, *lines = browser.run("return window.saved").splitlines()
+    ready(browser, sweep_page, fragment="find=opt-125m wanda oneshot")
+    head, *lines = saved(browser, "byId('csv').click()").splitlines()
     assert head.split(",") == [f'"{name}"' for name in SCHEMA.names]
     assert len(lines) == 24
 
 
-def test_best_table_says_how_sure_a_lead_is(browser, sweep_page):
-    browser.open(sweep_page)
-    text = browser.run("return document.getElementById('best').innerText")
-    assert "0.7\talps · iterative" in text and "clear" in text and "within the spread" in text
+def test_no_cell_of_a_csv_is_a_formula(browser, tmp_path):
+    write_html([DENSE, *seeds("=cmd()", 40.0), *seeds("alps", "failed")], tmp_path / "page.html")
+    ready(browser, tmp_path / "page.html")
+    text = saved(browser, "byId('csv').click()")
+    assert ',"\'=cmd()"' in text and ',"=cmd' not in text
+    text = saved(browser, "document.querySelector('[data-save=csv]').click()")
+    assert "\"'=cmd()" in text and "1.446" in text, "the figure's numbers, as they are shown"
+
+
+def test_a_figure_saved_in_the_dark_is_dark_on_white_and_named(browser, sweep_page):
+    ready(browser, sweep_page, dark=True)
+    svg, size = browser.run(
+        "const {data, layout} = drawing(true, SAVED);"
+        "return Plotly.toImage({data, layout: {...layout, ...SAVED}}, {format: 'svg', ...SAVED})"
+        ".then(url => [decodeURIComponent(url), fileName()])"
+    )
+    assert "rgb(255, 255, 255)" in svg and "rgb(231, 234, 236)" not in svg
+    assert "Sparsity: facebook/opt-1.3b" in svg
+    assert size == "Sparsity-facebook-opt-1.3b-wikitext2-sparsegpt-window-2-048-286-720-tokens"
+
+
+def test_survivors_are_not_the_best_on_the_page(browser, tmp_path):
+    rows = [DENSE, *seeds("sparsegpt", 49.0, "failed", "failed"), *seeds("wanda", 60.1, 60.0, 60.2)]
+    write_html(rows, tmp_path / "page.html")
+    ready(browser, tmp_path / "page.html")
+    text = browser.run("return document.querySelector('.board.chosen .answer').innerText")
+    assert "At sparsity 0.5: wanda · oneshot with 60.1±0.1 (3 seeds)" in text
+    assert "Not counted: sparsegpt · oneshot (49.00 on 1 of 3 seeds, failed)" in text
+    assert "--seeds" not in text
+
+
+def test_the_tolerance_is_a_control_of_the_answer(browser, sweep_page):
+    ready(browser, sweep_page)
+    lines = "return [...document.querySelectorAll('.board.chosen .within')]"
+    lines += ".filter(e => !e.hidden).map(e => e.innerText)"
+    assert [line.split(":")[0] for line in browser.run(lines)] == [
+        "Within 10 % of dense",
+        "Within 2×",
+    ]
+    browser.choose("tol", "1.5")
+    assert browser.run(lines)[0].startswith("Within 50 % of dense: 60 % sparsity")
 
 
 def test_new_data_keeps_what_the_reader_chose(browser, sweep_page):
-    browser.open(sweep_page)
+    ready(browser, sweep_page)
     browser.choose("model", "facebook/opt-125m")
-    browser.run("document.querySelector('[data-scale=linear]').click()")
-    browser.run("document.querySelector('[data-name=\"method:wanda\"]').click()")
-    browser.run("show(JSON.parse(byId('data').textContent))")
-    chosen = browser.run("return [byId('model').value, page.state.scales.perplexity]")
-    assert chosen == ["facebook/opt-125m", "linear"]
-    assert "wanda" not in {trace.get("method") for trace in browser.shown()}
+    browser.run("document.querySelector('[data-chip=\"method=wanda\"]').click()")
+    browser.run("document.querySelector('.board.chosen [data-at=\"0.5\"]').focus()")
+    browser.run("show({...page.data, fresh: []})")
+    assert browser.run("return byId('model').value") == "facebook/opt-125m"
+    assert {t["method"] for t in browser.curves()} == {"wanda"}
+    assert browser.run("return document.activeElement.dataset.at") == "0.5", "news took the focus"
 
 
 def test_hostile_text_stays_text(browser, tmp_path):
     known = {"model": EVIL, "method": EVIL, "regime": EVIL, "eval_text": EVIL}
     rows = [make_row(**known), make_row(**known, sparsity=0.7, status="failed", error=EVIL * 50)]
-    rows.append(make_row(**known, mask_structure=EVIL, method_settings=EVIL))
-    write_html(rows, tmp_path / "evil.html", provenance={"command": EVIL})
-    browser.open(tmp_path / "evil.html")
-    browser.choose("find", "onerror")
+    rows.append(make_row(**known, mask_structure="2:4", method_settings=EVIL))
+    write_html(rows, tmp_path / "evil.html", provenance={"command": EVIL}, notes=EVIL)
+    ready(browser, tmp_path / "evil.html")
+    for view in browser.run("return Object.keys(VIEWS)"):
+        browser.run(f"document.querySelector('[data-set=\"view={view}\"]').click()")
     browser.run("document.querySelectorAll('#rows tbody tr')[2].click()")
+    browser.run(
+        "show({...page.data, fresh:"
+        " page.data.boards.map(b => ({...b, html: byId('boards').innerHTML}))})"
+    )
     assert browser.run("return window.hacked ?? null") is None
-    assert browser.run("return document.querySelectorAll('main img').length") == 0
-    assert browser.table()[0][0] == EVIL
+    assert browser.run("return document.querySelectorAll('main img, aside img').length") == 0
+    assert (
+        EVIL in browser.table()[0] and browser.run("return byId('notes-text').textContent") == EVIL
+    )
     assert browser.errors() == []
 
 
@@ -296,8 +538,9 @@ def test_hostile_text_stays_text(browser, tmp_path):
 )
 def test_a_sweep_that_is_not_finished_can_be_looked_at(browser, tmp_path, rows):
     write_html(rows, tmp_path / "half.html")
-    browser.open(tmp_path / "half.html")
-    for view in browser.run("return Object.keys(VIEWS).reverse()"):
-        browser.choose("view", view)
-    assert len(browser.table()) == min(50, len(rows))
+    ready(browser, tmp_path / "half.html")
+    if rows:
+        for view in browser.run("return Object.keys(VIEWS).reverse()"):
+            browser.run(f"document.querySelector('[data-set=\"view={view}\"]').click()")
+    assert bool(browser.table()) == bool(rows)
     assert browser.errors() == []

@@ -1,6 +1,6 @@
-"""In a real browser: what the page says of the best method, and what it shows of stages."""
+"""In a real browser: what the page shows of layers and of training."""
 
-import re
+import math
 import runpy
 from pathlib import Path
 
@@ -84,145 +84,82 @@ def small(tmp_path_factory) -> Path:
     return path
 
 
-def verdict(browser) -> str:
-    text = browser.run("return document.getElementById('verdict').innerText")
-    return text.replace("\u00a0", " ")
-
-
-def test_the_page_says_which_method_to_use_at_70_percent_and_how_sure_that_is(browser, small):
-    browser.open(small)
-    assert browser.run("return document.getElementById('target').value") == "0.7"
-    text = verdict(browser)
-    assert "Lowest perplexity: sparsegpt · iterative with 40.05 ± 0.07 (2 seeds)" in text
-    assert "after 2,048 training tokens: 45 % above the dense model's 27.66." in text
-    assert "How sure? Clear: its lead over" in text and "ahead on 2 of 2 seeds" in text
-    assert "Two seeds tell the spread only roughly" in text
-    assert "Best without training: sparsegpt · oneshot with 60.05" in text
-    assert "from 27.66 to 29.00, so what training wins back is not adaptation to the text" in text
-    assert "Left out, having no perplexity: alps · oneshot (failed)" in text
-
-
-def at_half(tmp_path, browser, *cells) -> str:
-    rows = [
-        make_row(method=method, seed=seed, perplexity=value)
-        for method, values in cells
-        for seed, value in enumerate(values)
-    ]
-    write_html(rows, tmp_path / "page.html")
-    browser.open(tmp_path / "page.html")
-    return verdict(browser)
-
-
-def test_a_lead_within_the_noise_of_seeds_is_not_called_one(browser, tmp_path):
-    text = at_half(
-        tmp_path, browser, ("sparsegpt", (39.0, 41.0, 40.0)), ("wanda", (40.5, 40.8, 41.7))
-    )
-    assert "Not sure: its lead over wanda · oneshot is 1.00 (2.5 %)" in text
-    assert "0.8 times the joint standard deviation" in text and "ahead on 2 of 3 seeds" in text
-
-
-def test_a_single_seed_is_said_to_prove_nothing_and_papers_give_the_scale(browser, tmp_path):
-    text = at_half(tmp_path, browser, ("sparsegpt", (40.0,)), ("wanda", (41.0,)))
-    assert "Not known: its lead over wanda · oneshot is 1.00 (2.5 %), with a single seed" in text
-    assert "--seeds 0 1 2" in text and re.search(
-        r"opt-\S+ at \S+ varies by \d\.\d % over seeds", text
-    )
-
-
-def test_what_no_seed_changes_is_compared_as_exact(browser, tmp_path):
-    rows = [make_row(method="magnitude", seed=None, perplexity=50.0)]
-    rows += [make_row(seed=seed, perplexity=40.0 + seed / 10) for seed in range(3)]
-    write_html(rows, tmp_path / "page.html")
-    browser.open(tmp_path / "page.html")
-    assert "Clear: its lead over magnitude · oneshot is 9.90" in verdict(browser)
-
-
-def test_regimes_that_meet_at_one_stage_are_one_entry(browser, tmp_path):
-    known = {"stage_id": "same", "perplexity": 30.0, "num_finetune_tokens": TOKENS}
-    rows = [
-        make_row(**known, regime="finetune"),
-        iterative(0.5, **known),
-        make_row(perplexity=41.0),
-    ]
-    write_html(rows, tmp_path / "page.html")
-    browser.open(tmp_path / "page.html")
-    text = verdict(browser)
-    assert "wanda · finetune = iterative with 30.00" in text and "lead over wanda · oneshot" in text
-
-
-def test_the_only_cell_of_a_target_is_compared_with_nothing(browser, tmp_path):
-    assert "nothing to compare it with" in at_half(tmp_path, browser, ("wanda", (40.0,)))
-
-
-def shown(browser, view: str) -> list[dict]:
-    browser.choose("view", view)
+def shown(browser, path: Path, fragment: str) -> list[dict]:
+    browser.call("/url", {"url": "about:blank"})
+    browser.open(path, fragment=fragment)
     return browser.run(
-        "return document.getElementById('plot').data.map(t => ({...t.meta, name: t.name, x: t.x,"
-        " y: t.y, axis: t.xaxis ?? 'x', hover: t.hovertext}))"
+        "return byId('plot').data.map(t => ({...t.meta, x: t.x, y: t.y, name: t.name,"
+        " color: t.marker?.color, hover: t.hovertext}))"
     )
 
 
-def test_errors_of_layers_stand_in_a_panel_for_each_kind_of_matrix(browser, small):
-    browser.open(small)
-    lines = shown(browser, "errors")
-    assert {line["method"] for line in lines} == {"sparsegpt", "wanda"}, "magnitude knows none"
-    assert {line["panel"] for line in lines} == {kind.split(".")[1] for kind in KINDS}
-    assert len({line["axis"] for line in lines}) == 4
-    first = next(line for line in lines if line["method"] == "sparsegpt")
-    # One-shot and fine-tuned cells share their prune stage: one line for both.
-    assert first["labels"] == ["oneshot", "finetune"] and first["x"] == list(range(6))
-    assert first["y"] == pytest.approx([0.1 * (1 + 0.1 * 4 * i) for i in range(6)])
-    assert "model.layers.0.self_attn.q_proj" in first["hover"][0]
-    assert all(
-        "norms of inputs only" in line["name"] for line in lines if line["method"] == "wanda"
-    )
-    assert browser.run("return document.getElementById('plot')._fullLayout.yaxis.type") == "log"
+def line(browser, method: str, regime: str) -> str:
+    find = "l => l.at.method === arguments[0] && l.at.regime === arguments[1]"
+    return browser.run(f"return page.data.lines.find({find}).id", method, regime)
+
+
+def test_layers_are_a_heat_map_of_blocks_and_matrices(browser, small):
+    (heat,) = shown(browser, small, "view=layers")
+    assert len(heat["x"]) == len(NAMES) and set(heat["x"]) == set(range(6))
+    assert set(heat["y"]) == {kind.split(".")[1] for kind in KINDS}
+    # The lowest line at 0.7 is sparsegpt's iterative one, whose last errors are a quarter.
+    assert heat["color"][0] == pytest.approx(math.log10(0.025))
+    assert "model.layers.0.self_attn.q_proj: 0.025" in heat["hover"][0]
     assert browser.errors() == []
+
+
+def test_the_ten_worst_matrices_are_named_and_all_are_in_the_download(browser, small):
+    shown(browser, small, "view=layers")
+    lines = browser.run(
+        "byId('numbers').open = true; drawNumbers();"
+        "return [...byId('numbers-table').rows].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    assert len(lines) == 11 and lines[1][:2] == ["1", "5"]
+    text = browser.run(
+        "URL.createObjectURL = (blob) => { window.saved = blob.text(); return '#'; };"
+        "saveNumbers(); return window.saved"
+    )
+    assert len(text.splitlines()) == 1 + len(NAMES)
+
+
+def test_picked_lines_show_their_layers_and_two_show_one_against_the_other(browser, small):
+    shown(browser, small, "view=layers")
+    wanda, other = line(browser, "wanda", "oneshot"), line(browser, "sparsegpt", "oneshot")
+    (heat,) = shown(browser, small, f"view=layers&pick={wanda}")
+    assert heat["color"][0] == pytest.approx(math.log10(0.2))
+    assert "norms of inputs only" in browser.run("return byId('caption').textContent")
+    (heat,) = shown(browser, small, f"view=layers&pick={wanda},{other}")
+    assert heat["color"] == pytest.approx([math.log10(0.5)] * len(NAMES))
 
 
 def test_sparsities_of_layers_are_those_measured(browser, small):
-    browser.open(small)
-    lines = shown(browser, "zeros")
-    assert {line["method"] for line in lines} == {"sparsegpt", "wanda", "magnitude"}
-    for line in lines:
-        assert line["y"] == [0.6 if line["panel"] == "q_proj" else 0.7] * 6
-    assert browser.errors() == []
+    (heat,) = shown(browser, small, "view=layers&field=sparsity")
+    expected = [0.6 if "q_proj" in name else 0.7 for name in NAMES]
+    assert heat["color"] == pytest.approx(expected)
 
 
 def test_losses_of_all_rounds_follow_each_other_with_a_gap(browser, small):
-    browser.open(small)
-    lines = shown(browser, "losses")
+    lines = shown(browser, small, "view=losses")
     assert {line["kind"] for line in lines} == {"loss"}
-    rounds = [line for line in lines if (line["method"], line["label"]) == ("wanda", "iterative")]
+    rounds = [ln for ln in lines if (ln["method"], ln["regime"]) == ("wanda", "iterative")]
     assert len(rounds) == 2, "one line for each seed"
     assert rounds[0]["x"][7:10] == [TOKENS, TOKENS, TOKENS + TOKENS // 8]
     assert rounds[0]["y"][7:10] == pytest.approx([2.3, None, 3.2])
-    assert not any(line["label"] == "oneshot" for line in lines)
+    assert not any(line["regime"] == "oneshot" for line in lines)
     assert browser.errors() == []
 
 
-def test_choosers_act_on_the_views_of_stages_too(browser, small):
-    browser.open(small)
-    browser.run("document.querySelector('[data-name=\"method:wanda\"]').click()")
-    assert {line["method"] for line in shown(browser, "errors")} == {"sparsegpt"}
-    browser.run("document.querySelector('[data-scale=linear]').click()")
-    scale = "return document.getElementById('plot')._fullLayout.yaxis.type"
-    assert browser.run(scale) == "linear"
-    shown(browser, "sparsity")
-    assert browser.run("return page.state.scales.perplexity") == "linear", "has its own scale"
+def test_chips_act_on_the_views_of_stages_too(browser, small):
+    lines = shown(browser, small, "view=losses&hide=method%253Dwanda")
+    assert {line["method"] for line in lines} == {"sparsegpt", "magnitude"}
 
 
 @pytest.mark.parametrize(
     ("view", "said"),
-    [
-        ("errors", "No errors recorded here"),
-        ("zeros", "No sparsities of matrices recorded here"),
-        ("losses", "Nothing was trained here"),
-    ],
+    [("layers", "No values of layers are recorded here"), ("losses", "Nothing was trained here")],
 )
 def test_pages_without_recorded_stages_say_so(browser, tmp_path, view, said):
     write_html([make_row()], tmp_path / "old.html")
-    browser.open(tmp_path / "old.html")
-    assert all(line["kind"] == "ring" for line in shown(browser, view))
+    assert shown(browser, tmp_path / "old.html", f"view={view}") == []
     text = browser.run("return document.getElementById('plot').textContent")
     assert said in text and browser.errors() == []

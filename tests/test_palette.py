@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orchestrator.page.document import ASSETS
-from orchestrator.page.palette import COLORS, DASHES, GREY, SYMBOLS
+from orchestrator.page.palette import COLORS, DASHES, GREY, SERIES, SYMBOLS
 
 # Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB.
 SIGHT = {
@@ -51,13 +51,20 @@ def test_every_two_colours_look_different(sight):
         assert np.linalg.norm(seen[one] - seen[other]) > 10, (one, other)
 
 
+@pytest.mark.parametrize("sight", ["full", "protanopia", "deuteranopia"])
+def test_all_colours_in_use_look_different_where_red_and_green_do_not(sight):
+    seen = {color: lab(SIGHT[sight] @ linear(color)) for color in (*SERIES, GREY)}
+    for one, other in itertools.combinations(seen, 2):
+        assert np.linalg.norm(seen[one] - seen[other]) > 10, (one, other)
+
+
 def papers() -> list[str]:
     return re.findall(r"--paper: (#\w{6})", (ASSETS / "page.css").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("color", [*COLORS.values(), GREY])
+@pytest.mark.parametrize("color", [*SERIES, GREY])
 def test_every_colour_stands_out_from_both_papers(color):
-    assert len(papers()) == 2
+    assert len({*papers()}) == 2
     for paper in papers():
         light, dark = sorted((lab_y(color), lab_y(paper)), reverse=True)
         # WCAG 2's contrast for graphics.

@@ -73,12 +73,36 @@ def test_the_page_is_the_one_that_a_sweep_writes_and_asks_here_for_news(start, s
 def test_only_progress_comes_until_a_row_is_new(start, sweep):
     server = start(sweep.store.root)
     first = contents(server)
-    assert len(first["rows"]) == 1
+    assert first["rows"]["count"] == 1
     same = contents(server, f"?since={first['version']}")
     assert set(same) == {"progress", "again", "version"}
     sweep.finish(1)
     new = contents(server, f"?since={first['version']}")
-    assert len(new["rows"]) == 2 and new["version"] != first["version"]
+    assert new["changed"]["rows"]["count"] == 2 and new["version"] != first["version"]
+
+
+def test_what_is_new_is_sent_alone(start, tmp_path):
+    cells = [{"sparsity": 0.5, "seed": i, "method": m} for m in ("alps", "wanda") for i in range(9)]
+    sweep = StoredSweep(tmp_path / "out", [*cells, {"sparsity": 0.5, "model": "other"}])
+    sweep.finish(*range(18), finished_at="2026-01-05T12:00:00+00:00")
+    server = start(sweep.store.root)
+    first = contents(server)
+    sweep.finish(18, finished_at="2026-01-05T13:00:00+00:00")
+    changed = contents(server, f"?since={first['version']}")["changed"]
+    assert [row[0] for row in changed["rows"]["values"]] == [18], "one row, after its place"
+    assert [board["model"] for board in changed["boards"]] == ["other"]
+    assert len(changed["lines"]) == 1 and len(changed["order"]["lines"]) == 3
+    assert "head" in changed["parts"] and "commands" not in changed["parts"]
+    assert len(json.dumps(changed)) < len(json.dumps(first)) - 2000
+
+
+def test_a_page_whose_rows_went_away_gets_everything(start, sweep):
+    server = start(sweep.store.root)
+    sweep.finish(1)
+    first = contents(server)
+    sweep.store.files.delete("rows", f"{sweep.key(sweep.rows[0])}.json")
+    assert contents(server, f"?since={first['version']}")["rows"]["count"] == 1
+    assert contents(server, "?since=unknown")["rows"]["count"] == 1
 
 
 def test_a_running_sweep_is_asked_about_more_often(start, sweep):
@@ -105,8 +129,7 @@ def test_loopback_names_are_answered_on_any_port_as_behind_a_tunnel(start, sweep
     "path",
     [
         *("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/contents.json/../x"),
-        *("/sweep-store.json", "/rows/", "/?sweep=1", "/?sweep=-1", "/contents.json?sweep=x"),
-        *("/contents.json?sweep=%C2%B2", "/contents.json?sweep=../out", "/favicon.ico"),
+        *("/sweep-store.json", "/rows/", "/notes.md", "/favicon.ico"),
     ],
 )
 def test_no_path_names_a_file(start, sweep, path):
@@ -130,20 +153,19 @@ def test_a_port_that_is_taken_is_refused_by_name_and_left_otherwise(start, sweep
         serve([Watched(sweep.store.root)], taken)
 
 
-def test_several_sweeps_are_chosen_by_number_and_compared(start, sweep, tmp_path):
+def test_several_sweeps_lie_over_each_other_with_the_settings_that_differ(start, sweep, tmp_path):
     other = StoredSweep(tmp_path / "other", CELLS, finetune={"tokens": 4096})
     other.finish(0, 1, perplexity=55.0)
     server = start(sweep.store.root, other.store.root)
-    first, second = contents(server), contents(server, "?sweep=1")
-    assert (len(first["rows"]), len(second["rows"])) == (1, 2)
-    told = first["sweeps"]
-    assert told["settings"] == [["finetune.tokens", ["1024", "4096"]]]
-    values = {key[4]: cells for key, cells in told["cells"]}
-    assert values["0.3"] == [[60.0, None, 1, "done"], [55.0, None, 1, "done"]]
-    assert values["0.5"] == [None, [55.0, None, 1, "done"]]
-    # A row of the other sweep is news for whoever looks at the first.
-    other.finish(2)
-    assert "drawing" in contents(server, f"?since={first['version']}")
+    first = contents(server)
+    assert first["rows"]["count"] == 3
+    assert first["sweeps"]["names"] == [sweep.store.root, other.store.root]
+    assert first["sweeps"]["settings"] == [["finetune.tokens", ["1024", "4096"]]]
+    (told,) = first["pairs"].values()
+    assert told["targets"] == [["0.3", "−8.3 %", "", "one seed: no claim"]]
+    # A row of the other sweep is news for whoever looks at both.
+    other.finish(2, finished_at="2026-01-06T12:00:00+00:00")
+    assert contents(server, f"?since={first['version']}")["changed"]["lines"]
 
 
 def test_a_browser_that_goes_before_its_answer_is_no_news(sweep, start, capsys, monkeypatch):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.page import contents, watched
 from orchestrator.page.watched import Watched
 
 _stored = runpy.run_path(str(Path(__file__).with_name("stored_sweep.py")))
@@ -66,16 +65,10 @@ def test_a_row_that_cannot_be_read_is_left_out(sweep, content):
     assert [row["sparsity"] for row in Watched(sweep.store.root).rows()] == [0.3]
 
 
-def test_contents_are_drawn_anew_only_when_rows_change(sweep, monkeypatch):
-    drawn = []
-    real = contents.page_contents
-    monkeypatch.setattr(watched, "page_contents", lambda *a, **k: drawn.append(1) or real(*a, **k))
-    sweep.finish(0)
-    seen = Watched(sweep.store.root)
-    one, two = seen.contents(), seen.contents()
-    assert len(drawn) == 1 and one["version"] == two["version"]
-    sweep.finish(1)
-    assert seen.contents()["version"] != one["version"] and len(drawn) == 2
+def test_notes_beside_the_sweep_are_part_of_its_page(sweep):
+    assert Watched(sweep.store.root).part().notes == ""
+    sweep.store.files.write_bytes(b"# What I saw\n\xff", "notes.md")
+    assert Watched(sweep.store.root).part().notes == "# What I saw\n\ufffd"
 
 
 def test_task_results_appear_when_they_come(tmp_path):

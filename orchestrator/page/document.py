@@ -1,7 +1,8 @@
 """The page as one HTML file that opens without a network.
 
-Contents reach the page as JSON, and its scripts put them on screen as text, so nothing from a row
-is ever read as markup. A server that shows a running sweep sends the same JSON again.
+Answers, heat tables and static pictures are HTML of their own, with all text escaped: they are read
+without scripts. Everything else reaches the page as JSON, and its scripts put it on screen as text,
+so nothing from a row is ever read as markup. A server that shows a running sweep sends what is new.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
+from orchestrator.page.answers import tolerance_choices
 from orchestrator.page.contents import page_contents
 from orchestrator.results.schema import Row
 from orchestrator.store.files import replace_file
@@ -26,9 +28,20 @@ from orchestrator.store.files import replace_file
 PLOTLY = "plotly-basic.min.js"
 """The basic bundle of plotly.js, which draws `scatter`; from npm, with its licence beside it."""
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("points.js", "perplexity.js", "stages.js", "views.js", "plot.js", "choosers.js")
-SCRIPTS += ("table.js", "answer.js", "live.js", "page.js")
+SCRIPTS = ("state.js", "rows_data.js", "lines.js", "axes.js", "perplexity.js", "costs.js")
+SCRIPTS += (
+    "layers.js",
+    "losses.js",
+    "views.js",
+    "plot.js",
+    "choosers.js",
+    "boards.js",
+    "drawer.js",
+)
+SCRIPTS += ("table.js", "save.js", "live.js", "clicks.js", "page.js")
 """Scripts in the order in which they are joined; the names of each are known to all."""
+BEFORE = "early.js"
+"""A script that runs before anything is drawn."""
 
 
 def page_html(
@@ -44,17 +57,35 @@ def page_html(
         plotly_js: Source of plotly.js; the one that is shipped by default.
     """
     scripts = {
+        "early": asset(BEFORE),
         "plotly": asset(PLOTLY) if plotly_js is None else plotly_js,
         "script": "\n".join(map(asset, SCRIPTS)),
     }
+    head = contents["head"]
+    boards = contents["boards"]
+    kept = [{name: part for name, part in board.items() if name != "html"} for board in boards]
     return Template(asset("page.html")).substitute(
         scripts,
         style=asset("page.css"),
         connect="connect-src 'self'; " if live else "",
         allowed=" ".join(map(hash_of, scripts.values())),
         live=html.escape(live or ""),
-        data=_embedded(contents),
+        title=html.escape(head["title"]),
+        facts=html.escape(head["facts"]),
+        tolerances=tolerance_choices(),
+        boards="".join(board["html"] for board in boards) or "<p>No rows yet.</p>",
+        settings=settings_html(contents["settings"]),
+        data=_embedded({**contents, "boards": kept}),
     )
+
+
+def settings_html(settings: Iterable[tuple[str, Iterable[str]]]) -> str:
+    """Return the settings panel, for readers without scripts too."""
+    parts = []
+    for name, values in settings:
+        parts.append(f"<dt>{html.escape(name)}</dt>")
+        parts += [f"<dd>{html.escape(value)}</dd>" for value in values]
+    return "".join(parts)
 
 
 @functools.cache

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.results.names import CellName
-from orchestrator.results.numbers import clock
+from orchestrator.results.numbers import clock, format_perplexity
 from orchestrator.results.schema import Row
 
 Described = Mapping[str, Any]
 """A cell as a sweep's record describes it."""
 SILENCE_SECONDS = 60.0
 """A sweep not heard from for this long counts as stopped."""
+EVENTS = 5
+"""Rows that are told as the last events."""
 MAX_CELLS = 500
 """Most cells that are named one by one."""
 TOLD = ("failed", "not run", "stopped", "running", "waiting")
@@ -44,7 +46,25 @@ def progress_of(
         ago = f" since {clock(time.time() - pulse['seen_at'])}" if pulse else ""
         note += f". Not running{ago}: its command again goes on where it is"
     unfinished = [state for state in states if state[1] != "done"]
-    return {"note": note + ".", "cells": unfinished[:MAX_CELLS], "running": alive}
+    return {
+        "note": note + ".",
+        "cells": unfinished[:MAX_CELLS],
+        "events": last_events(rows),
+        "running": alive,
+    }
+
+
+def last_events(rows: Mapping[str, Row]) -> list[tuple[str, str, str]]:
+    """Return the rows that were finished last: the cell, its state, and the time and result."""
+    ended = sorted(rows.values(), key=lambda row: row.get("finished_at") or "", reverse=True)
+    events = []
+    for row in ended[:EVENTS]:
+        value = row.get("perplexity")
+        result = "" if value is None else f"perplexity {format_perplexity(value)}"
+        when = (row.get("finished_at") or "")[11:16]
+        told = " ".join(filter(None, (f"{when} UTC" if when else "", result, row.get("error"))))
+        events.append((CellName.of_row(row).full, row["status"].replace("_", " "), told))
+    return events
 
 
 def states_of(

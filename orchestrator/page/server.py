@@ -19,8 +19,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from core.checks import BadInputError
+from orchestrator.page.contents import contents_of
 from orchestrator.page.document import page_html
-from orchestrator.page.side_by_side import side_by_side
+from orchestrator.page.news import news_between
+from orchestrator.page.side_by_side import differing_settings
 from orchestrator.page.watched import Watched
 
 LOOPBACK = "127.0.0.1"
@@ -30,6 +32,8 @@ NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 CONTENTS = "contents.json"
 SECONDS_RUNNING, SECONDS_IDLE = 2, 10
 """Seconds between two questions of the page."""
+REMEMBERED = 4
+"""Contents that the server keeps, to tell a page what is new since one of them."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -49,7 +53,7 @@ class LiveServer(ThreadingHTTPServer):
         """Listen on a port, 0 for any; raise OSError if it is taken."""
         self.sweeps = sweeps
         self.drawing = threading.Lock()
-        self.comparison: tuple[str, dict[str, Any]] = ("", {})
+        self.shown: dict[str, dict[str, Any]] = {}
         super().__init__((LOOPBACK, port), LivePage)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -62,32 +66,44 @@ class LiveServer(ThreadingHTTPServer):
         """The address for a browser."""
         return f"http://{LOOPBACK}:{self.server_port}/"
 
-    def contents(self, number: int, since: str | None = None) -> dict[str, Any]:
-        """Return the page's contents for one out-dir, or only progress if `since` is current."""
+    def contents(self, since: str | None = None) -> dict[str, Any]:
+        """Return what a page lacks: all, what is new since a version of it, or only progress."""
         with self.drawing:
-            sweep = self.sweeps[number]
-            shown = sweep.contents()
-            progress = sweep.progress()
+            version = "".join(sweep.refresh() for sweep in self.sweeps)
+            if version not in self.shown:
+                self.shown[version] = self.drawn()
+                while len(self.shown) > REMEMBERED:
+                    self.shown.pop(next(iter(self.shown)))
+            progress = together([(sweep.name, sweep.progress()) for sweep in self.sweeps])
             again = SECONDS_RUNNING if progress["running"] else SECONDS_IDLE
-            news = {"progress": progress, "again": again, "version": shown["version"]}
-            if len(self.sweeps) > 1:
-                version, comparison = self.compared()
-                names = [sweep.name for sweep in self.sweeps]
-                news["sweeps"] = {"names": names, "chosen": number, **comparison}
-                news["version"] += version
-                progress["note"] = f"{names[number]}: {progress['note']}"
-            if since == news["version"]:
-                return {name: news[name] for name in ("progress", "again", "version")}
-            return shown | news
+            news = {"progress": progress, "again": again, "version": version}
+            if since == version:
+                return news
+            known = self.shown.get(since or "")
+            changed = None if known is None else news_between(known, self.shown[version])
+            return (self.shown[version] if changed is None else {"changed": changed}) | news
 
-    def compared(self) -> tuple[str, dict[str, Any]]:
-        """Return all out-dirs side by side, compared anew only when one has changed."""
-        version = "".join(sweep.refresh() for sweep in self.sweeps)
-        if self.comparison[0] != version:
-            rows = [sweep.rows() for sweep in self.sweeps]
-            records = [sweep.record for sweep in self.sweeps]
-            self.comparison = version, side_by_side(rows, records)
-        return self.comparison
+    def drawn(self) -> dict[str, Any]:
+        """Return the contents of the page of all out-dirs."""
+        several = len(self.sweeps) > 1
+        contents = contents_of([sweep.part(sweep.name if several else "") for sweep in self.sweeps])
+        if several:
+            settings = differing_settings([sweep.record for sweep in self.sweeps])
+            names = [sweep.name for sweep in self.sweeps]
+            contents["sweeps"] = {"names": names, "settings": settings}
+        return contents
+
+
+def together(parts: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Return the progress of several sweeps as that of one."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return {
+        "note": " ".join(f"{name}: {part['note']}" for name, part in parts),
+        "cells": [cell for _, part in parts for cell in part["cells"]],
+        "events": [event for _, part in parts for event in part["events"]],
+        "running": any(part["running"] for _, part in parts),
+    }
 
 
 class LivePage(BaseHTTPRequestHandler):
@@ -106,14 +122,11 @@ class LivePage(BaseHTTPRequestHandler):
             return
         url = urlsplit(self.path)
         asked = {key: values[-1] for key, values in parse_qs(url.query).items()}
-        number = asked.get("sweep", "0")
-        if not (number.isascii() and number.isdigit() and int(number) < len(self.server.sweeps)):
-            self.answer(HTTPStatus.NOT_FOUND, "text/plain", b"no such sweep\n")
-        elif url.path == "/":
-            shown = self.server.contents(int(number))
+        if url.path == "/":
+            shown = self.server.contents()
             self.answer(HTTPStatus.OK, "text/html", page_html(shown, CONTENTS).encode())
         elif url.path == f"/{CONTENTS}":
-            shown = self.server.contents(int(number), asked.get("since"))
+            shown = self.server.contents(asked.get("since"))
             body = json.dumps(shown, allow_nan=False, separators=(",", ":")).encode()
             self.answer(HTTPStatus.OK, "application/json", body)
         else:

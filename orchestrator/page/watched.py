@@ -12,7 +12,9 @@ import uuid
 from typing import Any
 
 from core.checks import BadInputError, require
-from orchestrator.page.contents import page_contents
+from orchestrator.page.contents import COMMAND, OUT_DIR, SweepShown
+from orchestrator.page.notes import read_notes
+from orchestrator.page.packing import MANY_ROWS
 from orchestrator.page.progress import Heard, progress_of
 from orchestrator.plan.kinds import Tasks, kind_of
 from orchestrator.results.collection import refresh_results
@@ -55,7 +57,6 @@ class Watched:
         self.published: list[Published] | None = None
         self.heard = Heard()
         self.version = uuid.uuid4().hex
-        self.shown: tuple[str, dict[str, Any]] | None = None
         try:
             self.refresh()
         except OSError as error:
@@ -120,24 +121,20 @@ class Watched:
             # A copy, because another thread may read further manifests meanwhile.
             return gather(self.stored, labels, task_columns(dict(self.manifests)))
 
-    def contents(self) -> dict[str, Any]:
-        """Return the page's contents for this out-dir, made anew only when rows have changed."""
-        version = self.refresh()
-        if self.shown is None or self.shown[0] != version:
-            rows = self.rows()
-            if not self.store.files.is_local:
-                self.read_manifests()  # One by one they would take minutes.
-            details = details_of(rows, self.manifest)
-            self.shown = (
-                version,
-                page_contents(
-                    rows,
-                    details=details,
-                    published=self.published,
-                    provenance=self.provenance(),
-                ),
-            )
-        return self.shown[1] | {"version": version}
+    def part(self, name: str = "") -> SweepShown:
+        """Return this out-dir as part of a page; details only where rows are few."""
+        rows = self.rows()
+        if not self.store.files.is_local:
+            self.read_manifests()  # One by one they would take minutes.
+        few = len(rows) < MANY_ROWS
+        return SweepShown(
+            rows,
+            name,
+            details=details_of(rows, self.manifest) if few else {},
+            published=self.published,
+            provenance=self.provenance(),
+            notes=read_notes(self.store),
+        )
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """Return a stage's manifest, None until it is there."""
@@ -151,9 +148,9 @@ class Watched:
     def provenance(self) -> dict[str, object]:
         """Return what the settings panel shows besides columns of rows."""
         record = self.record or {}
-        known: dict[str, object] = {"out-dir": self.name}
+        known: dict[str, object] = {OUT_DIR: self.name}
         if "command" in record:
-            known = {"command to reproduce": record["command"], **known}
+            known = {COMMAND: record["command"], **known}
         return known
 
     def is_running(self) -> bool:

@@ -27,7 +27,13 @@ class Line:
     settings: str
     """Settings that lines of the same method and regime do not share; empty if they share all."""
     cells: tuple[Point | None, ...]
-    is_control: bool
+    curve: Curve
+    """The curve that the line was made of; structures may have curves of their own."""
+
+    @property
+    def is_control(self) -> bool:
+        """True for the dense model that was trained like the pruned ones."""
+        return self.curve.is_control
 
     @property
     def name(self) -> str:
@@ -76,11 +82,13 @@ def make_board(curves: Sequence[Curve]) -> Board:
     targets = {p.target for c in pruned for p in c.points if not c.is_control}
     ordered = tuple(sorted(targets, key=lambda target: target.order))
     groups: dict[tuple[str, str, str], dict[Target, Point]] = defaultdict(dict)
+    first: dict[tuple[str, str, str], Curve] = {}
     for curve in pruned:
         name = (curve.method, curve.regime, settings_apart(curve, pruned))
         groups[name] |= {point.target: point for point in curve.points}
+        first.setdefault(name, curve)
     lines = tuple(
-        Line(*name, tuple(points.get(t) for t in ordered), is_control=name[0] == "dense")
+        Line(*name, tuple(points.get(t) for t in ordered), first[name])
         for name, points in sorted(groups.items(), key=lambda item: item[0][0] != "dense")
     )
     rivals = [

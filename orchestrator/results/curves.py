@@ -76,6 +76,17 @@ class Settings:
             calibration=Calibration(*(row.get(name) for name in CALIBRATION_COLUMNS)),
         )
 
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all settings: dimensions in which curves may differ."""
+        return [{"method": "method_settings"}.get(f.name, f.name) for f in fields(cls)]
+
+    def told(self) -> dict[str, str]:
+        """Return each setting as text; empty where it plays no part."""
+        values = (getattr(self, field.name) for field in fields(self))
+        texts = ("" if value is None or value == "{}" else str(value) for value in values)
+        return dict(zip(self.names(), texts))
+
     def __str__(self) -> str:
         values = (getattr(self, field.name) for field in fields(self))
         return " ".join(str(value) for value in values if value is not None)

@@ -1,139 +1,145 @@
-// The page: its state, and the links between choosers, plot and tables. `show` may be called again with new data.
-
-const page = {
-  data: null,
-  state: { model: null, evaluation: null, facet: 0, scaled: null, view: "sparsity", scales: {}, target: null, hidden: new Set(), chosen: null, find: "", status: "", drawn: false, wide: false, sort: { by: null, down: false }, turn: 0, reveal: false },
-};
-const byId = (id) => document.getElementById(id);
+// The page: takes its contents, draws, and listens. `show` is called again with news.
 
 function show(data) {
   page.data = data;
-  page.rows = data.rows.map(([key, ...values]) => {
-    const row = { key };
-    data.columns.forEach((column, i) => (row[column] = values[i]));
-    row.haystack = values.filter((value) => value !== null).join(" ").toLowerCase();
-    return row;
-  });
-  page.rowOf = new Map(page.rows.map((row) => [row.key, row]));
-  page.facetOf = new Map();
-  for (const trace of data.drawing.data) {
-    for (const key of (trace.customdata ?? []).flat()) page.facetOf.set(key, trace.meta.facet);
-  }
+  takeRows(data.rows);
+  page.lines = new Map(data.lines.map((line) => [line.id, line]));
+  page.boards = new Map(data.boards.map((board) => [board.id, board]));
+  if (data.fresh) fillBoards(data.fresh);
+  else if (page.drawn) fillBoards(data.boards);
+  page.drawn = true;
   const focused = focusedAs();
-  fillSettings();
-  fillProgress();
+  fillHead();
   fillSweeps();
-  fillChoosers();
+  fillProgress();
   drawAll();
-  if (focused) document.querySelector(focused)?.focus({ preventScroll: true });
+  if (focused) focusOn(focused);
 }
 
-/** A selector that finds the focused element again after tables are drawn anew; null if it stays. */
+/** Focuses what a selector finds, without a move of the page. */
+function focusOn(selector) {
+  /** @type {HTMLElement} */ (document.querySelector(selector))?.focus({ preventScroll: true });
+}
+
+/** A selector that finds the focused element again after it is drawn anew; null if it stays. */
 function focusedAs() {
-  for (const name of ["key", "sort", "name"]) {
-    const value = document.activeElement?.dataset[name];
-    if (value !== undefined) return `[data-${name}="${CSS.escape(value)}"]`;
+  const { dataset = {} } = /** @type {HTMLElement} */ (document.activeElement ?? {});
+  const line = document.activeElement?.closest("tr[data-line]")?.getAttribute("data-line");
+  for (const name of ["key", "sort", "chip", "set", "pick", "at", "cell", "open"]) {
+    if (dataset[name] !== undefined) {
+      const inside = name === "cell" && line ? `tr[data-line="${CSS.escape(line)}"] ` : "";
+      return `${inside}[data-${name}="${CSS.escape(dataset[name])}"]`;
+    }
   }
   return null;
 }
 
-function fillSettings() {
-  const entries = page.data.settings.flatMap(([name, values]) => [element("dt", name), ...(values.length ? values : ["not recorded"]).map((value) => element("dd", value))]);
-  byId("settings").replaceChildren(...entries);
+function fillHead() {
+  const { head, settings } = page.data;
+  byId("title").textContent = head.title;
+  document.title = head.title;
+  byId("facts").textContent = head.facts;
+  byId("failed").hidden = !head.failed;
+  byId("failed").textContent = `${head.failed} row${head.failed === 1 ? "" : "s"} failed`;
+  byId("notes").hidden = !head.notes;
+  byId("notes-text").textContent = head.notes;
+  byId("settings").replaceChildren(...settings.flatMap(([name, values]) => [
+    element("dt", name), ...(values.length ? values : ["not recorded"]).map((value) => element("dd", value)),
+  ]));
+}
+
+/** Settings in which several sweeps differ. */
+function fillSweeps() {
+  const { sweeps } = page.data;
+  byId("sweeps").hidden = !sweeps;
+  if (!sweeps) return;
+  const lines = sweeps.settings.map(([name, values]) => [name, ...values]);
+  fillTable(byId("differing"), ["setting", ...sweeps.names], lines, "the same settings in all");
 }
 
 function drawAll() {
-  pressScale();
-  drawPlot(page);
-  drawAnswer(page);
-  drawBest(page);
-  drawTable(page);
-}
-
-/** Marks a row everywhere; if another facet draws it, the plot goes there. */
-function choose(key, reveal) {
-  const { state } = page;
-  Object.assign(state, { chosen: key, reveal });
-  const row = page.rowOf.get(key);
-  const facet = page.facetOf.get(key);
-  if (facet !== undefined && facet !== state.facet) {
-    const { model, evaluation } = page.data.drawing.layout.meta.facets[facet];
-    Object.assign(state, { model, evaluation });
+  if (!page.data.boards.length) {
+    byId("figure").hidden = true;
+    byId("where").hidden = true;
+  } else {
+    byId("figure").hidden = byId("where").hidden = false;
     fillChoosers();
+    drawBoards();
+    drawPlot();
   }
-  if (facet !== undefined && row.method !== "dense") {
-    for (const name of [`method:${row.method}`, `regime:${row.regime}`]) {
-      state.hidden.delete(name);
-      document.querySelectorAll("fieldset input").forEach((box) => { if (box.dataset.name === name) box.checked = true; });
-    }
-  }
-  const list = byId("chosen").querySelector("dl");
-  const told = page.data.columns.filter((column) => row[column] !== null && row[column] !== "");
-  list.replaceChildren(...told.flatMap((column) => [element("dt", column.replaceAll("_", " ")), element("dd", Array.isArray(row[column]) ? row[column].join(" ") : String(row[column]))]));
-  byId("chosen").hidden = false;
-  drawAll();
+  drawCompared();
+  drawTable();
+  drawDrawer();
 }
 
-function pressScale() {
-  document.querySelectorAll("[data-scale]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.scale === scaleOf(page.state))));
+/** Redraws the answer and the table without the plot, which takes longest. */
+const drawRows = () => { drawTable(); drawDrawer(); };
+
+/** Clicks on the chips, tabs and other buttons that name their choice. */
+function onButtons(event) {
+  const pressed = event.target.closest("button");
+  if (!pressed) return;
+  const { chip: of, set: choice, save } = pressed.dataset;
+  if (of) {
+    const [name, ...value] = of.split("=");
+    pressChip(name, value.join("="), event.shiftKey || event.ctrlKey || event.metaKey);
+    focusOn(`[data-chip="${CSS.escape(of)}"]`);
+  } else if (choice) {
+    const [name, value] = choice.split("=");
+    set({ [name]: value, ...(name === "range" ? { zoom: "" } : {}) });
+    focusOn(`[data-set="${choice}"]`);
+  } else if (save === "csv") saveNumbers();
+  else if (save) saveFigure(save);
 }
 
 function listen() {
-  const { state } = page;
-  const on = (id, event, act) => byId(id).addEventListener(event, ({ target }) => { act(target); drawAll(); });
-  const facets = () => page.data.drawing.layout.meta.facets;
-  on("model", "change", ({ value }) => { state.model = value; fillFacet(facets()); });
-  on("evaluation", "change", ({ value }) => { state.evaluation = facets()[value].evaluation; fillFacet(facets()); });
-  on("view", "change", ({ value }) => { state.view = value; fillView(facets()[state.facet]); });
-  on("target", "change", ({ value }) => { state.target = value; });
-  for (const id of ["methods", "regimes", "references"]) {
-    on(id, "change", ({ checked, dataset }) => { state.hidden[checked ? "delete" : "add"](dataset.name); });
+  const on = (id, event, act) => byId(id).addEventListener(event, act);
+  for (const name of [...SINGLE, "tol", "facet", "color"]) {
+    on(name, "change", ({ target: { value } }) => set({ [name]: value }));
   }
-  document.querySelectorAll("[data-scale]").forEach((button) => button.addEventListener("click", () => { state.scales[VIEWS[state.view].y.title] = button.dataset.scale; pressScale(); drawPlot(page); }));
-  const onTable = (id, event, act) => byId(id).addEventListener(event, ({ target }) => { act(target); drawTable(page); });
-  onTable("find", "input", ({ value }) => { Object.assign(state, { find: value, turn: 0 }); });
-  onTable("status", "change", ({ value }) => { Object.assign(state, { status: value, turn: 0 }); });
-  onTable("drawn", "change", ({ checked }) => { Object.assign(state, { drawn: checked, turn: 0 }); });
-  onTable("wide", "change", ({ checked }) => { state.wide = checked; });
-  onTable("previous", "click", () => { state.turn -= 1; });
-  onTable("next", "click", () => { state.turn += 1; });
-  byId("svg").addEventListener("click", () => Plotly.downloadImage("plot", { format: "svg", filename: "curves", width: 1000, height: 600 }));
-  byId("csv").addEventListener("click", () => downloadCsv(page));
-  byId("rows").addEventListener("click", ({ target }) => onRows(target));
-  byId("rows").addEventListener("keydown", onRowKey);
-  byId("plot").on("plotly_click", ({ points }) => { if (points[0].customdata?.[0]) choose(points[0].customdata[0], true); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawPlot(page));
-  matchMedia("(max-width: 699px)").addEventListener("change", () => drawPlot(page));
+  byId("boards").addEventListener("click", onBoards);
+  byId("figure").addEventListener("click", onButtons);
+  on("numbers", "toggle", () => { if (byId("numbers").open) drawNumbers(); });
+  on("find", "input", ({ target: { value } }) => set({ find: value, turn: "0" }, drawRows));
+  on("status", "change", ({ target: { value } }) => set({ status: value, turn: "0" }, drawRows));
+  on("columns", "change", () => {
+    const boxes = [...byId("columns").querySelectorAll("input")];
+    set({ columns: boxes.filter((box) => box.checked).map((box) => box.value) }, drawRows);
+  });
+  byId("columns").closest("details").addEventListener("toggle", fillColumns);
+  on("previous", "click", () => set({ turn: String(Math.max(0, Number(state.turn) - 1)) }, drawRows));
+  on("next", "click", () => set({ turn: String(Number(state.turn) + 1) }, drawRows));
+  on("csv", "click", saveRows);
+  on("rows", "click", ({ target: hit }) => onRows(hit));
+  on("rows", "keydown", onRowKey);
+  on("failed", "click", openFailed);
+  on("theme", "click", () => { set({ theme: isDark() ? "light" : "dark" }, applyTheme); });
+  on("copy", "click", ({ target: hit }) => {
+    copyText(location.href);
+    hit.textContent = "Copied";
+    setTimeout(() => { hit.textContent = "Copy link"; }, 1500);
+  });
+  on("print", "click", () => window.print());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPlot);
+  matchMedia("(max-width: 699px)").addEventListener("change", drawPlot);
+  window.addEventListener("hashchange", () => { readAddress(); applyTheme(); drawAll(); });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && (state.cell || state.pick.length)) {
+      if (state.cell) closeDrawer();
+      else set({ pick: [] });
+    }
+  });
 }
 
-function onRows(target) {
-  const column = target.closest("[data-sort]")?.dataset.sort;
-  const key = target.closest("[data-key]")?.dataset.key;
-  if (column) {
-    const { sort } = page.state;
-    page.state.sort = { by: column, down: sort.by === column && !sort.down };
-    drawTable(page);
-    byId("rows").querySelector(`[data-sort="${column}"]`).focus();
-  } else if (key) {
-    choose(key, false);
-    byId("rows").querySelector(`[data-key="${key}"]`).focus({ preventScroll: true });
-  }
+const isDark = () => getComputedStyle(document.documentElement).colorScheme === "dark";
+
+function applyTheme() {
+  if (state.theme) document.documentElement.dataset.theme = state.theme;
+  else delete document.documentElement.dataset.theme;
+  drawPlot();
 }
 
-/** Arrows walk through the rows, Enter or space chooses one. */
-function onRowKey(event) {
-  const line = event.target.closest("tr[data-key]");
-  if (!line || event.target !== line) return;
-  const next = { ArrowDown: line.nextElementSibling, ArrowUp: line.previousElementSibling }[event.key];
-  if (next) {
-    line.tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus();
-  } else if (event.key === "Enter" || event.key === " ") onRows(line);
-  else return;
-  event.preventDefault();
-}
-
+readAddress();
 show(JSON.parse(byId("data").textContent));
 listen();
 if (document.body.dataset.live) follow(document.body.dataset.live);

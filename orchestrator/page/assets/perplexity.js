@@ -1,100 +1,131 @@
-// Traces of the views of perplexity: against sparsity, against cost, and the Pareto front.
+// Traces of the views of perplexity: against sparsity, size, and cost.
 
-/** The figure's own traces; each N:M has one label, at its highest point, so that labels cover no other. */
-function sparsityTraces(page) {
-  const traces = page.data.drawing.data.filter((trace) => isShown(trace, page.state));
-  const highest = new Map();
-  for (const trace of traces) {
-    const label = trace.text?.[0];
-    if (label && finite(trace.y[0]) && !(highest.get(label)?.y[0] > trace.y[0])) highest.set(label, trace);
+const HOVER = { hovertemplate: "%{hovertext}<extra></extra>", type: "scatter" };
+
+/** Where each target stands on the axis: structures have columns of their own, to the right. */
+function positions(lines) {
+  const places = new Map();
+  const structured = new Set();
+  for (const point of lines.flatMap((line) => line.points)) {
+    if (point.target.includes(":")) structured.add(point.target);
+    else places.set(point.target, point.x);
   }
-  return traces.map((trace) => ({ ...trace, visible: true, mode: trace.text && highest.get(trace.text[0]) !== trace ? "markers" : trace.mode }));
+  const plain = [...places.values()];
+  const [low, high] = [Math.min(...plain), Math.max(...plain)];
+  const step = plain.length ? Math.max(0.06, (high - low) / 8) : 1;
+  [...structured].sort().forEach((name, i) => places.set(name, (plain.length ? high : 0) + step * (i + 1)));
+  return places;
 }
 
-const DRAWN = [
-  ["band", "Band or bar: standard deviation over seeds."],
-  ["published", "Hollow: published by others."],
-  ["trouble", "Strip on top, cells without a perplexity: × failed, ▲ not finite, ■ stopped, – not run."],
-];
-
-/** Explains the marks that occur in the facet. */
-function marksExplained(page) {
-  const kinds = new Set(page.data.drawing.data.filter((trace) => trace.meta.facet === page.state.facet).map((trace) => trace.meta.kind));
-  return DRAWN.filter(([kind]) => kinds.has(kind)).map(([, text]) => text).join(" ");
-}
-
-/** Points as one trace of marks, with the colours and symbols of their curves. */
-function marks(points, x, more) {
-  return {
-    type: "scatter",
-    mode: "markers",
-    x: points.map(x),
-    y: points.map((p) => p.y),
-    hovertext: points.map((p) => p.hover),
-    hovertemplate: "%{hovertext}<extra></extra>",
-    customdata: points.map((p) => p.keys),
-    meta: { kind: "curve" },
-    ...more,
-    marker: {
-      size: 9,
-      color: points.map((p) => p.trace.marker.color),
-      symbol: points.map((p) => p.trace.marker.symbol),
-      ...more.marker,
-    },
-  };
-}
-
-const TOKENS = ["num_finetune_tokens"];
-const SECONDS = ["prune_seconds", "finetune_seconds"];
-
-/** Sum of some columns, each the mean over rows. */
-function costOf(rows, columns) {
-  return columns.reduce((sum, column) => sum + (spread(rows, (row) => row[column]).mean || 0), 0);
-}
-
-/** Perplexity at the chosen target against its cost: a line for each method, marks by regime. */
-function costTraces(page, columns) {
-  const groups = new Map();
-  for (const point of shownPoints(page)) {
-    if (point.target !== page.state.target) continue;
-    const name = point.trace.meta.method;
-    groups.set(name, [...(groups.get(name) ?? []), { ...point, cost: costOf(point.rows, columns) }]);
+/** For each target the texts of all shown lines there, the lowest first. */
+function standings(lines, among) {
+  const found = new Map();
+  for (const line of lines) {
+    for (const point of line.points) {
+      if (!finite(point.y)) continue;
+      found.set(point.target, [...(found.get(point.target) ?? []), { line, point }]);
+    }
   }
-  return [...groups.values()].map((points) => {
-    points.sort((a, b) => a.cost - b.cost);
-    const { legendgrouptitle, line } = points[0].trace;
-    const more = { name: legendgrouptitle.text, mode: "lines+markers", line: { color: line.color, width: 1 } };
-    return marks(points, (p) => p.cost, more);
+  for (const entries of found.values()) entries.sort((a, b) => heightOf(a.point) - heightOf(b.point));
+  const text = (entries, self) => entries.slice(0, 14).map(({ line, point }) => {
+    const ratio = finite(point.ratio) ? ` = ${point.ratio.toFixed(2)}×` : "";
+    const words = markup(`${nameOf(line, among)}: ${pointText(point)}${ratio}`);
+    return line === self ? `<b>${words}</b>` : words;
+  }).join("<br>");
+  return (line, point) => `<b>${markup(point.target)}</b><br>${text(found.get(point.target) ?? [], line)}`;
+}
+
+/** Lines over the positions of targets, with a band for the spread over seeds. */
+function sparsityTraces(lines, among) {
+  const places = positions(among);
+  const hover = standings(lines, among);
+  return lines.flatMap((line) => {
+    const look = lookOf(line);
+    const points = line.points.filter((point) => !point.target.includes(":"));
+    const structured = line.points.filter((point) => point.target.includes(":") && finite(point.y));
+    const faint = isPicked(line) ? 1 : 0.15;
+    const trace = (members, more) => ({
+      ...HOVER,
+      x: members.map((p) => places.get(p.target)),
+      y: members.map((p) => (finite(p.y) ? heightOf(p) : null)),
+      hovertext: members.map((p) => hover(line, p)),
+      customdata: members.map((p) => [line.id, p.target]),
+      name: markup(nameOf(line, among)),
+      opacity: faint,
+      meta: { kind: line.control ? "control" : "curve", line: line.id, method: line.at.method, regime: line.at.regime },
+      ...more,
+    });
+    const symbols = points.map((p) => look.symbol + (p.whole || look.symbol.endsWith("-open") ? "" : "-open"));
+    const drawn = trace(points, {
+      mode: line.control ? "lines" : "lines+markers",
+      line: { color: look.color, width: 2, dash: look.dash },
+      marker: { color: look.color, size: 7, symbol: symbols },
+    });
+    const rim = { color: look.color, size: 12, symbol: look.symbol, line: { color: "white", width: 1.5 } };
+    const spreadOf = (p) => (p.std === null ? 0 : p.std * (heightOf(p) / p.y));
+    const bars = { type: "data", array: structured.map(spreadOf), color: look.color };
+    const single = structured.length ? [trace(structured, { mode: "markers", marker: rim, error_y: bars })] : [];
+    return [...bandTraces(points, places, spreadOf, look, faint), drawn, ...single];
   });
 }
 
-/** The dense model against its training tokens, from none on. */
-function controlTraces(page) {
-  const points = new Map();
-  for (const trace of page.data.drawing.data) {
-    if (!["dense", "control"].includes(trace.meta.kind) || !isShown(trace, page.state)) continue;
-    trace.customdata.forEach((keys, i) => {
-      const point = { y: trace.y[i], hover: trace.hovertext[i], keys, trace: { line: trace.line, marker: {} } };
-      point.cost = costOf(keys.map((key) => page.rowOf.get(key)), TOKENS);
-      if (finite(point.y)) points.set(point.cost, point);
-    });
+/** A polygon of mean ± deviation for each unbroken run of points with seeds. */
+function bandTraces(points, places, spreadOf, look, faint) {
+  const runs = [[]];
+  for (const p of points) {
+    if (finite(p.y) && p.std !== null) runs.at(-1).push(p);
+    else runs.push([]);
   }
-  const sorted = [...points.values()].sort((a, b) => a.cost - b.cost);
-  if (!sorted.length) return [];
-  const grey = sorted[0].trace.line.color;
-  const more = { name: "dense", mode: "lines+markers", line: { color: grey, dash: "dot", width: 2 }, marker: { color: grey, symbol: "circle", size: 5 } };
-  return [marks(sorted, (p) => p.cost, more)];
+  const floor = (p) => Math.max(heightOf(p) - spreadOf(p), 0.2 * heightOf(p));
+  return runs.filter((run) => run.length > 1).map((run) => ({
+    type: "scatter", mode: "lines", fill: "toself", fillcolor: look.color, hoverinfo: "skip", line: { width: 0 },
+    opacity: 0.18 * faint, meta: { kind: "band" },
+    x: [...run, ...run.toReversed()].map((p) => places.get(p.target)),
+    y: [...run.map((p) => heightOf(p) + spreadOf(p)), ...run.toReversed().map(floor)],
+  }));
 }
 
-/** All points; a line joins those that no point beats in both zeros and perplexity. */
-function frontTraces(page) {
-  const points = shownPoints(page).sort((a, b) => b.x - a.x || a.y - b.y);
-  const front = [];
-  for (const point of points) if (!front.length || point.y < front.at(-1).y) front.push(point);
-  const behind = points.filter((point) => !front.includes(point));
-  const line = { color: color("--quiet"), width: 1.5, shape: "hv" };
-  return [
-    marks(behind, (p) => p.x, { name: "behind", marker: { opacity: 0.35, size: 7 } }),
-    marks(front, (p) => p.x, { name: "in front", mode: "lines+markers", line, marker: { size: 10 } }),
-  ];
+/** Marks of cells without a value, in a lane above the plot. */
+function laneTraces(lines, among) {
+  const places = positions(among);
+  const symbols = { failed: "x-thin", "non-finite": "triangle-up", stopped: "square", not_run: "line-ew" };
+  const stacked = new Map();
+  return lines.filter((line) => !line.control).flatMap((line) => {
+    const lost = line.points.filter((p) => !finite(p.y));
+    if (!lost.length) return [];
+    const { color } = lookOf(line);
+    const heights = lost.map((p) => {
+      stacked.set(p.target, (stacked.get(p.target) ?? 0) + 1);
+      return (stacked.get(p.target) - 1) % 6;
+    });
+    return [{
+      ...HOVER, mode: "markers", lane: true, x: lost.map((p) => places.get(p.target)), y: heights,
+      marker: { symbol: lost.map((p) => symbols[p.status]), color, size: 8, line: { width: 2, color } },
+      hovertext: lost.map((p) => markup(`${nameOf(line, among)} at ${p.target}: ${pointText(p)}`)),
+      customdata: lost.map((p) => [line.id, p.target]), opacity: isPicked(line) ? 1 : 0.2,
+      meta: { kind: "trouble", line: line.id, method: line.at.method },
+    }];
+  });
 }
+
+/** The dense model, and hollow marks for values of papers. */
+function referenceTraces(boards, places) {
+  const ends = [Math.min(...places.values()), Math.max(...places.values())];
+  const dense = boards.filter((board) => finite(board.dense) && places.size).slice(0, state.y === "ratio" ? 1 : 9);
+  const level = (board) => (state.y === "ratio" ? 1 : board.dense);
+  const drawn = dense.map((board) => ({
+    ...HOVER, mode: "lines", line: { color: GREY, width: 2 }, x: ends, y: [level(board), level(board)],
+    hovertext: Array(2).fill(markup(`dense ${told(board.dense)}`)), meta: { kind: "dense" }, name: "dense",
+  }));
+  if (isHidden("reference", "published")) return drawn;
+  const ids = new Set(boards.map((board) => board.id));
+  const values = page.data.published.filter(({ board, method }) => ids.has(board) && !isHidden("method", method));
+  const marks = values.map((value) => ({
+    ...HOVER, mode: "markers", x: [places.get(value.target)], y: [state.y === "ratio" ? value.ratio : value.y],
+    hovertext: [value.told.map(markup).join("<br>")], meta: { kind: "published", method: value.method },
+    marker: { symbol: "circle-open", size: 12, color: colorOf("method", value.method) },
+  }));
+  return [...drawn, ...marks];
+}
+
+const colorOf = (name, value) => dimension(name)?.values.find((each) => each.value === value)?.color ?? GREY;

@@ -1,128 +1,171 @@
-// The tables. Cells are set as text, so nothing from a row is ever read as markup.
+// The table of rows: cells with their seeds folded. Texts are set as text, so nothing is read as markup.
 
-const KEY_COLUMNS = ["model", "method", "regime", "mask_structure", "sparsity", "seed", "status", "perplexity", "dense_perplexity", "measured_sparsity", "num_finetune_tokens", "prune_seconds", "finetune_seconds", "eval_text", "error"];
 const PAGE_SIZE = 50;
+const NAMES = {
+  eval_text: "text", mask_structure: "structure", dense_perplexity: "dense perplexity", ratio: "× dense",
+  num_finetune_tokens: "training tokens",
+  prune_seconds: "pruning (s)", finetune_seconds: "training (s)", evaluate_seconds: "evaluation (s)",
+  peak_memory_bytes: "peak memory (bytes)", num_pruned: "weights pruned", num_prunable: "prunable weights",
+  finetune_lr: "learning rate", cell_id: "cell id", in_current_grid: "in the current grid",
+};
+const USUAL = ["model", "method", "regime", "target", "seeds", "status", "perplexity", "ratio", "num_finetune_tokens",
+  "prune_seconds", "finetune_seconds", "eval_text", "error"];
+const humanName = (column) => NAMES[column] ?? column.replaceAll("_", " ").replace(/ seconds$/, " (s)");
 
-function element(tag, text, more = {}) {
-  const made = Object.assign(document.createElement(tag), more);
-  if (text !== undefined) made.textContent = text;
-  return made;
+/** Columns that are shown: the reader's, else the usual ones that have anything. */
+function tableColumns() {
+  if (state.columns.length) return state.columns;
+  const tasks = rows.names.filter((name) => name.startsWith("task:"));
+  return [...USUAL, ...tasks].filter((name) => !rows.columns[name] || hasAny(name));
+}
+const hasAny = (name) => rows.columns[name][0].some((value) => value !== null && value !== "" && value !== undefined);
+
+/** What a column says of a cell, as a number or a text. */
+function cellValue(members, column) {
+  const [first] = members;
+  if (column === "target") return targetOf(first);
+  if (column === "seeds") return `${spread(members, "perplexity").n} of ${members.length}`;
+  if (column === "status") return stateOf(members);
+  if (column === "ratio") return spread(members, "perplexity").mean / valueOf("dense_perplexity", first) || null;
+  const value = valueOf(column, first);
+  if (column === "error") return members.map((i) => valueOf("error", i)).find(Boolean) ?? null;
+  if (column === "perplexity" && members.length === 1 && value !== null) return value;
+  if (!members.some((i) => finite(valueOf(column, i)))) return value;
+  return spread(members, column).mean;
 }
 
-/** A value as the table shows it; the CSV has it in full. */
-function shown(value) {
-  if (value === null || value === undefined) return "";
-  if (Array.isArray(value)) return value.join(" ");
-  if (typeof value !== "number" || Number.isInteger(value)) return String(value);
-  return String(Math.abs(value) >= 1e5 ? Number(value).toExponential(2) : Number(value.toPrecision(5)));
+function cellText(members, column) {
+  const value = cellValue(members, column);
+  if (column === "perplexity") {
+    const { mean, std } = spread(members, "perplexity");
+    return finite(mean) ? told(mean, std) : shown(value);
+  }
+  return column === "ratio" && finite(value) ? `${value.toFixed(2)}×` : shown(value);
 }
 
-/** A perplexity with its spread, rounded like the terminal's table. */
-function told({ mean, std }) {
-  if (mean >= 9999.5) return mean.toExponential(1) + (std === null ? "" : `\u00a0±\u00a0${std.toExponential(0)}`);
-  let digits = mean < 100 ? 2 : mean < 1000 ? 1 : 0;
-  if (std === null) return mean.toFixed(digits);
-  if (std >= 0.095) digits = Math.min(digits, 1);
-  return `${mean.toFixed(digits)}\u00a0±\u00a0${std.toFixed(digits)}`;
+/** The texts that Find looks through: those of the usual columns, as they are shown. */
+function wordsOf(group, members) {
+  rows.words ??= new Map();
+  if (!rows.words.has(group)) {
+    const texts = USUAL.map((column) => cellText(members, column).replace(/ ± \S+/, ""));
+    const ids = members.map((i) => `${valueOf("cell_id", i).slice(0, 12)} seed ${valueOf("seed", i)}`);
+    rows.words.set(group, [...texts, ...ids].join(" ").toLowerCase());
+  }
+  return rows.words.get(group);
+}
+
+/** True if a cell has a word, or in a column a value that begins with it (`sparsity:0.7`, `status:failed`). */
+function hasWord(group, members, word) {
+  const [column, wanted] = word.split(/:(.*)/s);
+  const named = wanted === undefined ? undefined : [...USUAL, ...rows.names].find(
+    (name) => name.toLowerCase() === column || humanName(name).toLowerCase().replaceAll(" ", "_") === column,
+  );
+  if (!named) {
+    const number = /^[\d.]+$/.test(word);
+    const words = wordsOf(group, members);
+    return number ? words.split(/\s+/).includes(word) : words.includes(word);
+  }
+  const text = cellText(members, named).toLowerCase();
+  return /^[\d.]+$/.test(wanted) ? text === wanted || text.startsWith(`${wanted} `) : text.includes(wanted);
+}
+
+/** Groups of rows that pass the filters, sorted. */
+function filtered() {
+  const words = state.find.toLowerCase().split(/\s+/).filter(Boolean);
+  const found = [...rows.groups].filter(([group, members]) => {
+    if (state.status && !members.some((i) => valueOf("status", i) === state.status)) return false;
+    return words.every((word) => hasWord(group, members, word));
+  }).map(([, members]) => members);
+  if (!state.sort) return found.sort(byPlace);
+  const column = state.sort.replace(/^-/, "");
+  const sign = state.sort.startsWith("-") ? -1 : 1;
+  const keyed = found.map((members) => [cellValue(members, column), members]);
+  return keyed.sort(([a], [b]) => sign * ordered(a, b)).map(([, members]) => members);
+}
+
+/** The order without a choice: model, method, regime, target. */
+function byPlace([a], [b]) {
+  for (const column of ["model", "method", "regime", "mask_structure", "sparsity"]) {
+    const [one, other] = [valueOf(column, a), valueOf(column, b)];
+    if (one !== other) return one === null ? -1 : other === null ? 1 : ordered(one, other);
+  }
+  return a - b;
 }
 
 /** Sorts numbers before infinity before NaN before nothing, words by locale. */
-function compare(a, b) {
-  const rank = (value) => (value === null || value === "" ? 3 : value === "nan" ? 2 : value === "inf" ? 1 : 0);
+function ordered(a, b) {
+  const last = { nan: 2, inf: 1, "": 3, null: 3, undefined: 3 };
+  const rank = (value) => (typeof value === "number" ? 0 : last[String(value)] ?? 0);
   if (rank(a) || rank(b)) return rank(a) - rank(b);
   if (typeof a === "number" && typeof b === "number") return a - b;
   return shown(a).localeCompare(shown(b), undefined, { numeric: true });
 }
 
-/** The rows that pass the filters, sorted. */
-function filtered(page) {
-  const { find, status, drawn, sort, facet } = page.state;
-  const words = find.toLowerCase().split(/\s+/).filter(Boolean);
-  const rows = page.rows.filter((row) => {
-    if (status && row.status !== status) return false;
-    if (drawn && page.facetOf.get(row.key) !== facet) return false;
-    return words.every((word) => row.haystack.includes(word));
-  });
-  const sign = sort.down ? -1 : 1;
-  return sort.by ? rows.sort((a, b) => sign * compare(a[sort.by], b[sort.by])) : rows;
-}
-
-/** The columns that matter most and those of tasks; columns that are empty in all rows are left out. */
-function usedColumns({ rows, data }) {
-  const tasks = data.columns.filter((column) => column.startsWith("task:"));
-  return [...KEY_COLUMNS, ...tasks].filter((column) => rows.some((row) => shown(row[column]) !== ""));
-}
-
-function drawTable(page) {
-  const { state } = page;
-  const rows = filtered(page);
-  const last = Math.max(0, Math.ceil(rows.length / PAGE_SIZE) - 1);
-  if (state.reveal) {
-    const at = rows.findIndex((row) => row.key === state.chosen);
-    if (at >= 0) state.turn = Math.floor(at / PAGE_SIZE);
-    state.reveal = false;
-  }
-  state.turn = Math.min(state.turn, last);
-  const from = state.turn * PAGE_SIZE;
-  const visible = rows.slice(from, from + PAGE_SIZE);
-  const columns = state.wide ? page.data.columns : usedColumns(page);
+function drawTable() {
+  const found = filtered();
+  const last = Math.max(0, Math.ceil(found.length / PAGE_SIZE) - 1);
+  const turn = Math.min(Number(state.turn) || 0, last);
+  const visible = found.slice(turn * PAGE_SIZE, (turn + 1) * PAGE_SIZE);
+  const columns = tableColumns();
   const body = element("tbody");
-  const focusable = visible.find((row) => row.key === state.chosen) ?? visible[0];
-  for (const row of visible) body.append(tableRow(row, columns, state.chosen, row === focusable));
-  document.getElementById("rows").replaceChildren(tableHead(columns, state.sort), body);
-  document.getElementById("range").textContent = rows.length ? `${from + 1}–${from + visible.length} of ${rows.length}` : "no rows";
-  document.getElementById("previous").disabled = state.turn === 0;
-  document.getElementById("next").disabled = state.turn >= last;
+  for (const members of visible) body.append(...tableRows(members, columns, members === visible[0]));
+  byId("rows").replaceChildren(tableHead(columns), body);
+  const from = turn * PAGE_SIZE;
+  const span = `${from + 1}–${from + visible.length} of ${found.length} cells`;
+  byId("range").textContent = found.length ? span : "no rows";
+  byId("previous").disabled = turn === 0;
+  byId("next").disabled = turn >= last;
+  byId("find").value = state.find;
+  const statuses = [...new Set(rows.columns.status ? rows.columns.status[0] : [])].sort();
+  options(byId("status"), [["", "any"], ...statuses.map((each) => [each, each.replace("_", " ")])], state.status);
 }
 
-function tableHead(columns, sort) {
+function tableHead(columns) {
   const head = element("thead");
   const line = head.insertRow();
   for (const column of columns) {
     const cell = element("th", undefined, { scope: "col" });
-    const mark = sort.by === column ? (sort.down ? " ▼" : " ▲") : "";
-    if (mark) cell.setAttribute("aria-sort", sort.down ? "descending" : "ascending");
-    const button = element("button", column.replaceAll("_", " ") + mark, { type: "button" });
-    button.dataset.sort = column;
-    cell.append(button);
+    const mark = state.sort === column ? " ▲" : state.sort === `-${column}` ? " ▼" : "";
+    if (mark) cell.setAttribute("aria-sort", mark === " ▼" ? "descending" : "ascending");
+    cell.append(button(humanName(column) + mark, { sort: column }));
     line.append(cell);
   }
   return head;
 }
 
-function tableRow(row, columns, chosen, focusable) {
-  const line = element("tr", undefined, { tabIndex: focusable ? 0 : -1 });
-  line.dataset.key = row.key;
-  line.setAttribute("aria-selected", String(row.key === chosen));
+/** A line for a cell, and below it one for each seed if the reader has it open. */
+function tableRows(members, columns, focusable) {
+  const key = valueOf("key", members[0]);
+  const open = state.open.includes(key);
+  const chosen = state.cell && cellRows().includes(members[0]);
+  const line = element("tr", undefined, { tabIndex: focusable || chosen ? 0 : -1 });
+  line.dataset.key = key;
+  line.setAttribute("aria-selected", String(Boolean(chosen)));
   for (const column of columns) {
-    const cell = element("td", shown(row[column]), { title: shown(row[column]).slice(0, 500) });
-    if (typeof row[column] === "number") cell.className = "number";
-    const odd = (column === "status" && row.status !== "done") || row[column] === "nan" || row[column] === "inf";
-    if (odd) cell.className = "trouble";
+    const cell = element("td", cellText(members, column), { title: cellText(members, column).slice(0, 300) });
+    if (typeof cellValue(members, column) === "number") cell.className = "number";
+    if (column === "status" && cell.textContent !== "done") cell.className = "trouble";
+    if (column === "seeds" && members.length > 1) cell.append(" ", button(open ? "fold" : "unfold", { open: key }));
     line.append(cell);
   }
-  return line;
+  if (!open) return [line];
+  return [line, ...members.map((i) => {
+    const seed = element("tr", undefined, { className: "seed" });
+    for (const column of columns) {
+      const text = column === "seeds" ? `seed ${shown(valueOf("seed", i))}` : cellText([i], column);
+      seed.append(element("td", text, { className: /^[\d.]/.test(text) && column !== "seeds" ? "number" : "" }));
+    }
+    return seed;
+  })];
 }
 
-/** Fills a table with texts; those that read as numbers stand to the right. */
-function fillTable(id, titles, lines, nothing) {
-  const head = element("thead");
-  const top = head.insertRow();
-  for (const title of titles) top.append(element("th", title, { scope: "col" }));
-  const body = element("tbody");
-  for (const texts of lines) {
-    const line = body.insertRow();
-    for (const text of texts) line.append(element("td", text, { title: text.slice(0, 500), className: /^[−+]?[\d.,]+(\s±\s[\d.,]+)?(\s%)?$/.test(text) ? "number" : "" }));
-  }
-  if (!lines.length) body.insertRow().append(element("td", nothing, { colSpan: titles.length }));
-  byId(id).replaceChildren(head, body);
-}
-
-function downloadCsv(page) {
-  const quote = (value) => `"${(Array.isArray(value) ? value.join(" ") : String(value ?? "")).replaceAll('"', '""')}"`;
-  const lines = [page.data.columns, ...filtered(page).map((row) => page.data.columns.map((column) => row[column]))];
-  const text = lines.map((line) => line.map(quote).join(",")).join("\r\n");
-  const link = element("a", undefined, { download: "results.csv", href: URL.createObjectURL(new Blob([text], { type: "text/csv" })) });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+/** Checkboxes for all columns. */
+function fillColumns() {
+  const used = tableColumns();
+  byId("columns").replaceChildren(...[...new Set([...USUAL, ...rows.names])].map((name) => {
+    const label = element("label", undefined, { style: "display: block" });
+    const box = { type: "checkbox", checked: used.includes(name), value: name };
+    label.append(element("input", undefined, box), ` ${humanName(name)}`);
+    return label;
+  }));
 }

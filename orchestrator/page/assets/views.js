@@ -1,84 +1,55 @@
-// The views of the figure, an object each. The chooser, the plot and the caption read them from here.
+// The views of the figure, an object each. Tabs, plot, caption, numbers and downloads read them from here.
 //
-// title       name in the chooser
-// x, y        axes: a title; x may have a type, y the scale that it starts with
-// traces      function of the page: what is drawn, as Plotly takes it
-// caption     function of the page: what a reader must know
-// nothing     shown in place of a plot that has no traces
-// references  true if the dense control or published values are drawn
-// legend      "always", "never", or "wide": on wide screens only, where colours are explained twice
-// panels      true if traces are spread over panels, which they name in `meta.panel`
+// label       name on the tab
+// x           title of the horizontal axis; `log` if it starts as logarithmic
+// y           title of the vertical axis; null for that of perplexity, which follows the reader's choice
+// wide        true if names stand at points, which take room to the right
+// traces      function of (lines, all shown lines): what is drawn, as Plotly takes it
+// lane        function that returns marks of cells without a value, drawn above the plot; or absent
+// references  true if the dense model and published values are drawn
+// ends        true if lines have their names at their right ends
+// facets      true if the figure may be split
+// caption     function of (lines, all shown lines): what a reader must know
+// table       function of the same: the numbers, as `head` and `body`
+// nothing     words in place of a plot that has no traces
 
-const PERPLEXITY = { title: "perplexity" };
-const NO_PERPLEXITY = "No perplexity yet for this choice";
+const NO_VALUES = "No perplexity yet for this choice";
+const PERPLEXITY = { y: null, facets: true, table: pointTable, nothing: NO_VALUES };
 
 const VIEWS = {
   sparsity: {
-    title: "perplexity against sparsity",
-    x: { title: "sparsity" },
-    y: PERPLEXITY,
-    traces: sparsityTraces,
-    caption: marksExplained,
-    nothing: NO_PERPLEXITY,
-    references: true,
-    legend: "wide",
+    ...PERPLEXITY, label: "Sparsity", x: "sparsity", traces: sparsityTraces, lane: laneTraces, references: true,
+    ends: true,
+    caption: () => "Band or bar: standard deviation over seeds. Hollow: seeds lacking, or (large) published by others. "
+      + "Lane on top, cells without a value: × failed, ▲ not finite, ■ stopped, – not run.",
+  },
+  size: {
+    ...PERPLEXITY, label: "Weights left", x: "prunable weights that remain", log: true, traces: sizeTraces("params"),
+    caption: () => "Models of different size share this axis. "
+      + "Grey steps: no whole cell has fewer weights and a lower value.",
+  },
+  bytes: {
+    ...PERPLEXITY, label: "Bytes", x: "bytes of the remaining weights and a mask of one bit each", log: true,
+    traces: sizeTraces("bytes"),
+    caption: () => "In the sweep's number format. Grey steps: no whole cell has fewer bytes and a lower value.",
   },
   tokens: {
-    title: "perplexity against training tokens",
-    x: { title: "training tokens" },
-    y: PERPLEXITY,
-    traces: (page) => [...costTraces(page, TOKENS), ...controlTraces(page)],
-    caption: () => "Training tokens count over the cell's whole history.",
-    nothing: NO_PERPLEXITY,
-    references: true,
-    legend: "wide",
+    ...PERPLEXITY, label: "Tokens", x: "training tokens", traces: costTraces("tokens"),
+    caption: () => `At ${target()}. Training tokens count over the cell's whole history. Grey steps: the front.`,
   },
   seconds: {
-    title: "perplexity against seconds of work",
-    x: { title: "seconds to prune and train", type: "log" },
-    y: PERPLEXITY,
-    traces: (page) => costTraces(page, SECONDS),
-    caption: () => "Seconds of pruning and training over the cell's whole history, without evaluation.",
-    nothing: NO_PERPLEXITY,
-    legend: "wide",
+    ...PERPLEXITY, label: "Seconds", x: "seconds to prune and train", log: true, wide: true,
+    traces: costTraces("seconds"),
+    caption: () => `At ${target()}. Seconds over the cell's whole history, without evaluation. Grey steps: the front.`,
   },
-  front: {
-    title: "Pareto front",
-    x: { title: "sparsity" },
-    y: PERPLEXITY,
-    traces: frontTraces,
-    caption: () => "No point has both more zeros and a lower perplexity than a point in front.",
-    nothing: NO_PERPLEXITY,
-    legend: "never",
-  },
-  errors: {
-    title: "error of each layer",
-    x: { title: "block" },
-    y: { title: "relative output error", scale: "log" },
-    traces: (page) => layerTraces(page, "errors"),
-    caption: () => "Change of each layer's output relative to its size, tr(D H Dᵀ) / tr(W H Wᵀ), in the cell's last prune stage. W are the weights, D is what pruning took from them, H is the second moment of the inputs. 0 is no change; 1 is as bad as no layer. For an iterative cell this is the last step alone. Mean over seeds. Methods without calibration have no error. Wanda reads only their norms, so compare it with itself alone.",
-    nothing: "No errors recorded here: methods without calibration look at no inputs",
-    legend: "always",
-    panels: true,
-  },
-  zeros: {
-    title: "sparsity of each layer",
-    x: { title: "block" },
-    y: { title: "measured sparsity" },
-    traces: (page) => layerTraces(page, "sparsity"),
-    caption: () => "Fraction of each matrix that is masked.",
-    nothing: "No sparsities of matrices recorded here",
-    legend: "always",
-    panels: true,
+  layers: {
+    label: "Layers", x: "block", y: "matrix", traces: layerTraces, caption: layerCaption, table: layerTable,
+    nothing: "No values of layers are recorded here: methods without calibration look at no inputs",
   },
   losses: {
-    title: "training loss",
-    x: { title: "training tokens" },
-    y: { title: "training loss (nats a token)" },
-    traces: lossTraces,
-    caption: () => "Logged training loss, as at most 200 means a round. Each seed has a line; it breaks where weights were pruned between rounds.",
-    nothing: "Nothing was trained here",
-    references: true,
-    legend: "always",
+    label: "Losses", x: "training tokens", y: "training loss (nats a token)", facets: true, traces: lossTraces,
+    caption: () => `At ${target()}. At most 200 means a round. Each seed has a line; it breaks where weights were `
+      + "pruned between rounds.",
+    table: lossTable, nothing: "Nothing was trained here",
   },
 };

@@ -1,0 +1,75 @@
+// Views of perplexity against what a cell costs or leaves: size, tokens, seconds. A step line is the front.
+
+/** All whole points by a measure; a step line joins those that no point beats in both. */
+function sizeTraces(measure) {
+  return (lines, among) => {
+    const traces = lines.filter((line) => !line.control).map((line) => markTrace(
+      line.points.filter((p) => finite(p[measure]) && finite(p.y)).map((point) => ({ line, point })), measure, among,
+    ));
+    return [...traces, frontTrace(lines.flatMap((line) => (line.control ? [] : line.points)), measure)];
+  };
+}
+
+/** Points of the chosen target by a measure, with their names. */
+function costTraces(measure) {
+  return (lines, among) => {
+    const entries = pointsAt(lines.filter((line) => !line.control), target()).filter(({ point }) => finite(point.y));
+    const used = entries.filter(({ point }) => finite(point[measure]));
+    const few = used.length <= 16;
+    const traces = used.map((entry) => ({
+      ...markTrace([entry], measure, among),
+      mode: few ? "markers+text" : "markers",
+      text: [markup(` ${nameOf(entry.line, among)}`)],
+      textposition: "middle right",
+      cliponaxis: false,
+    }));
+    return [...traces, frontTrace(used.map(({ point }) => point), measure)];
+  };
+}
+
+function markTrace(entries, measure, among) {
+  const look = entries.length ? lookOf(entries[0].line) : { color: GREY, symbol: "circle", dash: "dot" };
+  const line = entries[0]?.line;
+  const words_of = ({ line: of, point }) => `${nameOf(of, among)} at ${point.target}: ${pointText(point)}`;
+  return {
+    ...HOVER,
+    mode: entries.length > 1 ? "lines+markers" : "markers",
+    x: entries.map(({ point }) => point[measure]),
+    y: entries.map(({ point }) => heightOf(point)),
+    hovertext: entries.map((entry) => markup(`${words_of(entry)}, ${shown(entry.point[measure])}`)),
+    customdata: entries.map((entry) => [entry.line.id, entry.point.target]),
+    line: { color: look.color, width: 1.5, dash: look.dash },
+    marker: {
+      color: look.color, size: 8,
+      symbol: entries.map(({ point }) => look.symbol + (point.whole ? "" : "-open")),
+    },
+    opacity: line && !isPicked(line) ? 0.15 : 1,
+    name: line ? markup(nameOf(line, among)) : "",
+    meta: { kind: "curve", line: line?.id, method: line?.at.method },
+  };
+}
+
+/** The front: no whole point has both less of the measure and a lower perplexity. */
+function frontTrace(points, measure) {
+  const whole = points.filter((p) => p.whole && finite(p[measure]));
+  const sorted = whole.sort((a, b) => a[measure] - b[measure] || a.y - b.y);
+  const front = [];
+  for (const point of sorted) {
+    if (!front.length || heightOf(point) < heightOf(front.at(-1))) front.push(point);
+  }
+  return {
+    type: "scatter", mode: "lines", hoverinfo: "skip", x: front.map((p) => p[measure]), y: front.map(heightOf),
+    line: { color: color("--quiet"), width: 5, shape: "hv" }, opacity: 0.25, meta: { kind: "front" }, name: "front",
+  };
+}
+
+/** The numbers of a figure of perplexities. */
+function pointTable(lines, among) {
+  const head = ["line", "target", "perplexity", "× dense", "seeds", "state"];
+  head.push("weights left", "training tokens", "seconds");
+  const body = lines.flatMap((line) => line.points.map((p) => [
+    nameOf(line, among), p.target, told(p.y, p.std), finite(p.ratio) ? p.ratio.toFixed(3) : "", `${p.n} of ${p.of}`,
+    p.status.replace("_", " "), shown(p.params), shown(p.tokens), shown(p.seconds),
+  ]));
+  return { head, body };
+}

@@ -1,0 +1,46 @@
+// The view of training losses: a line for each row of the target, over its tokens.
+
+/** Rounds one after the other; the line breaks between two, where weights were pruned. */
+function lossCurve(i) {
+  const { stages = {}, losses = {} } = page.data.details;
+  const x = [];
+  const y = [];
+  let before = 0;
+  for (const stage of stages[valueOf("stage_id", i)]?.[1] ?? []) {
+    const { tokens, resumed, values } = losses[stage];
+    if (x.length) {
+      x.push(before);
+      y.push(null);
+    }
+    values.forEach((value, at) => {
+      x.push(Math.round(before + tokens * (resumed + ((1 - resumed) * (at + 1)) / values.length)));
+      y.push(value);
+    });
+    before += tokens;
+  }
+  return { x, y };
+}
+
+function lossTraces(lines, among) {
+  const entries = pointsAt(lines, target());
+  return entries.flatMap(({ line, point }) => point.rows.map((i) => ({ line, point, i, ...lossCurve(i) })))
+    .filter(({ x }) => x.length)
+    .map(({ line, point, i, x, y }) => {
+      const look = lookOf(line);
+      const seed = valueOf("seed", i);
+      const name = nameOf(line, among) + (seed === null ? "" : `, seed ${seed}`);
+      return {
+        type: "scatter", mode: "lines", x, y, name: markup(name), opacity: isPicked(line) ? 1 : 0.15,
+        line: { color: look.color, width: 1.5, dash: look.dash },
+        hovertemplate: `${markup(name)}<br>%{x:,} tokens, loss %{y:.3f}<extra></extra>`,
+        customdata: x.map(() => [line.id, point.target]),
+        meta: { kind: "loss", line: line.id, method: line.at.method, regime: line.at.regime },
+      };
+    });
+}
+
+function lossTable(lines, among) {
+  const traces = lossTraces(lines, among);
+  const body = traces.flatMap(({ name, x, y }) => x.map((tokens, i) => [name, shown(tokens), shown(y[i])]));
+  return { head: ["line", "training tokens", "loss (nats a token)"], body, first: 200 };
+}
