@@ -20,6 +20,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+	$(BIN)/python .ci/scripts.py
 
 # torch comes first and alone: an installer keeps a build that is there, for example the CPU build.
 # The package index decides which build a fresh environment gets. The import compiles what a sweep
