@@ -108,8 +108,6 @@ class Weights:
         self.forget()
         if is_root:
             model, masks = self.read(self.job.source, dtype), {}
-            if not self.streams:
-                require_equal_blocks(model, self.ranks.device)
         else:
             model, masks = self.load_stored(stage_id, dtype)
         self.hold(stage_id, model, masks)
@@ -131,6 +129,8 @@ class Weights:
             return files.model
         with files.opened():
             shard_(files.model, self.ranks, self.job.workers.cpu_offload, read=files.read)
+        if source is self.job.source:
+            require_equal_blocks(files.model, self.ranks.device)
         return files.model
 
     @contextmanager
