@@ -70,13 +70,25 @@ METHODS = {
         ),
     )
 }
-"""All methods by name, the cheapest first."""
+"""All methods that prune, by name, the cheapest first."""
+JOINT_METHODS = {
+    "elsa": Method(
+        "elsa",
+        1,
+        "weights and mask trained together (arXiv 2510.01650)",
+        ("keep_zeros",),
+    )
+}
+"""All methods that find masks by training; each has the regime `joint` and no other."""
+EVERY_METHOD = METHODS | JOINT_METHODS
+"""All methods by name."""
 
 
 def needs_calibration(method: str, config: PruneConfig) -> bool:
     """Return True if a method with these settings looks at the inputs of layers."""
-    observed = METHODS[method].statistic is not None or config.refine is not None
-    return observed or config.allocation != "uniform"
+    facts = EVERY_METHOD[method]
+    asked = {"refine": config.refine is not None, "allocation": config.allocation != "uniform"}
+    return facts.statistic is not None or any(asked.get(name) for name in facts.fields_read)
 
 
 def require_matrices(config: PruneConfig, names: Iterable[str]) -> None:

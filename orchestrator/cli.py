@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from core.checks import BadInputError
-from core.methods import METHODS
+from core.joint_config import DENSE
+from core.methods import EVERY_METHOD, METHODS
 from core.paths import local_path
 from orchestrator import interruption
 from orchestrator.config import REGIMES, SweepConfig
@@ -80,10 +81,10 @@ def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepC
     Raises:
         BadInputError: a refusal of one line.
     """
-    width = max(map(len, METHODS))
-    methods = "".join(f"    {m.name:{width}}  {m.summary}\n" for m in METHODS.values())
+    width = max(map(len, EVERY_METHOD))
+    methods = "".join(f"    {m.name:{width}}  {m.summary}\n" for m in EVERY_METHOD.values())
     text = f"{description.strip()}\n\nMethods:\n\n{methods}"
-    choices = {"methods": METHODS, "regimes": REGIMES}
+    choices = {"methods": EVERY_METHOD, "regimes": REGIMES, "joint.start": [DENSE, *METHODS]}
     config = parse_flags(SweepConfig, arguments, preset, text, FIRST, choices)
     explicit = explicit_flags(arguments)
     if config.output.from_row is None:

@@ -15,7 +15,8 @@ import tyro
 
 from core.checks import require, require_known, require_positive, require_unique, require_used
 from core.config import CalibrationConfig, DType, EvalConfig, FinetuneConfig, PruneConfig
-from core.methods import METHODS
+from core.joint_config import DENSE, JointConfig, require_joint
+from core.methods import EVERY_METHOD, JOINT_METHODS
 from core.schedule import Schedule, scheduled_path, structured_path, unstructured_path
 from core.targets import MaskStructure, Target
 from core.texts.protocols import PROTOCOLS, ProtocolName
@@ -27,7 +28,10 @@ Unprefixed = Annotated[T, tyro.conf.arg(name="")]
 
 Keep = Literal["none", "final", "all"]
 Tracker = Literal["wandb", "mlflow"]
-REGIMES = ("oneshot", "finetune", "iterative")
+PRUNING_REGIMES = ("oneshot", "finetune", "iterative")
+JOINT = "joint"
+"""The regime of methods that find their masks by training."""
+REGIMES = (*PRUNING_REGIMES, JOINT)
 DEFAULT_ROUNDS = 5
 """Rounds of a linear or cubic schedule if no number is given."""
 
@@ -41,9 +45,9 @@ class GridConfig:
     the Hugging Face hub (NAME or NAME@REVISION)."""
     methods: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
     """Pruning methods by name."""
-    regimes: tuple[str, ...] = REGIMES
+    regimes: tuple[str, ...] = PRUNING_REGIMES
     """`oneshot` prunes, `finetune` prunes once and then trains, `iterative` prunes and trains by
-    turns, a little more each time."""
+    turns, a little more each time. `joint` is the regime of elsa, which prunes by training."""
     sparsities: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9)
     """Fractions of zeros wanted in each pruned matrix, 0 to 1."""
     mask_structures: tuple[str, ...] = ()
@@ -74,9 +78,10 @@ class GridConfig:
                 "mask-structures", map(str, map(MaskStructure.parse, self.mask_structures))
             )
         for method in self.methods:
-            require_known("methods", method, METHODS)
+            require_known("methods", method, EVERY_METHOD)
         for regime in self.regimes:
             require_known("regimes", regime, REGIMES)
+        self._require_pairs()
         for seed in self.seeds:
             require(0 <= seed < 2**63, "seeds", seed, "use 0 to 2^63 - 1")
         require_known("protocol", self.protocol, PROTOCOLS)
@@ -84,6 +89,17 @@ class GridConfig:
         given, remedy = self.num_rounds, "only --schedule linear or cubic has rounds of its own"
         require(given is None or self.schedule != "grid", "num-rounds", given, remedy)
         require(given is None or 1 <= given <= 1000, "num-rounds", given, "use 1 to 1000")
+
+    def _require_pairs(self) -> None:
+        """Refuse a method without a regime of the grid, and a regime without a method."""
+        for method in self.methods:
+            remedy = "add joint to --regimes" if method in JOINT_METHODS else "add oneshot"
+            has_regime = any(is_pair(method, regime) for regime in self.regimes)
+            require(has_regime, "methods", method, f"has none of the --regimes given; {remedy}")
+        for regime in self.regimes:
+            remedy = "add elsa to --methods" if regime == JOINT else "add sparsegpt"
+            has_method = any(is_pair(method, regime) for method in self.methods)
+            require(has_method, "regimes", regime, f"has none of the --methods given; {remedy}")
 
     def targets(self) -> list[Target]:
         """Return the sparsities in rising order, then the mask structures; no product of both."""
@@ -110,6 +126,21 @@ class GridConfig:
     def trains(self) -> bool:
         """True if any regime trains."""
         return any(regime != "oneshot" for regime in self.regimes)
+
+    @property
+    def finetunes(self) -> bool:
+        """True if any regime trains under masks that a method has chosen."""
+        return any(regime not in ("oneshot", JOINT) for regime in self.regimes)
+
+    @property
+    def joins(self) -> bool:
+        """True if any regime finds masks by training."""
+        return JOINT in self.regimes
+
+
+def is_pair(method: str, regime: str) -> bool:
+    """Return True if a method has cells of a regime."""
+    return (method in JOINT_METHODS) == (regime == JOINT)
 
 
 @dataclass(frozen=True)
@@ -209,6 +240,7 @@ class SweepConfig:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    joint: JointConfig = field(default_factory=JointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     resources: Unprefixed[ResourceConfig] = field(default_factory=ResourceConfig)
     output: Unprefixed[OutputConfig] = field(default_factory=OutputConfig)
@@ -224,10 +256,17 @@ class SweepConfig:
         if self.prune.weight_bits is not None:
             remedy = "training would move weights off their grid; use --regimes oneshot"
             require(not self.grid.trains, "prune.weight-bits", self.prune.weight_bits, remedy)
-
+        if self.grid.joins:
+            require_joint(self.finetune)
+            self.joint.require_start(self.grid.sparsities, structures)
         price = self.resources.price_per_gpu_hour
         planned = price is None or self.output.dry_run
         require(planned, "price-per-gpu-hour", price, "only --dry-run prints it; add that flag")
+
+    def pruning_methods(self) -> tuple[str, ...]:
+        """Return the methods that run, with that which joint training starts from."""
+        starts = self.grid.joins and self.joint.start != DENSE
+        return tuple(dict.fromkeys((*self.grid.methods, *([self.joint.start] if starts else []))))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they are recorded beside results."""

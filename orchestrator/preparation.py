@@ -160,7 +160,8 @@ def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
     require_out_dir(store, writes=not config.output.dry_run)
     tasks = resolve_tasks(config.eval)
     models = tuple(resolve_inputs(config, recorded_models(repeated or store)))
-    planner = Planner(config.grid, config.prune, config.finetune, tasks, config.eval.task_limit)
+    science = (config.grid, config.prune, config.finetune)
+    planner = Planner(*science, tasks, config.eval.task_limit, config.joint)
     plan = planner.build([m.inputs for m in models], {"device": device_of(config)})
     remedy = "tasks start from kept weights; use --keep final"
     keep = config.output.keep
@@ -187,6 +188,7 @@ def model_cost(config: SweepConfig, model: ResolvedModel) -> ModelCost:
         model.inputs,
         device_of(config),
         finetune=config.finetune,
+        joins=config.grid.joins,
         recompute=resources.activation_checkpointing,
         cpu_offload=resources.cpu_offload,
     )

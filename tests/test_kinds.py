@@ -53,8 +53,8 @@ def test_a_kind_is_a_frozen_dataclass(name):
 
 
 def test_a_stored_kind_of_another_version_is_refused_in_one_line():
-    with pytest.raises(BadInputError, match="stage abc is of kind 'joint'") as error:
-        kind_of({"id": "abc", "kind": "joint"})
+    with pytest.raises(BadInputError, match="stage abc is of kind 'newer'") as error:
+        kind_of({"id": "abc", "kind": "newer"})
     assert "\n" not in str(error.value)
 
 

@@ -76,4 +76,4 @@ def lab_y(color: str) -> float:
 
 
 def test_regimes_differ_without_any_colour():
-    assert len(set(DASHES.values())) == len(set(SYMBOLS.values())) == len(DASHES) == 3
+    assert len(set(DASHES.values())) == len(set(SYMBOLS.values())) == len(DASHES) == 4

@@ -1,6 +1,7 @@
 """Checkpoints of a half-done round of training, in safetensors and without pickle.
 
-Every rank writes its rows of weights and Adam moments, so any other number of ranks can read them.
+Every rank writes its rows of weights, of Adam moments and of ELSA's splitting, so any other number
+of ranks can read them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from core.parallel import Ranks, local, rows_of
+from core.training.splitting import Splitting
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -26,11 +28,12 @@ def save_training(
     optimizer: torch.optim.Optimizer | None,
     step: int,
     ranks: Ranks,
+    splitting: Splitting | None = None,
 ) -> None:
     """Write this rank's rows of the weights that train, their moments, and the steps done.
 
     Without an optimizer there are no moments. Rank 0 writes the tensors that every rank holds in
-    full.
+    full. With a splitting its tensors and penalties are there too.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors, rows = {}, {}
@@ -39,16 +42,29 @@ def save_training(
         if not param.requires_grad or (shared and not isinstance(param, DTensor)):
             continue
         rows[name] = rows_of(param).start
-        tensors[f"weight/{name}"] = local(param.detach()).cpu().contiguous()
-        for moment in MOMENTS if optimizer is not None else ():
-            value = optimizer.state[param][moment]  # pyright: ignore[reportOptionalMemberAccess]
-            tensors[f"{moment}/{name}"] = local(value).cpu().contiguous()
+        parts = {"weight": param.detach()} | beside(param, splitting)
+        if optimizer is not None:
+            parts |= {moment: optimizer.state[param][moment] for moment in MOMENTS}
+        for kind, value in parts.items():
+            tensors[f"{kind}/{name}"] = local(value).cpu().contiguous()
+    metadata = {"step": str(step), "first_rows": json.dumps(rows)}
+    if splitting is not None:
+        metadata["splitting"] = json.dumps(splitting.numbers())
     file = directory / f"rank-{ranks.rank:05}-of-{ranks.size:05}.safetensors"
-    save_file(tensors, file, metadata={"step": str(step), "first_rows": json.dumps(rows)})
+    save_file(tensors, file, metadata=metadata)
+
+
+def beside(param: nn.Parameter, splitting: Splitting | None) -> dict[str, Tensor]:
+    """Return this rank's parts of what a splitting has of a parameter, by name."""
+    found = {} if splitting is None else splitting.tensors()
+    return {kind: parts[param] for kind, parts in found.items() if param in parts}
 
 
 def load_training_(
-    directory: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer | None
+    directory: Path,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer | None,
+    splitting: Splitting | None = None,
 ) -> int:
     """Restore the output of `save_training` by any number of ranks; return the steps done."""
     paths = sorted(directory.glob("rank-*.safetensors"))
@@ -57,11 +73,13 @@ def load_training_(
     metadata = [file.metadata() for file in files]
     starts = [json.loads(m["first_rows"]) for m in metadata]
     step = int(metadata[0]["step"])
+    if splitting is not None:
+        splitting.restore(json.loads(metadata[0]["splitting"]))
     with torch.no_grad():
         for name, param in model.named_parameters():
             if not param.requires_grad:
                 continue
-            tensors = {"weight": param}
+            tensors = {"weight": param} | beside(param, splitting)
             if optimizer is not None:
                 tensors |= {moment: torch.zeros_like(param) for moment in MOMENTS}
                 optimizer.state[param] = {

@@ -1,15 +1,16 @@
 """Masked training between or after prune steps: pruned weights are zero after every step.
 
-Here is the loop over next-token or distillation losses (`losses.py`). `reconstruction.py` has the
-loop over blocks. `loop.py` and `optimizer.py` hold what both share, and `trainable.py` chooses the
-parameters that train. Dropout is off: rounds are short, and every number then follows from (seed,
-round) alone.
+Here is the loop over next-token or distillation losses (`losses.py`), which `elsa.py` shares.
+`reconstruction.py` has the loop over blocks. `loop.py` and `optimizer.py` hold what all of them
+share, and `trainable.py` chooses the parameters that train. Dropout is off: rounds are short, and
+every number then follows from (seed, round) alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from core.training.mixed_precision import computing_in
 from core.training.optimizer import MaskedAdamW
 from core.training.recompute import recomputed
 from core.training.reconstruction import reconstruct_
+from core.training.splitting import Splitting
 from core.training.trainable import trained
 
 
@@ -50,18 +52,13 @@ def finetune_(
     Raises:
         TrainingError: the loss or the gradient is not finite, on all ranks alike.
     """
-    assert all(p.dtype == torch.float32 for p in model.parameters()), "training needs fp32 weights"
-    model.eval()
     if config.objective == "reconstruct":
         assert teacher is not None
-        progress = reconstruct_(model, teacher, masks, batches, config, loop)
+        require_float32(model)
+        progress = reconstruct_(model.eval(), teacher, masks, batches, config, loop)
     else:
-        token_loss = token_losses
-        if config.distill:
-            assert teacher is not None
-            token_loss = Distillation(teacher, config.temperature, config.mix)
-        with computing_in(model, loop.compute_dtype, loop.ranks) as trainee:
-            progress = train(trainee, masks, batches, config, loop, token_loss)
+        steps = Steps(batches, config, loop, losses_of(config, teacher))
+        progress = train_in(model, masks, steps)
     for name, matrix in prunable_matrices(model).items():
         kept = name not in masks or pruned_are_zero(matrix.parameter, matrix.cut(masks[name]))
         assert kept, f"training filled a zero of {name}"
@@ -69,24 +66,68 @@ def finetune_(
     return FinetuneReport(num_tokens, progress.losses, progress.first)
 
 
+def require_float32(model: PreTrainedModel) -> None:
+    """Assert that weights are float32."""
+    assert all(p.dtype == torch.float32 for p in model.parameters()), "training needs fp32 weights"
+
+
+def losses_of(config: Training, teacher: PreTrainedModel | None) -> TokenLosses:
+    """Return the loss of each token; distillation compares with the teacher."""
+    if not config.distill:
+        return token_losses
+    assert teacher is not None
+    return Distillation(teacher, config.temperature, config.mix)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All steps of a round: their windows, their numbers, the way they run, their loss."""
+
+    batches: tuple[Tensor, ...]
+    config: Training
+    loop: Loop
+    token_loss: TokenLosses
+
+
+def train_in(
+    model: PreTrainedModel,
+    masks: Mapping[str, Tensor],
+    steps: Steps,
+    splitting: Splitting | None = None,
+) -> Progress:
+    """Train a model in place, in the dtype of the loop; return what was done (collective)."""
+    require_float32(model)
+    model.eval()
+    with computing_in(model, steps.loop.compute_dtype, steps.loop.ranks) as trainee:
+        return train(trainee, masks, steps, splitting)
+
+
 def train(
     model: PreTrainedModel,
     masks: Mapping[str, Tensor],
-    batches: tuple[Tensor, ...],
-    config: Training,
-    loop: Loop,
-    token_loss: TokenLosses,
+    steps: Steps,
+    splitting: Splitting | None,
 ) -> Progress:
-    """Take one optimizer step for each batch; return what was done."""
+    """Take one optimizer step for each batch; return what was done.
+
+    With a splitting the masks are found too, and those given bind.
+    """
+    batches, config, loop = steps.batches, steps.config, steps.loop
     matrices, dtype = prunable_matrices(model), loop.compute_dtype
     around = recomputed(model) if loop.recompute else nullcontext()
     with around, trained(model, matrices, masks, config, dtype) as chosen:
-        optimizer = MaskedAdamW(chosen, config, loop.ranks)
-        progress = Progress(loop, len(batches), model, optimizer.optimizer)
+        optimizer = MaskedAdamW(chosen, config, loop.ranks, splitting)
+        if splitting is not None:
+            splitting.begin(matrices, optimizer.optimizer, len(batches))
+        progress = Progress(loop, len(batches), model, optimizer.optimizer, splitting)
         for step in range(progress.first, len(batches)):
-            loss = accumulate_gradients(model, batches[step], loop, token_loss)
+            loss = accumulate_gradients(model, batches[step], loop, steps.token_loss)
             progress.add(optimizer.step(step, len(batches), loss))
+            if splitting is not None:
+                splitting.follow_(step + 1)
             progress.save_if_due()
+        if splitting is not None:
+            splitting.finish_()
     return progress
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from core.pace import ASK_EVERY_SECONDS, Pace
 from core.parallel import Ranks
 from core.training.checkpoints import load_training_, save_training
+from core.training.splitting import Splitting
 
 SaveCheckpoint = Callable[[int, Callable[[Path], None]], None]
 """Called with (steps done, write) when it is time to save; calls write(directory) on each rank."""
@@ -67,12 +68,13 @@ class Progress:
         num_steps: int,
         model: PreTrainedModel,
         optimizer: torch.optim.Optimizer | None,
+        splitting: Splitting | None = None,
     ) -> None:
-        """Load the checkpoint to resume from, if there is one, into model and optimizer."""
+        """Load the checkpoint to resume from, if there is one, into all of the state."""
         self.loop, self.num_steps = loop, num_steps
-        self.model, self.optimizer = model, optimizer
+        self.state = (model, optimizer, splitting)
         resume = loop.resume_from
-        self.first = 0 if resume is None else load_training_(resume, model, optimizer)
+        self.first = 0 if resume is None else load_training_(resume, *self.state)
         self.losses: list[float] = []
         self.saved_at = time.monotonic()
         self.pace = Pace(loop.ranks, min(ASK_EVERY_SECONDS, loop.save_every_seconds))
@@ -98,8 +100,11 @@ class Progress:
             return
         if not self.pace.asks(self._is_due, steps):
             return
-        model, optimizer, ranks, done = self.model, self.optimizer, self.loop.ranks, self.done
-        save(done, lambda directory: save_training(directory, model, optimizer, done, ranks))
+        (model, optimizer, splitting), ranks, done = self.state, self.loop.ranks, self.done
+        save(
+            done,
+            lambda directory: save_training(directory, model, optimizer, done, ranks, splitting),
+        )
         self.saved_at = time.monotonic()
 
     def _is_due(self) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.config import Training
 from core.parallel import Ranks, compute_device, local, whole
+from core.training.splitting import Splitting
 from core.training.trainable import Trained
 
 BETAS = (0.9, 0.95)
@@ -34,8 +35,16 @@ def learning_rate(step: int, num_steps: int, config: Training) -> float:
 class MaskedAdamW:
     """AdamW on sharded and whole parameters that train; every rank takes the same step."""
 
-    def __init__(self, trained: Trained, config: Training, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        trained: Trained,
+        config: Training,
+        ranks: Ranks,
+        splitting: Splitting | None = None,
+    ) -> None:
+        """Make the optimizer; a splitting pulls at the gradients after clipping."""
         self.trained, self.config, self.ranks = trained, config, ranks
+        self.splitting = splitting
         # One group each, because torch's fused loops do not mix sharded and whole tensors.
         groups = [{"params": params} for params in (trained.sharded, trained.whole) if params]
         self.optimizer = torch.optim.AdamW(
@@ -79,11 +88,18 @@ class MaskedAdamW:
             self.optimizer.zero_grad()
             raise TrainingError(
                 f"loss {value:g} with gradient norm {norm:g} at step {index + 1}; "
-                f"try --finetune.lr {self.config.lrs[0] / 10:g}"
+                f"try --{self.rate_flag} {self.config.lrs[0] / 10:g}"
             )
+        if self.splitting is not None:
+            self.splitting.pull_()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return value
+
+    @property
+    def rate_flag(self) -> str:
+        """The flag of the learning rate."""
+        return "finetune.lr" if self.splitting is None else "joint.lr"
 
     def clip(self) -> Tensor:
         """Scale all gradients to a joint norm of at most `clip_norm`; return the norm before."""

@@ -12,6 +12,9 @@ from orchestrator.estimate.devices import BASE_BYTES, WIDTHS
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.training import HEAD_WIDTH, offloaded_parts, training_parts
 
+SPLIT_WIDTH = 24
+"""Bytes of a weight in the matrix that is projected: its goal, scores, keys and marks."""
+
 Parts = dict[str, float]
 """Bytes by part: base, weights, activations, ..."""
 
@@ -31,6 +34,8 @@ def phases(
     found = {"evaluate": sizes.evaluating(), "prune": sizes.pruning()}
     if trains:
         found["finetune"] = sizes.training()
+        if cost.joins:
+            found["joint"] = sizes.joining()
     if cost.cpu_offload:
         return {phase: offloaded_parts(cost, found[phase], sizes.width) for phase in found}
     return found
@@ -109,6 +114,12 @@ class Sizes:
         }
         return training_parts(cost, plain, n, self.tokens, self.kept(compute))
 
+    def joining(self) -> Parts:
+        """Return the parts of joint training: sparse copies and duals, and a matrix being split."""
+        largest = max(one.rows * one.cols for group in self.groups for one in group)
+        copies = 8 * self.cost.block_parameters + SPLIT_WIDTH * largest
+        return self.training() | {"copies": copies / self.num_workers}
+
     def kept(self, compute: int) -> tuple[float, float]:
         """Return the bytes that a token keeps from the forward to the backward pass.
 
@@ -130,7 +141,8 @@ class Sizes:
 def host_memory(cost: ModelCost, num_workers: int, micro_batch_tokens: int) -> float:
     """Return the bytes of host memory that a training worker's shards take with offloading."""
     plain = phases(replace(cost, cpu_offload=False), True, num_workers, micro_batch_tokens)
-    return sum(plain["finetune"][part] for part in ("weights", "gradients", "adam"))
+    parts = plain["joint" if cost.joins else "finetune"]
+    return sum(parts.get(part, 0.0) for part in ("weights", "gradients", "adam", "copies"))
 
 
 def memory(cost: ModelCost, trains: bool, num_workers: int, micro_batch_tokens: int) -> float:

@@ -37,6 +37,8 @@ class ModelCost:
     """True if blocks run again in the backward pass."""
     num_workers: int = 1
     """Workers whose seconds together are estimated, each as fast as `rates` says."""
+    joins: bool = False
+    """True if masks are found by training, with a sparse copy and a dual of each matrix."""
     cpu_offload: bool = False
     """True if shards of weights, gradients and moments stay in host memory."""
 

@@ -51,6 +51,6 @@ def compute_seconds(cost: ModelCost, stage: Stage, text_tokens: int) -> float:
 
 def block_seconds(cost: ModelCost, stages: Iterable[Stage]) -> float:
     """Return the seconds of the block that takes longest to prune, on one worker."""
-    pruning = [stage for stage in stages if stage.work.changes_masks]
+    pruning = [stage for stage in stages if stage.work.changes_masks and not stage.work.trains]
     found = [compute_seconds(cost, stage, 0) / cost.facts.num_blocks for stage in pruning]
     return max(found, default=0.0)

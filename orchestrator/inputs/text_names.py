@@ -35,17 +35,20 @@ class TextNames:
 def text_names(config: SweepConfig, is_embedded: bool) -> TextNames:
     """Return the texts that a model needs: those of the flags, else the defaults."""
     calibration = finetune = validation = None
-    if any(needs_calibration(method, config.prune) for method in config.grid.methods):
+    if any(needs_calibration(method, config.prune) for method in config.pruning_methods()):
         calibration = config.calibration.text or (EMBEDDED if is_embedded else "c4")
     if config.grid.trains:
         default = EMBEDDED if is_embedded else PROTOCOLS[config.grid.protocol].finetune_text
         finetune = config.finetune.text or default
-        if len(config.finetune.lrs) > 1:
+        rates = {"finetune.lr": config.finetune.lrs} if config.grid.finetunes else {}
+        rates |= {"joint.lr": config.joint.lrs()} if config.grid.joins else {}
+        for flag, lrs in rates.items():
+            if len(lrs) == 1:
+                continue
             # By default the training text's own part for it.
             own = TextName.parse(finetune).short
             validation = config.finetune.validation or own
-            lrs = " ".join(map(str, config.finetune.lrs))
             remedy = f"several need --finetune.validation, since {finetune} has no part for it"
-            require(validation is not None, "finetune.lr", lrs, remedy)
+            require(validation is not None, flag, " ".join(map(str, lrs)), remedy)
     evaluations = config.eval.texts or ((EMBEDDED,) if is_embedded else ("wikitext2",))
     return TextNames(calibration, finetune, validation, evaluations)

@@ -15,8 +15,8 @@ each is far from all before it, also for people who do not tell red from green. 
 of 3 with the light and the dark background."""
 COLORS = dict(zip(METHODS, SERIES))
 OTHER_COLORS = SERIES[len(COLORS) :]
-DASHES = {"oneshot": "dot", "finetune": "dash", "iterative": "solid"}
-SYMBOLS = {"oneshot": "circle", "finetune": "square", "iterative": "diamond"}
+DASHES = {"oneshot": "dot", "finetune": "dash", "iterative": "solid", "joint": "longdash"}
+SYMBOLS = {"oneshot": "circle", "finetune": "square", "iterative": "diamond", "joint": "cross"}
 MORE_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MORE_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 TROUBLE_SYMBOLS = {"failed": "x-thin", "non-finite": "triangle-up"}

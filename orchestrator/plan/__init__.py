@@ -3,6 +3,7 @@
 inputs.py            models and texts of a grid as plain values
 work.py              the base of all stage kinds
 kinds.py             the stage kinds, one class each, and their table
+training_kinds.py    those that train
 stages.py            a stage: its work, its parent, its name
 cell.py              a cell: its point of the grid, its settings, its stages
 planner.py           grid -> cells and stages

@@ -1,5 +1,7 @@
 """Stage kinds: one frozen dataclass each, and the table of all of them.
 
+Those that train are in `training_kinds.py`.
+
 A class says everything about its kind: the fields that its identity is made of, whether it stores
 weights, changes masks or trains, the tokens that it reads, where it runs and what it costs. The one
 other place that knows kinds is `trial/runners.py`, which runs them. Nothing compares kinds by name.
@@ -12,31 +14,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.checks import BadInputError
-from core.config import PruneConfig, Training
+from core.config import PruneConfig
 from core.methods import METHODS, OPTION_VERSIONS
 from core.targets import Target
-from orchestrator.plan.inputs import (
-    CalibrationText,
-    Draw,
-    EvaluationText,
-    Reading,
-    TaskInput,
-    TrainingDraw,
-    TrainingText,
-    ValidationText,
-)
+from orchestrator.plan.inputs import CalibrationText, Draw, EvaluationText, Reading, TaskInput
+from orchestrator.plan.training_kinds import TRAINING_VERSIONS, Finetune, Joint
 from orchestrator.plan.work import Counts, Operations, Work
 
-FINETUNE_VERSION = 1
+__all__ = ["KINDS", "TRAINING_VERSIONS", "Dense", "Evaluate", "Finetune", "Joint", "Prune", "Tasks"]
+__all__ += ["kind_of"]
+
 EVALUATE_VERSION = 1
 TASKS_VERSION = 1
-TRAINING_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1, "mixed_precision": 1}
-"""Version of each option of `Training`; part of an identity only where the option is on.
-
-`mixed_precision` is on where a whole model trains in bf16 (`core/training/mixed_precision.py`).
-
-Raise a version of this file whenever the numbers that it stands for change.
-"""
+"""Raise a version of this file whenever the numbers that it stands for change."""
 
 
 @dataclass(frozen=True)
@@ -127,82 +117,6 @@ class Prune(Work):
 
 
 @dataclass(frozen=True)
-class Finetune(Work):
-    """One round of masked training."""
-
-    kind = "finetune"
-    stores_weights = True
-    trains = True
-
-    text: TrainingText
-    tokens: int
-    batch_tokens: int
-    training: Training
-    dtype: str
-    seed: int
-    round: int
-    validation: ValidationText | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """Return text, tokens, settings, and the versions of the options that are on."""
-        options = {*self.training.options()}
-        if self.mixes_precision:
-            options.add("mixed_precision")
-        versions = {f"{key}_version": v for key, v in TRAINING_VERSIONS.items() if key in options}
-        choice = {} if self.validation is None else {"validation": self.validation.fields()}
-        return {
-            "version": FINETUNE_VERSION,
-            "text": self.text.fields(),
-            "tokens": self.tokens,
-            "batch_tokens": self.batch_tokens,
-            "dtype": self.dtype,
-            "seed": self.seed,
-            "round": self.round,
-            **self.training.fields(),
-            **versions,
-            **choice,
-        }
-
-    @property
-    def mixes_precision(self) -> bool:
-        """True if the whole model computes in bf16 on float32 weights."""
-        # Reconstruction trains copies of single blocks, with autocast.
-        return self.dtype == "bfloat16" and self.training.objective != "reconstruct"
-
-    def draws(self) -> bool:
-        """Return True: a seed orders the windows."""
-        return True
-
-    def text_name(self) -> str | None:
-        """Return the name of the training text."""
-        return self.text.name
-
-    def readings(self) -> tuple[Reading, ...]:
-        """Return the training text, and the one that a learning rate is chosen on."""
-        return (self.text,) if self.validation is None else (self.text, self.validation)
-
-    def training_draw(self) -> TrainingDraw:
-        """Return the windows of this round; a budget holds whole windows."""
-        count = self.tokens // self.text.seq_len
-        return TrainingDraw(self.text, count, self.seed, self.round)
-
-    def operations(self, model: Counts, text_tokens: int) -> Operations:
-        """Return forward and backward passes for each learning rate."""
-        seq_len, training = self.text.seq_len, self.training
-        if training.objective == "reconstruct":
-            # Of each half: the dense block's output, ours and its gradient; then both once more.
-            once = model.forward_operations(self.tokens, seq_len, head=False) * 20 / 3
-        else:
-            passes = 4 if training.distill else 3
-            once = model.forward_operations(self.tokens, seq_len) * passes
-        return {("training", self.dtype): len(training.lrs) * once}
-
-    def further_seconds(self, model: Counts) -> float:
-        """Return what the optimizer takes to move weights and moments."""
-        return model.optimizer_seconds(self.tokens / self.batch_tokens)
-
-
-@dataclass(frozen=True)
 class Evaluate(Work):
     """Perplexity on one text."""
 
@@ -255,7 +169,7 @@ class Tasks(Work):
 
 
 KINDS: dict[str, type[Work]] = {
-    work.kind: work for work in (Dense, Prune, Finetune, Evaluate, Tasks)
+    work.kind: work for work in (Dense, Prune, Finetune, Joint, Evaluate, Tasks)
 }
 """All kinds by their name in manifests, in the order of the flow."""
 

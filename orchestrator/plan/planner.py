@@ -6,17 +6,18 @@ Stages form one tree for each model, rooted at the dense model. Nothing here rea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from core.config import FinetuneConfig, PruneConfig
-from core.methods import needs_calibration
+from core.config import FinetuneConfig, PruneConfig, Training
+from core.joint_config import JointConfig
+from core.methods import JOINT_METHODS, needs_calibration
 from core.schedule import round_tokens
 from core.targets import Target
-from orchestrator.config import GridConfig
+from orchestrator.config import GridConfig, is_pair
 from orchestrator.plan.cell import DENSE, Cell, Point, Settings
 from orchestrator.plan.inputs import Draw, ModelInputs, TaskInput
-from orchestrator.plan.kinds import Dense, Evaluate, Finetune, Prune, Tasks
+from orchestrator.plan.kinds import Dense, Evaluate, Finetune, Joint, Prune, Tasks
 from orchestrator.plan.plan import Plan
 
 
@@ -30,6 +31,7 @@ class Planner:
     tasks: tuple[TaskInput, ...] = ()
     """Zero-shot tasks on the last weights of every cell."""
     task_limit: int | None = None
+    joint: JointConfig = JointConfig()
 
     def build(
         self, models: Iterable[ModelInputs], circumstances: Mapping[str, Any] | None = None
@@ -70,17 +72,26 @@ class ModelPlanner:
         dense = Dense(model.identity, model.dtype)
         self.root = plan.add_stage(dense, model.name, DENSE, None)
 
+    @property
+    def joint_chooses(self) -> bool:
+        """True if joint training chooses from several rates."""
+        return self.grid.joins and len(self.config.joint.lrs()) > 1
+
     def add_all(self) -> None:
         """Add the dense model, its trained control and all pruned cells."""
         self.add_cell(Point(DENSE, DENSE, Target(0.0), None), [self.root])
         grid = self.grid
-        if grid.trains:
+        if grid.finetunes:
             for seed in grid.seeds:
                 self.add_control(seed)
         for method in grid.methods:
             for seed in grid.seeds:
                 for regime, target in self.paths:
-                    self.add_branch(Point(method, regime, target, seed))
+                    point = Point(method, regime, target, seed)
+                    if method in JOINT_METHODS and is_pair(method, regime):
+                        self.add_joint_branch(point)
+                    elif is_pair(method, regime):
+                        self.add_branch(point)
 
     def add_cell(self, point: Point, stages: list[str], **facts: Any) -> None:
         """Add a cell at the end of `stages`, with the evaluations of its last weights."""
@@ -125,6 +136,29 @@ class ModelPlanner:
             path=tuple(step.sparsity for step in path),
         )
 
+    def add_joint_branch(self, point: Point) -> None:
+        """Add one cell that finds its mask by training, from the dense model or a pruned one."""
+        joint, seed, stages = self.config.joint, point.seed, [self.root]
+        assert seed is not None
+        path = [point.target]
+        if joint.start_sparsity is not None:
+            path.insert(0, Target(joint.start_sparsity))
+            stages.append(self.add_prune(joint.start, self.root, path[0], seed))
+        (tokens,) = self.round_tokens(1)
+        training = joint.training(self.training, self.model.name)
+        work = Joint(
+            method=point.method,
+            settings=self.config.prune,
+            target=point.target,
+            joint=joint,
+            round=self.training_work(training, tokens, seed, 1),
+        )
+        if not self.joint_chooses:
+            work = replace(work, round=replace(work.round, validation=None))
+        stages.append(self.plan.add_stage(work, self.model.name, point.method, stages[-1]))
+        steps = tuple(step.sparsity for step in path)
+        self.add_cell(point, stages, round=1, num_rounds=1, path=steps)
+
     def round_tokens(self, rounds: int) -> list[int]:
         """Return the training tokens of each round."""
         return round_tokens(self.model.finetune_tokens, rounds, self.config.finetune.budget)
@@ -153,20 +187,26 @@ class ModelPlanner:
         """Add a round of training; return its id."""
         place = (parent, method, tokens, seed, index)
         if place not in self.placed:
-            model = self.model
-            assert model.finetune is not None
-            work = Finetune(
-                text=model.finetune,
-                tokens=tokens,
-                batch_tokens=model.batch_tokens,
-                training=self.training,
-                dtype=model.training_dtype,
-                seed=seed,
-                round=index,
-                validation=model.validation,
-            )
-            self.placed[place] = self.plan.add_stage(work, model.name, method, parent)
+            work = self.training_work(self.training, tokens, seed, index)
+            if len(self.training.lrs) == 1 and self.joint_chooses:
+                work = replace(work, validation=None)
+            self.placed[place] = self.plan.add_stage(work, self.model.name, method, parent)
         return self.placed[place]
+
+    def training_work(self, training: Training, tokens: int, seed: int, index: int) -> Finetune:
+        """Return the work of a round of training, with the text that a rate is chosen on."""
+        model = self.model
+        assert model.finetune is not None
+        return Finetune(
+            text=model.finetune,
+            tokens=tokens,
+            batch_tokens=model.batch_tokens,
+            training=training,
+            dtype=model.training_dtype,
+            seed=seed,
+            round=index,
+            validation=model.validation,
+        )
 
 
 def require_walked(plan: Plan) -> None:

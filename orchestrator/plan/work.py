@@ -42,6 +42,8 @@ class Work:
     """True if the stage's output is a model, which further stages can start from."""
     changes_masks: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    seconds_column: ClassVar[str | None] = None
+    """Column of rows that its seconds count in; None for `KIND_seconds`."""
     circumstances: ClassVar[tuple[str, ...]] = ()
     """Facts of the run that the numbers depend on, such as `device`; they enter the identity."""
 

@@ -60,6 +60,8 @@ def is_read(flag: str, row: Row) -> bool:
     section, _, name = flag.partition(".")
     if section == "finetune":
         return row["regime"] != "oneshot"
+    if section == "joint":
+        return row["regime"] == "joint"
     if section == "calibration":
         return row.get("calibration_text") is not None
     if section == "prune":

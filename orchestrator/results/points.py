@@ -89,7 +89,11 @@ def control_points(control: Iterable[Row], trained: Iterable[Row]) -> tuple[Poin
     }
     points: dict[float, Point] = {}
     for row in sorted(trained, key=lambda r: (r["regime"] != "iterative", r["status"] != "done")):
-        if row["method"] == "dense" or row["regime"] == "oneshot" or row.get("mask_structure"):
+        if (
+            row["method"] == "dense"
+            or row["regime"] in ("oneshot", "joint")
+            or row.get("mask_structure")
+        ):
             continue
         sparsity = round(row["sparsity"], 6)
         # A cell that is not done counts only the tokens before it failed.

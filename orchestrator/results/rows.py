@@ -12,8 +12,9 @@ from core.measures.likelihood import perplexity_per
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.job import Job
-from orchestrator.plan.kinds import Evaluate, Finetune, Prune
+from orchestrator.plan.kinds import Evaluate, Finetune, Joint, Prune
 from orchestrator.plan.stages import stage_identity
+from orchestrator.plan.work import Work
 from orchestrator.results import versions
 from orchestrator.store.rows import Rows
 
@@ -201,11 +202,16 @@ def calibration_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[s
     """Return method settings, and calibration text and tokens, of the last prune stage."""
     works = [(s, job.stage(s).work) for s in cell.stages]
     prunes = [(s, work) for s, work in works if isinstance(work, Prune)]
+    found = dict(prunes[-1][1].fields()["settings"]) if prunes else {}
+    for _, work in works:
+        if isinstance(work, Joint):
+            found |= work.shown()
+    settings = json.dumps(found, sort_keys=True)
     if not prunes:
-        return {"method_settings": "{}"}
+        return {"method_settings": settings}
     stage_id, work = prunes[-1]
     columns = {
-        "method_settings": json.dumps(work.fields()["settings"], sort_keys=True),
+        "method_settings": settings,
         "dampening_frac_used": metrics.get(stage_id, {}).get("dampening_frac"),
     }
     if work.calibration is None:
@@ -221,7 +227,7 @@ def calibration_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[s
 def training_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the tokens of all rounds, the last rate, and what differs from plain training."""
     works = [(s, job.stage(s).work) for s in cell.stages]
-    rounds = [(s, work) for s, work in works if isinstance(work, Finetune)]
+    rounds = [(s, each) for s, work in works for each in rounds_of(work)]
     tokens = sum(metrics.get(s, {}).get("num_tokens", 0) for s, _ in rounds)
     if not rounds:
         return {"num_finetune_tokens": tokens}
@@ -237,6 +243,13 @@ def training_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str,
         "finetune_lr": chosen,
         "finetune_settings": json.dumps(settings, sort_keys=True) if settings else None,
     }
+
+
+def rounds_of(work: Work) -> list[Finetune]:
+    """Return the round of training that a stage is; none of other stages."""
+    if isinstance(work, Joint):
+        return [work.round]
+    return [work] if isinstance(work, Finetune) else []
 
 
 def unit_columns(result: dict[str, Any]) -> dict[str, Any]:
@@ -256,5 +269,6 @@ def seconds_columns(job: Job, metrics: dict[str, Any]) -> dict[str, Any]:
     kinds = (Prune.kind, Finetune.kind, Evaluate.kind)
     seconds: dict[str, float] = {f"{kind}_seconds": 0 for kind in kinds}
     for stage_id, each in metrics.items():
-        seconds[f"{job.stage(stage_id).kind}_seconds"] += each["seconds"]
+        work = job.stage(stage_id).work
+        seconds[work.seconds_column or f"{work.kind}_seconds"] += each["seconds"]
     return seconds

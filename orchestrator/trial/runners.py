@@ -15,11 +15,12 @@ from core.activations import Calibration
 from core.allocation import allocate, outlier_ratios
 from core.measures.counts import scored_units
 from core.models.blocks import prunable_matrices
-from core.models.mask_files import Masks
+from core.models.mask_files import Masks, PackedMasks
+from core.parallel import whole
 from core.precision import DTYPES
 from core.pruners import make_pruner
 from core.sequential import PruneReport, prune_
-from orchestrator.plan.kinds import Evaluate, Finetune, Prune, Tasks
+from orchestrator.plan.kinds import Evaluate, Finetune, Joint, Prune, Tasks
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.work import Work
 from orchestrator.trial.blocks import Blocks, opened_blocks
@@ -100,15 +101,21 @@ def dense_outlier_ratios(
     return outlier_ratios(model, calibration, space.ranks)
 
 
-def run_finetune(space: Workspace, stage: Stage) -> None:
-    """Train the parent's weights under its masks and publish the result."""
+def run_training(space: Workspace, stage: Stage) -> None:
+    """Train the parent's weights and publish the result: under its masks, or until it has one."""
     work = stage.work
-    assert isinstance(work, Finetune)
-    windows = space.training_windows(work.training_draw())
+    draw = work.training_draw()
+    assert draw is not None
+    windows = space.training_windows(draw)
     model, masks = space.weights.load(stage.parent, training=True)
+    if isinstance(work, Joint) and work.settings.keep_zeros and not masks:
+        matrices = prunable_matrices(model)
+        masks = PackedMasks({name: whole(one.read()) != 0 for name, one in matrices.items()})
     with timed(space.ranks) as clock:
-        metrics = recover(space, stage, model, masks, windows)
+        metrics, masks = recover(space, stage, model, masks, windows)
     space.weights.hold(stage.id, model, masks)
+    if work.changes_masks:
+        metrics["matrices"] = {"names": [*masks], "errors": [None] * len(masks), "statistic": None}
     space.publish(stage, metrics | clock)
     if space.ranks.rank == 0:
         for name in checkpoint_names(stage):
@@ -138,7 +145,8 @@ def run_evaluate(space: Workspace, stage: Stage) -> None:
 
 RUNNERS: dict[type[Work], Callable[[Workspace, Stage], None]] = {
     Prune: run_prune,
-    Finetune: run_finetune,
+    Finetune: run_training,
+    Joint: run_training,
     Evaluate: run_evaluate,
     Tasks: run_tasks,
 }

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel
 from core.models.mask_files import Masks
 from core.parallel import local
 from core.precision import DTYPES
+from core.training.elsa import Aim, JointReport, elsa_
 from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
 from core.training.optimizer import TrainingError
-from orchestrator.plan.kinds import Finetune
+from orchestrator.plan.kinds import Finetune, Joint
 from orchestrator.plan.stages import Stage
 from orchestrator.results.numbers import thinned
 from orchestrator.trial.checkpoints import opened_checkpoint, save_checkpoint
@@ -32,9 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 def work_of(stage: Stage) -> Finetune:
-    """Return the work of a training stage."""
-    assert isinstance(stage.work, Finetune)
-    return stage.work
+    """Return the round of training that a stage is."""
+    work = stage.work.round if isinstance(stage.work, Joint) else stage.work
+    assert isinstance(work, Finetune)
+    return work
 
 
 def checkpoint_names(stage: Stage) -> list[str]:
@@ -45,8 +47,8 @@ def checkpoint_names(stage: Stage) -> list[str]:
 
 def recover(
     space: Workspace, stage: Stage, model: PreTrainedModel, masks: Masks, windows: Tensor
-) -> dict[str, Any]:
-    """Train a model in place; return the stage's metrics.
+) -> tuple[dict[str, Any], Masks]:
+    """Train a model in place; return the stage's metrics, and the masks of the trained model.
 
     Raises:
         TrainingError: of the last learning rate, where every one of them ends in it.
@@ -59,8 +61,9 @@ def recover(
         for rate, name in zip(training.lrs, checkpoint_names(stage), strict=True)
     ]
     if len(rounds) == 1:
-        return metrics_of(rounds[0].train(model, teacher, masks, windows))
-    start, best, chosen = snapshot(model), None, {}
+        done = rounds[0].train(model, teacher, masks, windows)
+        return metrics_of(done), masks_after(done, masks)
+    start, best, chosen, kept = snapshot(model), None, {}, masks
     losses: dict[str, float | None] = {}
     error: TrainingError | None = None
     for i, each in enumerate(rounds):
@@ -75,12 +78,17 @@ def recover(
         nll = validation_nll(space, stage, model)
         losses[f"{each.rate:g}"] = nll if math.isfinite(nll) else None
         if math.isfinite(nll) and (best is None or nll < chosen["validation_nll"]):
-            best = snapshot(model)
+            best, kept = snapshot(model), masks_after(done, masks)
             chosen = {**metrics_of(done), "lr": each.rate, "validation_nll": nll}
     if best is None:
         raise error or TrainingError("no learning rate gives a finite loss on validation text")
     restore_(model, best)
-    return {**chosen, "validation_losses": losses}
+    return {**chosen, "validation_losses": losses}, kept
+
+
+def masks_after(done: FinetuneReport, before: Masks) -> Masks:
+    """Return the masks of a trained model: those that joint training found, else the same."""
+    return done.masks if isinstance(done, JointReport) else before
 
 
 def metrics_of(done: FinetuneReport) -> dict[str, Any]:
@@ -90,6 +98,7 @@ def metrics_of(done: FinetuneReport) -> dict[str, Any]:
         "losses": thinned(done.losses),
         "num_steps": done.steps_resumed + len(done.losses),
         "steps_resumed": done.steps_resumed,
+        **({"dropped_share": done.dropped_share} if isinstance(done, JointReport) else {}),
     }
 
 
@@ -97,7 +106,8 @@ class Round:
     """One round with one learning rate, and the place of its checkpoints in the store."""
 
     def __init__(self, space: Workspace, stage: Stage, rate: float, name: str) -> None:
-        self.space, self.work, self.rate, self.name = space, work_of(stage), rate, name
+        self.space, self.stage, self.rate, self.name = space, stage, rate, name
+        self.work = work_of(stage)
 
     def train(
         self,
@@ -122,7 +132,10 @@ class Round:
                 save_now=space.notice.save_now,
             )
             batches = windows.split(max(1, work.batch_tokens // seq_len))
-            training = replace(work.training, lr=self.rate)
+            training, whole = replace(work.training, lr=self.rate), self.stage.work
+            if isinstance(whole, Joint):
+                aim = Aim(whole.target, training, whole.joint)
+                return elsa_(model, masks, batches, aim, loop, teacher)
             return finetune_(model, masks, batches, training, loop, teacher)
 
 

@@ -1,0 +1,166 @@
+"""Stage kinds that train: one frozen dataclass each; `kinds.py` has the table of all kinds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from core.config import PruneConfig, Training
+from core.joint_config import JointConfig
+from core.methods import JOINT_METHODS
+from core.targets import Target
+from orchestrator.plan.inputs import Reading, TrainingDraw, TrainingText, ValidationText
+from orchestrator.plan.work import Counts, Operations, Work
+
+FINETUNE_VERSION = 1
+TRAINING_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1, "mixed_precision": 1}
+"""Version of each option of `Training`; part of an identity only where the option is on.
+
+`mixed_precision` is on where a whole model trains in bf16 (`core/training/mixed_precision.py`).
+
+Raise a version of this file whenever the numbers that it stands for change.
+"""
+SPLITTING_SHARE = 1.5
+"""Memory that a step of joint training moves, as a multiple of that of masked training."""
+
+
+@dataclass(frozen=True)
+class Finetune(Work):
+    """One round of masked training."""
+
+    kind = "finetune"
+    stores_weights = True
+    trains = True
+
+    text: TrainingText
+    tokens: int
+    batch_tokens: int
+    training: Training
+    dtype: str
+    seed: int
+    round: int
+    validation: ValidationText | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Return text, tokens, settings, and the versions of the options that are on."""
+        options = {*self.training.options()}
+        if self.mixes_precision:
+            options.add("mixed_precision")
+        versions = {f"{key}_version": v for key, v in TRAINING_VERSIONS.items() if key in options}
+        choice = {} if self.validation is None else {"validation": self.validation.fields()}
+        return {
+            "version": FINETUNE_VERSION,
+            "text": self.text.fields(),
+            "tokens": self.tokens,
+            "batch_tokens": self.batch_tokens,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "round": self.round,
+            **self.training.fields(),
+            **versions,
+            **choice,
+        }
+
+    @property
+    def mixes_precision(self) -> bool:
+        """True if the whole model computes in bf16 on float32 weights."""
+        # Reconstruction trains copies of single blocks, with autocast.
+        return self.dtype == "bfloat16" and self.training.objective != "reconstruct"
+
+    def draws(self) -> bool:
+        """Return True: a seed orders the windows."""
+        return True
+
+    def text_name(self) -> str | None:
+        """Return the name of the training text."""
+        return self.text.name
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Return the training text, and the one that a learning rate is chosen on."""
+        return (self.text,) if self.validation is None else (self.text, self.validation)
+
+    def training_draw(self) -> TrainingDraw:
+        """Return the windows of this round; a budget holds whole windows."""
+        count = self.tokens // self.text.seq_len
+        return TrainingDraw(self.text, count, self.seed, self.round)
+
+    def operations(self, model: Counts, text_tokens: int) -> Operations:
+        """Return forward and backward passes for each learning rate."""
+        seq_len, training = self.text.seq_len, self.training
+        if training.objective == "reconstruct":
+            # Of each half: the dense block's output, ours and its gradient; then both once more.
+            once = model.forward_operations(self.tokens, seq_len, head=False) * 20 / 3
+        else:
+            passes = 4 if training.distill else 3
+            once = model.forward_operations(self.tokens, seq_len) * passes
+        return {("training", self.dtype): len(training.lrs) * once}
+
+    def further_seconds(self, model: Counts) -> float:
+        """Return what the optimizer takes to move weights and moments."""
+        return model.optimizer_seconds(self.tokens / self.batch_tokens)
+
+
+@dataclass(frozen=True)
+class Joint(Work):
+    """Training that ends with a mask (ELSA); all that it shares with masked training is `round`."""
+
+    kind = "joint"
+    stores_weights = True
+    changes_masks = True
+    trains = True
+    seconds_column = "finetune_seconds"
+
+    method: str
+    settings: PruneConfig
+    """The settings of the grid; only those that the method reads count."""
+    target: Target
+    joint: JointConfig
+    round: Finetune
+    """Text, tokens, loss and the rates of joint training."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return method, version, target, settings, and the fields of the training."""
+        facts = JOINT_METHODS[self.method]
+        return {
+            "method": self.method,
+            "version": facts.version,
+            "settings": self.settings.settings(facts.fields_read),
+            "sparsity": self.target.sparsity,
+            "mask_structure": self.target.mask_structure,
+            "seed": self.round.seed,
+            **self.joint.fields(),
+            "training": self.round.fields(),
+        }
+
+    def shown(self) -> dict[str, Any]:
+        """Return the settings that rows show, with those of the start."""
+        facts = JOINT_METHODS[self.method]
+        return {**self.settings.settings(facts.fields_read), **self.joint.shown()}
+
+    def draws(self) -> bool:
+        """Return True: a seed orders the windows."""
+        return True
+
+    def text_name(self) -> str | None:
+        """Return the name of the training text."""
+        return self.round.text_name()
+
+    def sparsity_after(self) -> float | None:
+        """Return the sparsity of the target."""
+        return self.target.sparsity
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Return the training text, and the one that a learning rate is chosen on."""
+        return self.round.readings()
+
+    def training_draw(self) -> TrainingDraw:
+        """Return the windows that it trains on."""
+        return self.round.training_draw()
+
+    def operations(self, model: Counts, text_tokens: int) -> Operations:
+        """Return forward and backward passes for each learning rate."""
+        return self.round.operations(model, text_tokens)
+
+    def further_seconds(self, model: Counts) -> float:
+        """Return what the optimizer takes to move weights, moments, copies and duals."""
+        return SPLITTING_SHARE * self.round.further_seconds(model)
