@@ -12,7 +12,7 @@ import torch
 import two_ranks
 from safetensors import safe_open
 from torch import Tensor
-from transformers import LlamaConfig, OPTConfig
+from transformers import GPT2Config, LlamaConfig, OPTConfig
 
 from core.config import Training
 from core.joint_config import JointConfig
@@ -251,10 +251,13 @@ CONFIGS = {
     "llama": LlamaConfig(
         **SHAPE, intermediate_size=60, num_key_value_heads=1, head_dim=4, initializer_range=0.2
     ),
+    "gpt2": GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=64),
 }
 RUNS: dict[str, tuple[str, Target, dict[str, Any]]] = {
     "half": ("opt", Target(0.4321), {"penalty_schedule": "cosine"}),
     "pairs": ("llama", PAIRS, {}),
+    # Its matrices are stored [in, out], so groups of inputs lie on two ranks.
+    "turned": ("gpt2", PAIRS, {}),
     "second moment": ("llama", Target(0.77), {"score": "second_moment"}),
 }
 

@@ -128,9 +128,7 @@ class Splitting:
             squares = weight.double().square()
             sums += torch.stack([(squares * ~mask).sum(), squares.sum()]).to(sums.device)
             weight.masked_fill_(~mask, 0.0)
-            marks = torch.zeros_like(split.matrix.parameter, dtype=torch.uint8)
-            local(marks).copy_(mask)
-            masks[split.matrix.name] = whole(marks).bool()
+            masks[split.matrix.name] = whole_matrix(split.matrix, mask.byte()).bool()
         dropped, total = self.ranks.sum_(sums).tolist()
         self.masks, self.dropped_share = masks, dropped / total if total else 0.0
 
@@ -149,6 +147,12 @@ class Splitting:
         if structure is None:
             scores = keep_earlier(scores, split.earlier)
             return lowest_pruned(scores, split.count, self.ranks)
+        matrix = split.matrix
+        if matrix.transposed:
+            # A group of inputs may lie on two ranks.
+            full, earlier = whole_matrix(matrix, scores), self.earlier.get(matrix.name)
+            binding = None if earlier is None else earlier.to(full.device)
+            return matrix.cut(group_mask(full, structure, binding))
         if scores.numel() == 0:
             return torch.ones_like(scores, dtype=torch.bool)
         return group_mask(scores, structure, split.earlier)
@@ -169,3 +173,15 @@ class Splitting:
     def restore(self, numbers: Mapping[str, float]) -> None:
         """Set the penalties that `numbers` returned."""
         self.penalty, self.dual_penalty = numbers["penalty"], numbers["dual_penalty"]
+
+
+def whole_matrix(matrix: Matrix, part: Tensor) -> Tensor:
+    """Return the full matrix [rows, cols] of which each rank has a part (collective).
+
+    Args:
+        matrix: says how the weight is cut.
+        part: this rank's part, cut and laid out as the weight.
+    """
+    full = torch.zeros_like(matrix.parameter.detach(), dtype=part.dtype)
+    local(full).copy_(part)
+    return matrix.turned(whole(full)).contiguous()
