@@ -191,10 +191,12 @@ def fragment(browser) -> str:
     return browser.run("return location.hash")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    ("width", "dark"), [(1440, True), (1280, False), (768, True), (390, False)]
+)
 def test_page_opens_without_errors_and_fits(browser, sweep_page, width, dark):
     ready(browser, sweep_page, width=width, dark=dark)
+    assert browser.run("return document.getElementById('title').clientHeight") < 70
     wide = "const d = document.documentElement; return d.scrollWidth <= d.clientWidth"
     assert browser.run(wide), "the page scrolls sideways"
     ink = browser.run("return document.getElementById('plot').layout.font.color")
@@ -312,6 +314,7 @@ def test_the_figure_is_split_by_any_dimension(browser, sweep_page, facet):
     titles = browser.run("return byId('plot').layout.annotations.map(a => a.text)")
     values = browser.run(f"return dimension('{facet}').values.map(v => v.value)")
     assert set(values) <= set(titles)
+    assert not any(" · " in title for title in titles), "names of lines would cover other panels"
     assert browser.errors() == []
 
 

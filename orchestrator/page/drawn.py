@@ -27,7 +27,7 @@ FIRST = ("sweep", "model", "text", "method", "regime")
 """Dimensions that every line has."""
 TITLES = {"sweep": "Sweep", "model": "Model", "text": "Evaluation", "method": "Method"}
 TITLES |= {"regime": "Regime", "method_settings": "Method settings"}
-MAX_PAIRS = 60_000
+MAX_PAIRS = 20_000
 """Most targets of all pairs of lines that a page compares beforehand."""
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -67,15 +67,15 @@ def cell_of(row: Mapping[str, Any], sweep: str) -> str:
 
 def packed(values: Sequence[Any]) -> list[list[Any]]:
     """Return `[values]`, or `[distinct values, places]` where that is shorter."""
-    places: dict[str, int] = {}
+    places: dict[Any, int] = {}
     distinct: list[Any] = []
     indices = []
     for value in values:
-        text = json.dumps(value)
-        if text not in places:
-            places[text] = len(distinct)
+        key = json.dumps(value) if isinstance(value, list) else (type(value), value)
+        if key not in places:
+            places[key] = len(distinct)
             distinct.append(value)
-        indices.append(places[text])
+        indices.append(places[key])
     if len(distinct) == 1 and len(values) > 1:
         return [distinct, []]
     return [distinct, indices] if len(distinct) < 0.6 * len(values) else [list(values)]

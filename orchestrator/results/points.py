@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable
@@ -43,7 +44,7 @@ class Point:
     tokens: float = 0.0
     """Mean over the seeds of the training tokens of the whole history."""
 
-    @property
+    @functools.cached_property
     def target(self) -> Target:
         """The sparsity or mask structure that the point stands for."""
         return Target(self.sparsity, self.mask_structure)

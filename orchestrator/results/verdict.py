@@ -55,8 +55,9 @@ def compare(first: Seeds, second: Seeds) -> Lead:
         ratio = math.exp(pairs[0])
         return Lead(ratio, ratio, ratio, "exact", 0)
     if len(pairs) > 1:
-        mean, deviation = statistics.fmean(pairs), statistics.stdev(pairs)
-        half = t_quantile(len(pairs) - 1) * deviation / math.sqrt(len(pairs))
+        mean = statistics.fmean(pairs)
+        variance = math.fsum((each - mean) ** 2 for each in pairs) / (len(pairs) - 1)
+        half = t_quantile(len(pairs) - 1) * math.sqrt(variance / len(pairs))
         return _lead(mean, half, "paired", len(pairs))
     logs = [[math.log(value) for value in seeds.values()] for seeds in (first, second)]
     mean = pairs[0] if pairs else statistics.fmean(logs[0]) - statistics.fmean(logs[1])

@@ -100,6 +100,7 @@ function swatch({ color: fill, dash, symbol }) {
   if (dash) part("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: fill, "stroke-width": 3, "stroke-dasharray": dashes });
   if (symbol.startsWith("square")) part("rect", { x: 9, y: 2, width: 8, height: 8, fill });
   else if (symbol.startsWith("diamond")) part("path", { d: "M13 0 19 6 13 12 7 6Z", fill });
+  else if (symbol.startsWith("triangle")) part("path", { d: "M13 1 19 11 7 11Z", fill });
   else if (symbol) {
     part("circle", { cx: 13, cy: 6, r: 4.5, fill: hollow ? "none" : fill, stroke: fill, "stroke-width": 1.5 });
   }

@@ -30,8 +30,8 @@ function drawing(saved = false, size = null) {
   const grid = panelGrid(Math.max(1, panels.length));
   const data = [];
   const box = size ?? { width: byId("plot").clientWidth || 900, height: byId("plot").clientHeight || 420 };
-  const ends = view.ends && !narrow() && panels.length <= 3;
-  const layout = baseLayout(ink, box, ends && panels.length === 1, saved);
+  const ends = view.ends && !narrow() && panels.length === 1;
+  const layout = baseLayout(ink, box, ends, saved);
   const drawn = panels.map((panel) => {
     const traces = view.traces(panel.lines, panel.among);
     if (view.references) traces.unshift(...referenceTraces(panel.boards, places));
