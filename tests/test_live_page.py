@@ -75,6 +75,21 @@ def test_rows_arrive_by_themselves_and_keep_what_the_reader_chose(browser, look,
     assert browser.errors() == []
 
 
+def test_a_large_page_gets_layers_when_they_are_looked_at(browser, look, tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.page.packing.MANY_ROWS", 1)
+    stages = {"names": ["layers.0.fc"], "errors": [0.1], "sparsity": [0.3], "statistic": "Hessian"}
+    manifest = {"kind": "prune", "parent": "root", "metrics": {"matrices": stages}}
+    known = {"root": None}
+    monkeypatch.setattr(Watched, "manifest", lambda self, stage: known.get(stage, manifest))
+    sweep = StoredSweep(tmp_path / "out", CELLS)
+    sweep.finish(0)
+    look(sweep)
+    browser.run("set({view: 'layers'})")
+    wait_for(lambda: [trace["kind"] for trace in browser.shown()] == ["layer"])
+    assert "layers.0.fc: 0.1" in browser.shown()[0]["hover"][0]
+    assert browser.errors() == []
+
+
 def test_progress_moves_without_drawing_anything_anew(browser, look, tmp_path):
     sweep = StoredSweep(tmp_path / "out", CELLS)
     sweep.finish(0)

@@ -22,15 +22,16 @@ def page(tmp_path_factory) -> Path:
     return path
 
 
-def test_the_tab_key_reaches_every_control(browser, page):
-    browser.open(page)
+def test_the_tab_key_reaches_every_control(browser, tmp_path):
+    write_html(sweep_rows({"m": 20.0}, sparsities=(0.5, 0.7), seeds=(0,)), tmp_path / "small.html")
+    browser.open(tmp_path / "small.html")
     wanted = browser.run(
         "window.seen = new Set(); document.addEventListener('focusin', e => seen.add(e.target));"
         f"window.all = [...document.querySelectorAll(`{CONTROLS}`)].filter(e =>"
         " !e.disabled && e.checkVisibility());"
         "return all.length"
     )
-    assert wanted > 100, "the cells of the heat table too"
+    assert wanted > 80, "the cells of the heat table too"
     for _ in range(wanted + 5):
         browser.press("Tab", 9)
     missed = browser.run("return all.filter(e => !seen.has(e)).map(e => e.outerHTML.slice(0, 90))")

@@ -96,6 +96,23 @@ def test_what_is_new_is_sent_alone(start, tmp_path):
     assert len(json.dumps(changed)) < len(json.dumps(first)) - 2000
 
 
+def test_a_large_page_asks_for_the_details_of_a_target(start, sweep, monkeypatch):
+    monkeypatch.setattr("orchestrator.page.packing.MANY_ROWS", 1)
+    stages = {"names": ["layers.0.fc"], "errors": [0.1], "sparsity": [0.3], "statistic": "Hessian"}
+    manifest = {"kind": "prune", "parent": "root", "metrics": {"matrices": stages}}
+    monkeypatch.setattr(
+        Watched, "manifest", lambda self, stage: None if stage == "root" else manifest
+    )
+    server = start(sweep.store.root)
+    first = contents(server)
+    assert first["later"] and first["details"] == {}
+    board = first["boards"][0]["id"]
+    found = json.loads(ask(server, f"/details.json?board={board}&at=0.3")[1])
+    (layers,) = found["layers"].values()
+    assert layers["errors"] == [0.1] and found["names"] == [["layers.0.fc"]]
+    assert json.loads(ask(server, "/details.json?board=../..&at=0.3")[1])["layers"] == {}
+
+
 def test_a_page_whose_rows_went_away_gets_everything(start, sweep):
     server = start(sweep.store.root)
     sweep.finish(1)

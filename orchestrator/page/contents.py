@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.page import packing
 from orchestrator.page.answers import board_html
 from orchestrator.page.drawn import Shown, described, dimensions_of, lines_of, pairs_of, rounded
-from orchestrator.page.packing import MANY_ROWS, packed_rows
+from orchestrator.page.packing import packed_rows
 from orchestrator.results.board import boards_of
 from orchestrator.results.curves import curves_from_rows
 from orchestrator.results.names import target_of
@@ -87,7 +88,7 @@ def contents_of(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
         shown += mine
         published += published_on(mine, sweep.published)
     dimensions = dimensions_of(shown)
-    few = len(rows) < MANY_ROWS
+    few = len(rows) < packing.MANY_ROWS
     return {
         "head": head_of(rows, sweeps),
         "dimensions": described(dimensions),
@@ -110,6 +111,7 @@ def contents_of(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
         "pairs": pairs_of(shown),
         "published": published,
         "rows": packed_rows(rows, [name for name, _ in ordered]),
+        "later": not few,
         "details": joined([sweep.details for sweep in sweeps]) if few else {},
         "settings": [item for sweep in sweeps for item in settings_of(sweep, len(sweeps) > 1)],
         "commands": {sweep.name: commands_of(sweep.provenance) for sweep in sweeps},

@@ -1,7 +1,8 @@
 """The live page's server, which listens on loopback only.
 
-It has two addresses, the page and its contents, both made from rows; no path of a request ever
-names a file. Everybody who is logged in on this machine can read them; nobody else can.
+It has three addresses, the page, its contents and details of stages, all made from rows; no path of
+a request ever names a file. Everybody who is logged in on this machine can read them; nobody else
+can.
 
 It is the standard library's server, and the page asks it again and again. So the live page is the
 same page that a sweep writes, no further package is needed, and unchanged contents are not sent.
@@ -19,17 +20,18 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from core.checks import BadInputError
-from orchestrator.page.contents import contents_of
+from orchestrator.page.contents import contents_of, joined
 from orchestrator.page.document import page_html
-from orchestrator.page.news import news_between
+from orchestrator.page.news import news_between, values_of
 from orchestrator.page.side_by_side import differing_settings
 from orchestrator.page.watched import Watched
+from orchestrator.results.details import details_of
 
 LOOPBACK = "127.0.0.1"
 PORT = 8790
 NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Hosts that a request may name; a foreign name that was made to point here is refused."""
-CONTENTS = "contents.json"
+CONTENTS, DETAILS = "contents.json", "details.json"
 SECONDS_RUNNING, SECONDS_IDLE = 2, 10
 """Seconds between two questions of the page."""
 REMEMBERED = 4
@@ -83,6 +85,23 @@ class LiveServer(ThreadingHTTPServer):
             changed = None if known is None else news_between(known, self.shown[version])
             return (self.shown[version] if changed is None else {"changed": changed}) | news
 
+    def details(self, board: str, target: str) -> dict[str, Any]:
+        """Return layers and losses of one board at one target, which large pages ask for."""
+        with self.drawing:
+            contents = next(reversed(self.shown.values()))
+            points = [
+                p for line in contents["lines"] if line["board"] == board for p in line["points"]
+            ]
+            places = {i for point in points if point["target"] == target for i in point["rows"]}
+            stages, names = (values_of(contents["rows"], name) for name in ("stage_id", "sweep"))
+            found = []
+            for sweep in self.sweeps:
+                name = sweep.name if len(self.sweeps) > 1 else ""
+                mine = [stages[i] for i in places if names[i] == name]
+                rows = [{"stage_id": stage, "in_current_grid": True} for stage in mine]
+                found.append(details_of(rows, sweep.manifest))
+            return joined(found)
+
     def drawn(self) -> dict[str, Any]:
         """Return the contents of the page of all out-dirs."""
         several = len(self.sweeps) > 1
@@ -127,14 +146,20 @@ class LivePage(BaseHTTPRequestHandler):
             self.answer(HTTPStatus.OK, "text/html", page_html(shown, CONTENTS).encode())
         elif url.path == f"/{CONTENTS}":
             shown = self.server.contents(asked.get("since"))
-            body = json.dumps(shown, allow_nan=False, separators=(",", ":")).encode()
-            self.answer(HTTPStatus.OK, "application/json", body)
+            self.answer_json(shown)
+        elif url.path == f"/{DETAILS}" and self.server.shown:
+            self.answer_json(self.server.details(asked.get("board", ""), asked.get("at", "")))
         else:
             self.answer(HTTPStatus.NOT_FOUND, "text/plain", b"nothing here\n")
 
     def do_HEAD(self) -> None:
         """Answer like GET, without the body."""
         self.do_GET()
+
+    def answer_json(self, shown: dict[str, Any]) -> None:
+        """Send values as JSON."""
+        body = json.dumps(shown, allow_nan=False, separators=(",", ":")).encode()
+        self.answer(HTTPStatus.OK, "application/json", body)
 
     def answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
         """Send a whole answer."""

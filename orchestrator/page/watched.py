@@ -12,9 +12,9 @@ import uuid
 from typing import Any
 
 from core.checks import BadInputError, require
+from orchestrator.page import packing
 from orchestrator.page.contents import COMMAND, OUT_DIR, SweepShown
 from orchestrator.page.notes import read_notes
-from orchestrator.page.packing import MANY_ROWS
 from orchestrator.page.progress import Heard, progress_of
 from orchestrator.plan.kinds import Tasks, kind_of
 from orchestrator.results.collection import refresh_results
@@ -126,7 +126,7 @@ class Watched:
         rows = self.rows()
         if not self.store.files.is_local:
             self.read_manifests()  # One by one they would take minutes.
-        few = len(rows) < MANY_ROWS
+        few = len(rows) < packing.MANY_ROWS
         return SweepShown(
             rows,
             name,

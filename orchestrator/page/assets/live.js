@@ -1,6 +1,6 @@
 // News of running sweeps from the page's own server: only what is new, which is put into what is there.
 
-const live = { address: "", timer: 0 };
+const live = { address: "", timer: 0, asked: new Set() };
 
 function follow(address) {
   live.address = address;
@@ -22,6 +22,27 @@ async function ask() {
     byId("note").textContent = "The server does not answer; these are the last rows it sent.";
   }
   live.timer = window.setTimeout(ask, 1000 * seconds);
+}
+
+/** Asks for layers and losses of the shown boards at the chosen target, which a large page does not hold. */
+async function askDetails() {
+  const staged = ["layers", "losses"].includes(state.view);
+  if (!live.address || !page.data.later || !staged) return;
+  for (const { id } of shownBoards()) {
+    const query = new URLSearchParams({ board: id, at: target() }).toString();
+    if (live.asked.has(query)) continue;
+    live.asked.add(query);
+    const answer = await fetch(`details.json?${query}`, { cache: "no-store" });
+    addDetails(await answer.json());
+    drawPlot();
+  }
+}
+
+/** Puts details of stages to those that the page has; their lists of names get new numbers. */
+function addDetails(added) {
+  const { names = [], ...old } = page.data.details;
+  for (const layers of Object.values(added.layers)) layers.names += names.length;
+  page.data.details = { ...mergedDetails(old, added), names: [...names, ...added.names] };
 }
 
 /** Puts news into the page: all, only what has changed, or no more than progress. */

@@ -166,6 +166,7 @@ function drawPlot() {
   const config = { responsive: true, displaylogo: false, modeBarButtons: BUTTONS, plotlyServerURL: "" };
   Plotly.react("plot", data, layout, config).then(reachButtons);
   listenToPlot();
+  askDetails();
   const view = VIEWS[state.view];
   const among = shownLines(true);
   const board = chosenBoard();
