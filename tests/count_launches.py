@@ -34,6 +34,7 @@ from core import accelerator
 from core.activations import Calibration
 from core.allocation import allocate, outlier_ratios
 from core.config import PruneConfig, Training
+from core.joint_config import JointConfig, Score
 from core.measures.perplexity import evaluate
 from core.models.anatomy import ATTRIBUTE
 from core.models.blocks import decoder_blocks, prunable_matrices
@@ -47,6 +48,7 @@ from core.sequential import prune_
 from core.targets import Target
 from core.texts.tokenization import tokenize
 from core.texts.windows import evaluation_windows
+from core.training.elsa import Aim, elsa_
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 
@@ -132,6 +134,16 @@ def train(setting: Setting, resume: bool = False, dtype: str = "float32", **opti
     return weights(model) | {"losses": torch.tensor(report.losses)}
 
 
+def join(setting: Setting, target: Target, score: Score) -> Found:
+    """Train two steps of ELSA, with a projection after each."""
+    model, config = setting.model(), JointConfig(interval=1, score=score)
+    aim = Aim(target, Training(lr=1e-3), config)
+    batches = setting.stream[: 8 * SEQ_LEN].view(2, 4, SEQ_LEN).unbind()
+    with setting.counted():
+        done = elsa_(model, {}, batches, aim, Loop(setting.ranks, micro_batch=2))
+    return weights(model) | {f"mask {name}": mask for name, mask in done.masks.items()}
+
+
 def measure(setting: Setting, dtype: torch.dtype = torch.float32) -> Found:
     """Evaluate the dense model on 32 windows."""
     model, windows = setting.model(), evaluation_windows(SAMPLES * SEQ_LEN, SEQ_LEN)
@@ -179,6 +191,8 @@ PARTS: dict[str, Part] = {
     "reconstruct": partial(train, objective="reconstruct"),
     "reconstruct bf16": partial(train, objective="reconstruct", dtype="bfloat16"),
     "reconstruct masklora": partial(train, objective="reconstruct", trainable="masklora"),
+    "elsa 0.5": lambda setting: join(setting, HALF, "second_moment"),
+    "elsa 2:4": lambda setting: join(setting, GROUPS, "magnitude"),
     "evaluate": measure,
     "evaluate bf16": partial(measure, dtype=torch.bfloat16),
 }

@@ -34,6 +34,8 @@ BUDGETS = {
     "reconstruct": (1750, 21),
     "reconstruct bf16": (2400, 21),
     "reconstruct masklora": (2350, 21),
+    "elsa 0.5": (1450, 11),
+    "elsa 2:4": (1200, 11),
     "evaluate": (400, 4),
     "evaluate bf16": (550, 4),
 }
