@@ -146,6 +146,7 @@ def test_published_values_are_hollow_and_only_where_they_compare():
     ):
         marks = traces(drawn([make_row(**known)], value), "published")
         assert len(marks) == count
+    assert not traces(drawn([make_row(method="alps")], value), "published"), "a method not run here"
     (mark,) = traces(drawn([make_row()], value), "published")
     assert mark.marker.symbol == ("circle-open",) and mark.marker.color == color_of("wanda")
     assert "a paper" in mark.hovertext[0]

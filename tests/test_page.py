@@ -341,6 +341,9 @@ def test_clicking_a_point_shows_its_line_alone_and_opens_its_cell(browser, sweep
     assert {t["line"] for t in browser.curves() if t["opacity"] == 1} == {first, second}
     compared = browser.run("return byId('compared').innerText")
     assert "95 % interval" in compared and re.search(r"0\.5\t", compared)
+    seen = "return new Promise(done => setTimeout(() => done("
+    seen += "byId('compare').getBoundingClientRect().top < innerHeight), 100))"
+    assert browser.run(seen), "the comparison is brought into view"
 
 
 def test_keys_open_any_cell_and_escape_closes_it(browser, sweep_page):
@@ -375,7 +378,7 @@ def test_a_cell_offers_the_commands_to_get_and_repeat_it(browser, sweep_page):
 
 def test_the_chip_of_failed_cells_leads_to_an_error_and_its_command(browser, sweep_page):
     ready(browser, sweep_page)
-    assert browser.run("return byId('failed').textContent") == "6 rows failed"
+    assert browser.run("return byId('failed').textContent") == "6 cells failed"
     browser.run("byId('failed').click()")
     text = browser.run("return byId('drawer').innerText")
     assert "loss of layer 7 is not finite" in text and "--retry-failed" in text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,12 +136,11 @@ def head_of(rows: Sequence[Row], sweeps: Sequence[SweepShown]) -> dict[str, Any]
     title = (
         f"Pruning {listed(models, 'models')} on {listed(texts, 'texts')}" if mine else "No rows yet"
     )
-    states = Counter(row["status"] for row in mine)
+    failed = {(row["model"], row["cell_id"]) for row in mine if row["status"] == "failed"}
     return {
         "title": title,
         "facts": " · ".join(filter(None, facts)),
-        "failed": states["failed"],
-        "states": dict(states),
+        "failed": len(failed),
         "notes": "\n\n".join(sweep.notes for sweep in sweeps if sweep.notes),
     }
 

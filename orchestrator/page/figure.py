@@ -49,7 +49,8 @@ def _facet_traces(curves: list[Curve], published: list[Published]) -> tuple[list
     """Return the traces of one facet, and how many marks stand above each other in its strip."""
     targets = {p.sparsity for c in curves if c.method != "dense" for p in c.points}
     span = sorted(targets | ({0.0, 1.0} if len(targets) < 2 else set()))
-    values = [value for value in published if value.compares(*curves[0].facet)]
+    methods = {curve.method for curve in curves}
+    values = [v for v in published if v.method in methods and v.compares(*curves[0].facet)]
     traces: list[Trace] = []
     stacked: Counter[float] = Counter()
     named: set[tuple[str, str]] = set()

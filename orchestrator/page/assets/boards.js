@@ -69,7 +69,12 @@ function pickLine(id, add) {
 function drawCompared() {
   const [one, other] = state.pick.map((id) => page.lines.get(id)).filter(Boolean);
   byId("compare").hidden = !other;
+  const pair = other ? `${one.id} ${other.id}` : "";
+  const fresh = page.drawn && pair && pair !== page.pair;
+  page.pair = pair;
   if (!other) return;
+  // The comparison stands below the figure, where a reader who has just picked a line does not look.
+  if (fresh) requestAnimationFrame(() => byId("compare").scrollIntoView({ block: "nearest" }));
   const turned = page.data.pairs[`${other.id} ${one.id}`];
   const found = page.data.pairs[`${one.id} ${other.id}`] ?? turned;
   const [first, second] = turned && found === turned ? [other, one] : [one, other];

@@ -7,12 +7,12 @@ function show(data) {
   page.boards = new Map(data.boards.map((board) => [board.id, board]));
   if (data.fresh) fillBoards(data.fresh);
   else if (page.drawn) fillBoards(data.boards);
-  page.drawn = true;
   const focused = focusedAs();
   fillHead();
   fillSweeps();
   fillProgress();
   drawAll();
+  page.drawn = true;
   if (focused) focusOn(focused);
 }
 
@@ -40,7 +40,7 @@ function fillHead() {
   document.title = head.title;
   byId("facts").textContent = head.facts;
   byId("failed").hidden = !head.failed;
-  byId("failed").textContent = `${head.failed} row${head.failed === 1 ? "" : "s"} failed`;
+  byId("failed").textContent = `${head.failed} cell${head.failed === 1 ? "" : "s"} failed`;
   byId("notes").hidden = !head.notes;
   byId("notes-text").textContent = head.notes;
   byId("settings").replaceChildren(...settings.flatMap(([name, values]) => [
