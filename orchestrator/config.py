@@ -42,7 +42,8 @@ class GridConfig:
 
     models: tuple[str, ...] = ("embedded",)
     """Models: `embedded` (a small OPT that comes with the project), local directories, or names on
-    the Hugging Face hub (NAME or NAME@REVISION)."""
+    the Hugging Face hub (NAME or NAME@REVISION). Most causal types can be pruned; `--dry-run` tells
+    for a model what would be pruned, or why it is refused."""
     methods: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
     """Pruning methods by name."""
     regimes: tuple[str, ...] = PRUNING_REGIMES

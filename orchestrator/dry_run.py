@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
 
+from core.models.facts import ModelFacts
 from core.models.sources import is_stored
 from orchestrator.estimate import forecast
 from orchestrator.estimate.devices import GPUS, cpus_per_worker, gpus_per_worker, usable_bytes
@@ -71,6 +73,7 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
         f"{model.inputs.name}: {model.facts.num_parameters:,} parameters, {model.inputs.dtype}"
         + (f", trained in {model.inputs.training_dtype}" if trains else "")
     ]
+    lines += matrix_lines(model.facts)
     workers = resources.num_workers
     lines += forecast.memory_lines(cost, trains, workers, sweep.micro_batch_tokens)
     for text, count in texts.about.get(model.inputs.name, {}).items():
@@ -82,6 +85,18 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
         lines.append("  its weights are not here: all of this follows from its config")
     kept = kept_bytes(stages, sweep.costs, sweep.dropped)
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
+
+
+def matrix_lines(facts: ModelFacts) -> list[str]:
+    """Return the numbers of matrices by kind, of those that are pruned and those that are not."""
+    pruned = Counter(one.name.rpartition(".")[2] for one in facts.linears)
+    told = ", ".join(f"{count} {kind}" for kind, count in pruned.items())
+    lines = [f"  prunes {pruned.total()} matrices: {told}"]
+    left = Counter((name.rpartition(".")[2], why) for name, why in facts.left_out.items())
+    if left:
+        told = ", ".join(f"{count} {kind} ({why})" for (kind, why), count in left.items())
+        lines.append(f"  leaves out {left.total()} matrices: {told}")
+    return lines
 
 
 def work_of_model(

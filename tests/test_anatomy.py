@@ -126,3 +126,16 @@ def test_linears_that_nothing_calls_and_routers_are_left_out():
     assert anatomy_of(model).blocks[0].left_out == {"mixer.dt_proj": "not called"}
     names = [name.rpartition(".")[2] for name in prunable_blocks(model)[0].matrices]
     assert names == ["in_proj", "x_proj", "out_proj"]
+
+
+def test_a_model_whose_tokens_see_later_ones_is_refused():
+    for is_decoder in (True, False):
+        config = AutoConfig.for_model(
+            "bert-generation", **SIZES, intermediate_size=64, is_decoder=is_decoder
+        )
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        if is_decoder:
+            require_equal_blocks(model, CPU)
+            continue
+        with pytest.raises(AnatomyError, match="it is an encoder"):
+            require_equal_blocks(model, CPU)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from core.models.facts import Linear, ModelFacts
 from core.texts import tokenization
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
+from orchestrator.dry_run import matrix_lines
 from orchestrator.estimate import forecast
 from orchestrator.inputs import about_tokens
 from orchestrator.inputs.about_tokens import NumTokens
@@ -151,3 +153,17 @@ def test_what_is_estimated_is_said_to_be_about_so_much():
     assert str(NumTokens(58_958, is_exact=True)) == "58,958"
     assert str(NumTokens(58_958, is_exact=False)) == "about 59,000"
     assert str(NumTokens(1_234_567, is_exact=False)) == "about 1,200,000"
+
+
+def test_matrices_are_counted_by_kind_and_those_left_out_named():
+    linears = tuple(
+        Linear(f"layers.{block}.{name}", 8, 8, block, name)
+        for block in range(2)
+        for name in ("in_proj", "out_proj")
+    )
+    left = {f"layers.{block}.dt_proj": "not called" for block in range(2)}
+    facts = ModelFacts("m", "mamba", 2, 8, 16, 32, "float32", 512, linears, left)
+    assert matrix_lines(facts) == [
+        "  prunes 4 matrices: 2 in_proj, 2 out_proj",
+        "  leaves out 2 matrices: 2 dt_proj (not called)",
+    ]

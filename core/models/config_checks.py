@@ -89,11 +89,7 @@ def require_model_type(name: str, values: Mapping[str, Any]) -> None:
 
 
 def require_causal_head(name: str, config: PreTrainedConfig) -> None:
-    """Refuse a mixture of experts, and a head that predicts no next token."""
-    kind, text = config.model_type, config.get_text_config(decoder=True)
-    experts = max(count_of(text, key) for key in EXPERT_COUNTS)
-    remedy = f"a mixture of experts ({kind}) cannot be pruned; give a model without experts"
-    require(experts <= 1 and "moe" not in kind, "models", name, remedy)
+    """Refuse a head that predicts no next token."""
     for architecture in config.architectures or ():
         remedy = f"is a {architecture}, which predicts no next token; give a causal language model"
         require(not str(architecture).endswith(NO_CAUSAL_HEADS), "models", name, remedy)

@@ -65,7 +65,7 @@ def describe_model(source: ModelSource) -> ModelFacts:
 
 
 def require_causal(name: str, config: PreTrainedConfig) -> None:
-    """Refuse a mixture of experts, and a model that predicts no next token."""
+    """Refuse a model that predicts no next token."""
     kind = config.model_type
     remedy = f"is an encoder ({kind}), which sees later tokens; give a causal language model"
     require(not ENCODERS.get(kind, "").endswith("ForMaskedLM"), "models", name, remedy)
@@ -75,6 +75,7 @@ def require_causal(name: str, config: PreTrainedConfig) -> None:
 
 def require_no_experts(name: str, model: PreTrainedModel) -> None:
     """Refuse a mixture of experts, whose weights lie in tensors of three dimensions."""
-    remedy = f"a mixture of experts ({model.config.model_type}) cannot be pruned"
+    kind = model.config.model_type
+    remedy = f"a mixture of experts ({kind}) cannot be pruned; give a model without experts"
     experts = any(type(module).__name__.endswith("Experts") for module in model.modules())
     require(not experts, "models", name, remedy)

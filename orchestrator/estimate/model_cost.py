@@ -53,13 +53,23 @@ class ModelCost:
         return self.facts.vocab_size * self.facts.hidden_size
 
     @cached_property
-    def groups(self) -> list[list[Linear]]:
-        """Matrices of the first block by the input that they read."""
-        found: dict[str, list[Linear]] = {}
+    def blocks(self) -> list[tuple[int, list[list[Linear]]]]:
+        """Matrices of a block by the input that they read, and how many blocks are like it."""
+        by_block: dict[int, dict[str, list[Linear]]] = {}
         for one in self.facts.linears:
-            if one.block == 0:
-                found.setdefault(one.reads, []).append(one)
+            by_block.setdefault(one.block, {}).setdefault(one.reads, []).append(one)
+        found: dict[tuple[object, ...], tuple[int, list[list[Linear]]]] = {}
+        for groups in (list(groups.values()) for groups in by_block.values()):
+            shapes = tuple(tuple((one.rows, one.cols) for one in group) for group in groups)
+            count, first = found.get(shapes, (0, groups))
+            found[shapes] = count + 1, first
         return list(found.values())
+
+    @cached_property
+    def groups(self) -> list[list[Linear]]:
+        """Matrices of the largest block by the input that they read."""
+        groups = (groups for _, groups in self.blocks)
+        return max(groups, key=lambda found: sum(one.rows * one.cols for g in found for one in g))
 
     def rate(self, work: str, dtype: str) -> float:
         """Return the operations a second of one kind of work in a dtype."""
@@ -75,14 +85,15 @@ class ModelCost:
     def solve_operations(self, method: str, settings: PruneConfig, tokens: int) -> float:
         """Return the products of all statistics and solves."""
         pruner = make_pruner(method, settings)
-        return self.facts.num_blocks * solve_operations(self.groups, pruner, tokens)
+        return sum(n * solve_operations(groups, pruner, tokens) for n, groups in self.blocks)
 
     def solve_seconds(self, method: str, settings: PruneConfig) -> float:
         """Return the seconds of all solves beside products that workers share evenly."""
         pruner = make_pruner(method, settings)
         rate, width = self.rate("solve", "float32"), WIDTHS[self.inputs.dtype]
-        return self.facts.num_blocks * solve_seconds(
-            self.groups, pruner, self.device, rate, self.num_workers, width
+        return sum(
+            count * solve_seconds(groups, pruner, self.device, rate, self.num_workers, width)
+            for count, groups in self.blocks
         )
 
     def optimizer_seconds(self, steps: float) -> float:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
+from core.models.anatomy import AnatomyError
 from core.parallel import Ranks
 from core.pruners.pruner import PruningError
 from core.training.optimizer import TrainingError
@@ -32,7 +33,7 @@ from orchestrator.trial.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-CELL_ERRORS = (PruningError, TrainingError)
+CELL_ERRORS = (AnatomyError, PruningError, TrainingError)
 """Errors that fail a cell, on all ranks alike, and let the walk go on."""
 REPAIRS = 3
 """Times that a damaged parent of a stage is computed again. The next damage ends the walk."""
