@@ -20,9 +20,9 @@ from core.models.blocks import Block, hidden_backbone
 from core.models.calls import Calls, run_block
 from core.models.matrices import Matrix
 from core.models.residence import residence_of
-from core.parallel import Ranks
 from core.precision import autocast
 from core.pruners.pruner import Statistic
+from core.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from core.checks import require
 from core.models.blocks import prunable_blocks
 from core.models.matrices import Matrix
 from core.models.residence import residence_of
-from core.parallel import Ranks
 from core.pruners.hessian import InputNorms
 from core.pruners.masks import num_pruned
+from core.ranks import Ranks
 from core.targets import Target
 
 OUTLIER_FACTOR = 5.0

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.models.mask_files import Masks, packed, unpacked
-from core.parallel import Ranks, whole
+from core.parallel import whole
 from core.pruners.quantise import Grid
+from core.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 
 ASK_EVERY_SECONDS = 5.0
 """Time between two questions, about."""

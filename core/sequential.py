@@ -20,9 +20,10 @@ from core.methods import require_matrices
 from core.models.blocks import Block, prunable_blocks
 from core.models.mask_files import Masks, PackedMasks
 from core.models.residence import residence_of
-from core.parallel import Ranks, gathered
+from core.parallel import gathered
 from core.pruners.pruner import Pruner
 from core.pruners.quantise import Grid
+from core.ranks import Ranks
 from core.solving import Problem, solve_block
 from core.targets import Target
 

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from core.activations import Group
 from core.models.mask_files import Masks
-from core.parallel import Ranks
 from core.pruners.layer_error import relative_error
 from core.pruners.pruner import Pruned, Pruner, PruningError, require_finite
 from core.pruners.quantise import stacked
+from core.ranks import Ranks
 from core.split.costs import Machine, Work
 from core.split.plan import Team, make_plan, rows_of
 from core.targets import MaskStructure, Target

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import torch
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
-from core.parallel import Ranks
 from core.pruners.pruner import PruningError
+from core.ranks import Ranks
 from orchestrator import missing_work, preparation, report, sweep
 from orchestrator.cluster.diagnosis import Failure
 from orchestrator.cluster.failed_cells import give_up_on_next, without_failed

@@ -42,8 +42,8 @@ from core.models.loading import load_model
 from core.models.mask_files import Masks
 from core.models.sharding import shard_
 from core.models.tokenizers import load_tokenizer
-from core.parallel import Ranks
 from core.pruners import make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.tokenization import tokenize

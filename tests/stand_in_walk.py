@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from core.config import FinetuneConfig, PruneConfig
 from core.models.sources import ModelSource
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.config import GridConfig
 from orchestrator.plan.inputs import CalibrationText, EvaluationText, ModelInputs, TrainingText
 from orchestrator.plan.job import Job, Limits, Run, Workers

@@ -17,10 +17,10 @@ from core.config import PruneConfig
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.models.matrices import Matrix
-from core.parallel import Ranks
 from core.pruners import PRUNERS, make_pruner, sparsegpt
 from core.pruners.hessian import factorise
 from core.pruners.masks import row_mask
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from orchestrator.config import GridConfig, SweepConfig

@@ -14,11 +14,11 @@ from core.models.blocks import prunable_blocks
 from core.models.loading import load_model
 from core.models.matrices import Matrix
 from core.models.tokenizers import load_tokenizer
-from core.parallel import Ranks
 from core.pruners import PRUNERS, alps
 from core.pruners.hessian import Hessian
 from core.pruners.layer_error import quadratic
 from core.pruners.pruner import PruningError
+from core.ranks import Ranks
 from core.targets import Target
 from core.texts.sources import resolve_text
 from core.texts.windows import calibration_windows

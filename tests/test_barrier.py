@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import two_ranks
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.trial.nodes import leader_first, opened_once
 from orchestrator.trial.workspace import Workspace
 

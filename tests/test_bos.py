@@ -15,7 +15,7 @@ from core.measures.counts import token_counts
 from core.measures.perplexity import evaluate
 from core.models.families import needs_bos
 from core.models.loading import load_model
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.texts.tokenization import WithoutBos, tokenize
 from core.texts.windows import Window, begun, evaluation_windows
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig

@@ -14,7 +14,7 @@ from core.models.loading import load_model
 from core.models.mask_files import MASKS_FILE, PackedMasks, load_masks, save_masks
 from core.models.saving import save_model
 from core.models.sources import WEIGHTS
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.training.checkpoints import MOMENTS, copy_rows_, load_training_, save_training
 
 RANKS = Ranks.current()

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pyarrow.fs as fs
 import pytest
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.cluster.diagnosis import Failure
 from orchestrator.cluster.failed_cells import give_up_on_next
 from orchestrator.store import claims

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.work import Work
 from orchestrator.trial import runners

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator import out_dir, preparation
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.inputs.tokens import save_tokens

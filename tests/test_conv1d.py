@@ -21,8 +21,8 @@ from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConf
 from core.measures.sparsity import measure
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
-from core.parallel import Ranks
 from core.pruners import make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.training import halves

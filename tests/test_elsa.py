@@ -20,7 +20,8 @@ from core.measures.sparsity import assert_growing, measure
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.models.sharding import shard_
-from core.parallel import Ranks, whole
+from core.parallel import whole
+from core.ranks import Ranks
 from core.targets import Target
 from core.training.elsa import Aim, JointReport, elsa_
 from core.training.loop import Loop

@@ -22,7 +22,7 @@ import torch
 from ray.train import TrainingFailedError
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.cluster import driver
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.failure import is_no_space

@@ -10,7 +10,7 @@ from torch import Tensor
 from core.config import FinetuneConfig
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 from core.training.optimizer import BETAS, TrainingError, learning_rate

@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 MADE = runpy.run_path(str(HERE / "record_stored_sweep.py"))
 FLAGS = [*MADE["FLAGS"], "--keep", "none"]
 SLOW = {"ray.tune", "ray.train", "ray.data", "pandas", "datasets", "lm_eval"}
-SLOW |= {"transformers.modeling_utils"}
+SLOW |= {"transformers.modeling_utils", "torch.distributed.tensor", "sympy"}
 ENDING = """
 import json, runpy, sys
 try:

@@ -14,7 +14,7 @@ from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConf
 from core.joint_config import JointConfig
 from core.measures.sparsity import assert_growing
 from core.models.mask_files import load_masks
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.training import loop as training_loop
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.dry_run import describe_plan

@@ -10,8 +10,8 @@ from core.config import PruneConfig
 from core.measures.sparsity import assert_growing
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
-from core.parallel import Ranks
 from core.pruners import PRUNERS, make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from orchestrator.config import GridConfig, SweepConfig

@@ -12,10 +12,10 @@ from core.activations import Calibration
 from core.config import PruneConfig
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
-from core.parallel import Ranks
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian, InputNorms
 from core.pruners.layer_error import relative_error, row_step
+from core.ranks import Ranks
 from core.targets import Target
 
 pytestmark = pytest.mark.usefixtures("one_thread")

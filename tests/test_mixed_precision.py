@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from core.models.loading import load_model
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.training.mixed_precision import computing_in
 
 RANKS = Ranks.current()

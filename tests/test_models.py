@@ -35,8 +35,8 @@ from core.models.loading import load_model
 from core.models.matrices import Matrix
 from core.models.sources import resolve_model
 from core.models.tokenizers import load_tokenizer
-from core.parallel import Ranks
 from core.pruners.hessian import InputNorms
+from core.ranks import Ranks
 from core.training.halves import PlainBlocks
 
 tiny_families = runpy.run_path(str(Path(__file__).with_name("tiny_families.py")))

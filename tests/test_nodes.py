@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import torch
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.trial import nodes
 
 NODES = ["a", "b", "a", "b", "a"]

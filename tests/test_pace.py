@@ -2,7 +2,7 @@
 
 from core import pace
 from core.pace import Pace
-from core.parallel import Ranks
+from core.ranks import Ranks
 
 
 def questions(monkeypatch, seconds_a_step: list[float], every: float = 5.0) -> list[int]:

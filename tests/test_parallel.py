@@ -26,10 +26,11 @@ from core.models.loading import load_model, open_model
 from core.models.saving import save_model
 from core.models.sharding import shard_
 from core.models.weight_files import WeightFiles
-from core.parallel import Ranks, assign_owners, gathered, local, rows_of, shard_like, whole, write_
+from core.parallel import gathered, local, rows_of, shard_like, whole, write_
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian, InputNorms
 from core.pruners.pruner import PruningError
+from core.ranks import Ranks, assign_owners
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import evaluation_windows

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from core.measures.perplexity import evaluate
 from core.models.loading import load_model
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.texts.windows import evaluation_windows
 
 RANKS = Ranks.current()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.cli import parse
 from orchestrator.cluster.diagnosis import describe
 from orchestrator.cluster.sent_jobs import received, sent

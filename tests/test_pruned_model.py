@@ -17,7 +17,7 @@ from core.models.loading import load_model
 from core.models.mask_files import save_masks
 from core.models.saving import save_model
 from core.models.sources import weight_paths
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.browse import main
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig

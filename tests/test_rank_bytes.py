@@ -20,8 +20,9 @@ from core.models.description import describe_model
 from core.models.mask_files import PackedMasks
 from core.models.sharding import shard_
 from core.models.sources import ModelSource
-from core.parallel import Ranks, local, whole
+from core.parallel import local, whole
 from core.pruners import PRUNERS
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.training import finetune

@@ -16,7 +16,7 @@ from core.models.blocks import decoder_blocks, prunable_matrices
 from core.models.calls import block_inputs, run_block
 from core.models.loading import load_model
 from core.models.saving import save_model
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.training import lora
 from core.training.finetune import finetune_
 from core.training.loop import Loop

@@ -22,8 +22,9 @@ from core.models.mask_files import load_masks
 from core.models.matrices import Matrix
 from core.models.saving import save_model
 from core.models.sharding import shard_
-from core.parallel import Ranks, local, whole
+from core.parallel import local, whole
 from core.pruners import PRUNERS
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.training import lora

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConfig
 from core.methods import METHODS
 from core.models.mask_files import load_masks
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.training import finetune
 from core.training.optimizer import TrainingError
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig

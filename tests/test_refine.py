@@ -14,12 +14,13 @@ from core.methods import needs_calibration
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.models.sharding import shard_
-from core.parallel import Ranks, whole
+from core.parallel import whole
 from core.pruners import PRUNERS, conjugate_gradients, make_pruner, swaps
 from core.pruners import refine as module
 from core.pruners.hessian import Hessian
 from core.pruners.pruner import Pruned
 from core.pruners.refine import Refined, refine, row_errors
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 

@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError
 from ray.train import WorkerGroupError
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.cluster import driver
 from orchestrator.cluster.restarts import FAILURES, LONGEST_PAUSE, LOST_NODES, SPOT, Restarts
 from orchestrator.cluster.room import WAITING, NoRoomError

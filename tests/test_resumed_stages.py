@@ -11,7 +11,7 @@ import pytest
 
 from core.config import CalibrationConfig, EvalConfig, PruneConfig
 from core.finished_blocks import block_file
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.cluster import worker
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.store.store import Store

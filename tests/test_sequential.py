@@ -13,9 +13,9 @@ from core.finished_blocks import Resumption
 from core.measures.sparsity import assert_growing, measure
 from core.models.blocks import prunable_blocks, prunable_matrices
 from core.models.loading import load_model
-from core.parallel import Ranks
 from core.pruners import PRUNERS
 from core.pruners.pruner import Pruned, PruningError, Solution
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 

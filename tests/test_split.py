@@ -14,11 +14,11 @@ from torch import Tensor
 import core.accelerator
 import core.pruners.hessian
 from core.config import PruneConfig
-from core.parallel import Ranks
 from core.pruners import make_pruner
 from core.pruners.hessian import factorise
 from core.pruners.masks import lowest
 from core.pruners.pruner import PruningError
+from core.ranks import Ranks
 from core.split import selection
 from core.split.costs import Machine, Work
 from core.split.factor import FACTOR_BLOCK, reversed_cholesky

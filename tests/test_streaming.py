@@ -20,9 +20,9 @@ from core.models.mask_files import MASKS_FILE, load_masks
 from core.models.model_writer import ModelWriter
 from core.models.residence import Streamed, residence_of
 from core.models.sources import WEIGHTS_INDEX
-from core.parallel import Ranks
 from core.pruners import PRUNERS
 from core.pruners.pruner import PruningError
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import evaluation_windows

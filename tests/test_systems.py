@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from core.checks import BadInputError
-from core.parallel import default_group
 from core.paths import look_up, require_writable
+from core.ranks import default_group
 from orchestrator import terminal
 from orchestrator.cluster import temp_folder
 from orchestrator.results import versions

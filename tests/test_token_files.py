@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.cli import parse
 from orchestrator.cluster.diagnosis import describe
 from orchestrator.config import SweepConfig

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator import preparation
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.inputs.tokens import save_tokens

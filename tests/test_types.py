@@ -20,8 +20,8 @@ from core.models.blocks import decoder_blocks, prunable_blocks
 from core.models.calls import Calls, logits_after
 from core.models.loading import load_model
 from core.models.saving import save_model
-from core.parallel import Ranks
 from core.pruners import make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from tests.tiny_types import config_of, model_of

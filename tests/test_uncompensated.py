@@ -11,8 +11,8 @@ from core.activations import Calibration
 from core.config import PruneConfig
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
-from core.parallel import Ranks
 from core.pruners import PRUNERS, make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from orchestrator.preparation import prepare

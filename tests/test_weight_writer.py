@@ -13,7 +13,7 @@ from core.models.saving import save_model
 from core.models.sources import WEIGHTS, WEIGHTS_INDEX, resolve_model, weight_paths
 from core.models.weight_files import WeightFiles, meta_model
 from core.models.weight_writer import DTYPES, MAX_SHARD_SIZE, WeightWriter
-from core.parallel import Ranks
+from core.ranks import Ranks
 from tests.tiny_families import FAMILIES, LLAMA
 
 RANKS = Ranks.current()

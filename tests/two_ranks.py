@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

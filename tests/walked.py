@@ -2,7 +2,7 @@
 
 import pickle
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.inputs.tokens import save_tokens
 from orchestrator.jobs import trial_job
 from orchestrator.out_dir import mark

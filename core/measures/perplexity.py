@@ -22,8 +22,8 @@ from core.measures.likelihood import exponential
 from core.models.blocks import prunable_blocks
 from core.models.calls import logits_after
 from core.models.residence import residence_of
-from core.parallel import Ranks
 from core.precision import autocast
+from core.ranks import Ranks
 from core.texts.windows import Window
 
 

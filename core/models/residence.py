@@ -22,7 +22,8 @@ from core.models.hidden_states import HiddenStates
 from core.models.mask_files import PackedMasks
 from core.models.model_writer import ModelWriter
 from core.models.weight_files import WeightFiles
-from core.parallel import Ranks, gathered
+from core.parallel import gathered
+from core.ranks import Ranks
 
 ATTRIBUTE = "residence"
 """Attribute of a streamed model that names its residence."""

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from core.models.conversion import file_parts
 from core.models.mask_files import MASKS_FILE, Masks, save_masks
 from core.models.weight_writer import MAX_SHARD_SIZE, WeightWriter
-from core.parallel import Ranks, whole
+from core.parallel import whole
+from core.ranks import Ranks
 
 
 def save_model(

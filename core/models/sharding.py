@@ -20,7 +20,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from core.models.blocks import decoder_blocks
-from core.parallel import Ranks, rows_of
+from core.parallel import rows_of
+from core.ranks import Ranks
 
 ReadRows = Callable[[str, slice], Tensor]
 """(parameter name, rows) -> these rows of the full parameter, on any device.

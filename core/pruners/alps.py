@@ -31,12 +31,12 @@ from torch import Tensor
 
 from core.accelerator import is_accelerator
 from core.methods import METHODS, Method
-from core.parallel import Ranks
 from core.pruners.conjugate_gradients import CG_STEPS, descend_
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
 from core.pruners.masks import at_least, group_mask, keep_earlier, lowest_pruned, num_pruned
 from core.pruners.pruner import Pruned, Pruner, PruningError, Solution, Statistic, all_finite
 from core.pruners.sparsegpt import SparseGPT, solve
+from core.ranks import Ranks
 from core.split.costs import Work
 from core.targets import Target
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from core.parallel import Ranks
 from core.pruners.masks import block_quotas, group_survivors, lowest_of_matrices
+from core.ranks import Ranks
 from core.targets import MaskStructure, Target
 
 ChooseMask = Callable[[Tensor, int], Tensor]

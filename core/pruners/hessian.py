@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.parallel import ALONE, Ranks
 from core.pruners.pruner import TOO_LARGE, PruningError, Statistic
+from core.ranks import ALONE, Ranks
 from core.split.costs import ACCUMULATION_BLOCK, Machine, shares_factor
 from core.split.factor import reversed_cholesky
 

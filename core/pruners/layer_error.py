@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from core.parallel import ALONE, Ranks
 from core.pruners.hessian import Hessian, InputNorms
 from core.pruners.pruner import Statistic
+from core.ranks import ALONE, Ranks
 
 # Columns of a product. Only block rows up to the diagonal are computed, so narrower blocks compute
 # less. Still narrower ones cost more in calls than they save.

@@ -9,9 +9,9 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from core.methods import METHODS, Method
-from core.parallel import Ranks
 from core.pruners.masks import choose
 from core.pruners.pruner import Pruned, Pruner, Solution, Statistic
+from core.ranks import Ranks
 from core.split.costs import OPERATIONS_OF_A_CHOICE, Work
 from core.targets import Target
 

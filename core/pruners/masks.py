@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.accelerator import is_accelerator
 from core.checks import require
-from core.parallel import ALONE, Ranks
+from core.ranks import ALONE, Ranks
 from core.split.selection import lowest_of_all
 from core.targets import MaskStructure, Target
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from core.config import PruneConfig
 from core.methods import Method
-from core.parallel import ALONE, Ranks
 from core.pruners.quantise import Grid
+from core.ranks import ALONE, Ranks
 from core.split.costs import Work
 from core.targets import Target
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from core.methods import OPTION_VERSIONS, Method
-from core.parallel import Ranks
 from core.pruners.conjugate_gradients import descend_
 from core.pruners.hessian import Hessian, InputNorms
 from core.pruners.pruner import Pruned, Pruner, Solution, Statistic
 from core.pruners.swaps import Layer, swap
+from core.ranks import Ranks
 from core.split.costs import Work
 from core.targets import Target
 

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from core.accelerator import is_accelerator
 from core.methods import METHODS, Method
-from core.parallel import Ranks
 from core.pruners import panels
 from core.pruners.column_choice import ChooseMask, structured_choice, unstructured_choice
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
@@ -41,6 +40,7 @@ from core.pruners.pruner import (
     each,
 )
 from core.pruners.quantise import Grid, find_grid
+from core.ranks import Ranks
 from core.split.costs import Work
 from core.split.factor import inverse_triangle
 from core.targets import MaskStructure, Target

@@ -11,7 +11,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.split.factor import FACTOR_BLOCK
 
 OPERATIONS_OF_A_CHOICE = 100.0

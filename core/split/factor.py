@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.parallel import ALONE, Ranks
+from core.ranks import ALONE, Ranks
 
 FACTOR_BLOCK = 128
 """Columns factored at once between two products."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from core.parallel import assign_owners
+from core.ranks import assign_owners
 from core.split.costs import Machine, Work, result_seconds, solve_seconds, statistic_seconds
 
 MOST_INPUTS = 8

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.accelerator import is_accelerator
-from core.parallel import Ranks
+from core.ranks import Ranks
 
 # Bits that each round counts by and bits below them, from the highest of 32.
 ROUNDS = ((11, 21), (11, 10), (10, 0))

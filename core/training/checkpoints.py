@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from core.parallel import Ranks, local, rows_of
+from core.parallel import local, rows_of
+from core.ranks import Ranks
 from core.training.splitting import Splitting
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

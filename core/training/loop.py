@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from core.pace import ASK_EVERY_SECONDS, Pace
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.training.checkpoints import load_training_, save_training
 from core.training.splitting import Splitting
 

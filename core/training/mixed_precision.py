@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from core.models.sharding import shard_
 from core.models.weight_files import skeleton_of
-from core.parallel import Ranks, default_group, local, rows_of
+from core.parallel import local, rows_of
+from core.ranks import Ranks, default_group
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from core.config import Training
-from core.parallel import Ranks, compute_device, local, whole
+from core.parallel import compute_device, local, whole
+from core.ranks import Ranks
 from core.training.splitting import Splitting
 from core.training.trainable import Trained
 

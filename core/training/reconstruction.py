@@ -25,8 +25,9 @@ from transformers import PreTrainedModel
 from core.config import Training
 from core.models.blocks import decoder_blocks
 from core.models.calls import Calls
-from core.parallel import Ranks, gathered
+from core.parallel import gathered
 from core.precision import autocast
+from core.ranks import Ranks
 from core.training.halves import Half, PlainBlocks
 from core.training.loop import Loop, Progress
 from core.training.optimizer import MaskedAdamW

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from core.joint_config import JointConfig
 from core.models.mask_files import Masks, PackedMasks
 from core.models.matrices import Matrix
-from core.parallel import Ranks, local, whole
+from core.parallel import local, whole
 from core.pruners.masks import group_mask, keep_earlier, lowest_pruned, num_pruned, require_room
+from core.ranks import Ranks
 from core.targets import Target
 
 

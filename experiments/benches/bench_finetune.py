@@ -25,9 +25,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedModel
 
 from core.config import FinetuneConfig, PruneConfig
-from core.parallel import Ranks
 from core.precision import DTYPES, training_dtype
 from core.pruners import PRUNERS
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.training.finetune import finetune_

@@ -31,9 +31,9 @@ from core.measures.perplexity import evaluate
 from core.models.loading import load_model
 from core.models.sharding import shard_
 from core.models.tokenizers import load_tokenizer
-from core.parallel import Ranks
 from core.precision import DTYPES, inference_dtype
 from core.pruners import PRUNERS
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import evaluation_windows

@@ -28,9 +28,9 @@ from torch import nn
 from core.activations import Group
 from core.config import PruneConfig
 from core.models.matrices import Matrix
-from core.parallel import ALONE, Ranks
 from core.pruners import make_pruner
 from core.pruners.hessian import Hessian
+from core.ranks import ALONE, Ranks
 from core.solving import Problem, Solved, solve_block
 from core.split.costs import GPU, GPU_NODES, Machine, Work
 from core.split.plan import block_seconds, make_plan, plan_seconds

@@ -33,9 +33,9 @@ from core.models.residence import Streamed
 from core.models.saving import save_model, save_settings
 from core.models.sources import WEIGHTS_INDEX
 from core.models.weight_files import meta_model
-from core.parallel import Ranks
 from core.precision import DTYPES, inference_dtype
 from core.pruners import PRUNERS
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import evaluation_windows

@@ -30,10 +30,10 @@ from core.activations import Activations, Group, gather_statistics
 from core.config import PruneConfig
 from core.models.blocks import prunable_blocks
 from core.models.tokenizers import load_tokenizer
-from core.parallel import Ranks
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian
 from core.pruners.layer_error import quadratic
+from core.ranks import Ranks
 from core.targets import Target
 from core.texts.sources import resolve_text
 from core.texts.windows import calibration_windows

@@ -25,9 +25,9 @@ from core.models.facts import ModelFacts
 from core.models.loading import load_model
 from core.models.sharding import shard_
 from core.models.sources import local_source
-from core.parallel import Ranks
 from core.precision import DTYPES, inference_dtype, training_dtype
 from core.pruners import PRUNERS, make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import evaluation_windows

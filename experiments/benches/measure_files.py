@@ -32,8 +32,9 @@ from core.models.saving import save_model
 from core.models.sharding import shard_
 from core.models.weight_files import meta_model
 from core.models.weight_writer import MAX_SHARD_SIZE, WeightWriter
-from core.parallel import Ranks, whole
+from core.parallel import whole
 from core.precision import DTYPES
+from core.ranks import Ranks
 
 WAYS = ("whole", "slices")
 SAMPLER = """

@@ -26,9 +26,9 @@ from core.measures.perplexity import evaluate
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from core.models.sources import EMBEDDED, resolve_model
-from core.parallel import Ranks
 from core.precision import DTYPES, training_dtype
 from core.pruners import make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import evaluation_windows

@@ -17,9 +17,9 @@ from core.config import FinetuneConfig, PruneConfig
 from core.models.description import describe_model
 from core.models.loading import load_model
 from core.models.sources import local_source
-from core.parallel import Ranks
 from core.precision import DTYPES, inference_dtype, training_dtype
 from core.pruners import PRUNERS
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.training.finetune import finetune_

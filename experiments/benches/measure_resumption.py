@@ -22,8 +22,8 @@ from core.config import PruneConfig
 from core.finished_blocks import FinishedBlock, Resumption, block_file, load_block, save_blocks
 from core.models.loading import load_model
 from core.models.sources import EMBEDDED_DIR
-from core.parallel import Ranks
 from core.pruners import PRUNERS
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from orchestrator.store.store import Store

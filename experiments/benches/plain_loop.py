@@ -32,9 +32,9 @@ from core.models.loading import load_model
 from core.models.mask_files import Masks
 from core.models.sources import EMBEDDED, resolve_model
 from core.models.tokenizers import load_tokenizer
-from core.parallel import Ranks
 from core.precision import DTYPES, training_dtype
 from core.pruners import make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.sources import resolve_text

@@ -75,7 +75,7 @@ def walk_alone(packed: dict[str, Any]) -> None:
     # Seconds of imports that only this process needs.
     import torch
 
-    from core.parallel import Ranks
+    from core.ranks import Ranks
     from orchestrator.store.store import Store
     from orchestrator.trial.clock import restart_peak
     from orchestrator.trial.notice import Notice

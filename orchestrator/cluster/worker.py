@@ -25,7 +25,7 @@ def train_worker(config: dict[str, Any]) -> None:
     job = replace(job, workers=on_this_node(job.workers))
     # Only the ranks need these imports (3 s); the driver and Ray's controller import this module
     # too.
-    from core.parallel import Ranks
+    from core.ranks import Ranks
     from orchestrator.trial.walk import Walk
 
     torch.set_num_threads(job.workers.threads)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.store.checkpoints import Chain
 from orchestrator.store.published import Published
 from orchestrator.store.store import Store

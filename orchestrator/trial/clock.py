@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """Files of Linux: memory of this process, and what makes Linux forget its peak."""

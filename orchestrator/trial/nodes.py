@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.parallel import Ranks
+from core.ranks import Ranks
 from orchestrator.store.checkpoints import Chain
 from orchestrator.store.owners import Place
 from orchestrator.store.published import Published

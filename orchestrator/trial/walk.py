@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from core.models.anatomy import AnatomyError
-from core.parallel import Ranks
 from core.pruners.pruner import PruningError
+from core.ranks import Ranks
 from core.training.optimizer import TrainingError
 from orchestrator.failure import DamagedStageError, is_out_of_memory, out_of_memory
 from orchestrator.plan.job import Job

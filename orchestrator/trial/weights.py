@@ -23,8 +23,8 @@ from core.models.saving import save_model, save_settings
 from core.models.sharding import shard_
 from core.models.sources import ModelSource
 from core.models.tokenizers import load_tokenizer
-from core.parallel import Ranks
 from core.precision import DTYPES
+from core.ranks import Ranks
 from orchestrator.estimate.devices import processes_here, usable_bytes
 from orchestrator.failure import DamagedStageError
 from orchestrator.plan.job import Job

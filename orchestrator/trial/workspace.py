@@ -8,8 +8,8 @@ from typing import Any, TypeVar, cast
 import torch
 
 from core.measures.sparsity import measure
-from core.parallel import Ranks
 from core.pruners.quantise import Grid, save_grids
+from core.ranks import Ranks
 from orchestrator.inputs.token_reader import Awaited, TokenReader
 from orchestrator.plan.inputs import Reading, TrainingDraw
 from orchestrator.plan.job import Job

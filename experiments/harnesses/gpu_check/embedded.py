@@ -24,7 +24,7 @@ from core.models.loading import load_model
 from core.models.mask_files import Masks
 from core.models.sources import EMBEDDED_DIR
 from core.models.tokenizers import load_tokenizer
-from core.parallel import Ranks
+from core.ranks import Ranks
 from core.texts.named_texts import Role
 from core.texts.sources import resolve_text
 from core.texts.windows import calibration_windows, evaluation_windows, token_stream

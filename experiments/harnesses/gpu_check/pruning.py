@@ -10,9 +10,9 @@ from core.activations import Calibration
 from core.allocation import allocate, outlier_ratios
 from core.config import PruneConfig
 from core.models.blocks import prunable_matrices
-from core.parallel import Ranks
 from core.pruners import make_pruner
 from core.pruners.masks import num_pruned
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from gpu_check.embedded import (

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from core.config import FinetuneConfig
 from core.measures.perplexity import evaluate
-from core.parallel import Ranks
 from core.precision import DTYPES, inference_dtype, training_dtype
+from core.ranks import Ranks
 from core.texts.windows import evaluation_windows
 from gpu_check.findings import Finding, Skipped
 from gpu_check.random_models import expected_bytes, note_memory, source_of

@@ -19,8 +19,8 @@ from core.config import PruneConfig, Training
 from core.measures.sparsity import assert_growing
 from core.models.mask_files import Masks
 from core.models.sharding import shard_
-from core.parallel import Ranks
 from core.pruners import make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import training_windows

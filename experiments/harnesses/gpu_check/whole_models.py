@@ -19,9 +19,9 @@ from core.activations import Calibration
 from core.config import PruneConfig
 from core.finished_blocks import FinishedBlock, Resumption
 from core.models.loading import sample_model
-from core.parallel import Ranks
 from core.precision import DTYPES, inference_dtype
 from core.pruners import make_pruner
+from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from gpu_check.findings import Finding
