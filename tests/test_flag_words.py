@@ -22,9 +22,10 @@ FLAGS = list(flags_of(SweepConfig, SweepConfig()))
 
 
 def settings(line: str) -> dict[str, object]:
-    """Return all settings that a command line gives, by name."""
+    """Return all settings that a command line gives, by name; those of training, not of joint."""
     config = cli.parse(SweepConfig(), line.split(), "test")
-    groups = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    names = [field.name for field in dataclasses.fields(config)]
+    groups = [getattr(config, name) for name in sorted(names, key="joint".__ne__)]
     return {f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
 
 

@@ -89,7 +89,7 @@ def watch_zeros(masks: dict[str, Tensor], matrices: dict[str, Matrix], seen: lis
             assert not local(param)[~mask].any()
         for name, update in attached.items():
             matrix = update.matrix
-            if hasattr(matrix.linear, lora.A):
+            if hasattr(matrix.module, lora.A):
                 merged = lora.merged(local(matrix.read()), update.a, matrix.cut(update.b))
                 assert not merged[~matrix.cut(masks[name])].any(), name
         seen.append(1)

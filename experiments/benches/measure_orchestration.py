@@ -6,8 +6,8 @@
 Times in turn: `sweep_opt.py` into an empty directory, the same work as a plain loop in one process
 (`plain_loop.py`), the command with two slots of one core, the loop as two processes of one core,
 the finished command again, dry runs, `--help` and a wrong flag. Prints medians, and where the
-command's seconds went. Every timing is noted in `--work`, so that the same command goes on
-after an interruption.
+command's seconds went. `--all` goes on with the benches of floors, of 30,000 cells and of slots.
+Every timing is noted in `--work`, so that the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ QUICK = {
     "a wrong flag": 1.5,
 }
 """Commands that run no stage, and their targets in seconds."""
+OTHERS = ("measure_floors", "measure_scale", "measure_store", "simulate_scheduling")
+"""Benches of stages, plan, store and slots."""
 
 
 class Timings:
@@ -157,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", help="a directory for notes and stores; a new one by default")
+    parser.add_argument("--all", action="store_true", help="run the other benches too")
     given, flags = parser.parse_known_args()
     timings = Timings(Path(given.work or tempfile.mkdtemp(prefix="cost-")), flags)
     turns = range(given.repeats)
@@ -172,7 +175,10 @@ def main() -> None:
     for name, target in QUICK.items():
         seconds = statistics.median(timings.quick(name, turn) for turn in turns)
         told = "" if target is None else f", target {target:g}"
-        print(f"{name:<31}{seconds:8.1f} s{told}")
+        print(f"{name:<31}{seconds:8.1f} s{told}", flush=True)
+    for name in OTHERS if given.all else ():
+        print(f"\n{name}\n", flush=True)
+        subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)
 
 
 if __name__ == "__main__":

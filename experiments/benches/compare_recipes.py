@@ -1,0 +1,158 @@
+"""Perplexity on validation text after training recipes, at equal tokens, on the embedded model.
+
+    python experiments/benches/compare_recipes.py "reconstruct 1e-3 8" "reconstruct 2e-3 1" \
+        "distill 2e-3 1" "reconstruct*0.5 4e-3 1, distill*0.5 2e-3 1" \
+        [--method alps] [--regime iterative] [--sparsities 0.7 0.9] [--test]
+
+A recipe is a list of phases, `OBJECTIVE[*SHARE] RATE WINDOWS`: the objective (`next_token`,
+`distill`: KL to the dense model alone at temperature 1, or `reconstruct`), its share of the round's
+32,768 tokens, the peak learning rate, and the windows of 256 tokens in an optimizer step. Each
+phase has a warm-up and a decay of its own. Training computes in float32. The test text is read only
+with `--test`, for a recipe that was chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from core.activations import Calibration
+from core.config import PruneConfig, Training
+from core.measures.perplexity import evaluate
+from core.models.loading import load_model
+from core.models.mask_files import Masks
+from core.models.sources import EMBEDDED, resolve_model
+from core.models.tokenizers import load_tokenizer
+from core.pruners import PRUNERS, make_pruner
+from core.ranks import Ranks
+from core.sequential import prune_
+from core.targets import Target
+from core.texts.sources import resolve_text
+from core.texts.windows import (
+    calibration_windows,
+    evaluation_windows,
+    token_stream,
+    training_windows,
+)
+from core.training.finetune import finetune_
+from core.training.loop import Loop
+
+SEQ_LEN, SAMPLES, TOKENS, MICRO_BATCH, SEED = 256, 128, 32_768, 8, 0
+"""The default sweep's settings for the embedded model."""
+VALIDATION_TOKENS = 16_384
+OBJECTIVES = {
+    "next_token": {},
+    "distill": {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0},
+    "reconstruct": {"objective": "reconstruct"},
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a recipe."""
+
+    training: Training
+    share: float
+    windows: int
+
+    @classmethod
+    def parse(cls, text: str) -> Phase:
+        """Return a phase from `OBJECTIVE[*SHARE] RATE WINDOWS`."""
+        name, rate, windows = text.split()
+        objective, _, share = name.partition("*")
+        training = Training(lr=float(rate), **OBJECTIVES[objective])
+        return cls(training, float(share or 1), int(windows))
+
+
+class Bench:
+    """The dense model, its texts, and models pruned so far."""
+
+    def __init__(self, method: str) -> None:
+        """Load the model and tokenise its texts."""
+        self.method, self.ranks = method, Ranks.current()
+        source = resolve_model(EMBEDDED)
+        self.dense, tokenizer = load_model(source, torch.float32), load_tokenizer(source)
+        text = resolve_text(EMBEDDED, "calibration")
+        self.samples = calibration_windows(text, tokenizer, SAMPLES, SEQ_LEN, None, SEED)
+        self.train, self.validation, self.test = (
+            token_stream(resolve_text(EMBEDDED, role), tokenizer)
+            for role in ("finetune", "validation", "evaluation")
+        )
+        self.oneshot = functools.cache(self.prune_dense)
+
+    def prune_dense(self, sparsity: float) -> tuple[PreTrainedModel, Masks]:
+        """Return the dense model pruned at once, and its masks."""
+        model = copy.deepcopy(self.dense)
+        return model, self.prune_(model, sparsity, {})
+
+    def prune_(self, model: PreTrainedModel, sparsity: float, masks: Masks) -> Masks:
+        """Prune a model in place; return its masks."""
+        calibration = Calibration(self.samples, MICRO_BATCH, torch.float32)
+        pruner = make_pruner(self.method, PruneConfig())
+        target = Target(sparsity)
+        return prune_(model, pruner, target, self.ranks, calibration, masks or None).masks
+
+    def train_(self, model: PreTrainedModel, masks: Masks, index: int, recipe: list[Phase]) -> None:
+        """Train a model for one round, each phase on windows of its own."""
+        windows = training_windows(self.train, TOKENS // SEQ_LEN, SEQ_LEN, SEED, index)
+        loop, begin = Loop(self.ranks, micro_batch=MICRO_BATCH), 0
+        for phase in recipe:
+            end = begin + round(phase.share * len(windows))
+            batches = windows[begin:end].split(phase.windows)
+            finetune_(model, masks, batches, phase.training, loop, self.dense)
+            begin = end
+
+    def perplexity(self, model: PreTrainedModel, stream: Tensor) -> float:
+        """Return the perplexity of a model on a text."""
+        windows = evaluation_windows(len(stream), SEQ_LEN)
+        return evaluate(model, stream, windows, self.ranks, micro_batch=MICRO_BATCH).perplexity
+
+    def run(
+        self, regime: str, sparsities: list[float], recipe: list[Phase], stream: Tensor
+    ) -> list[float]:
+        """Return the perplexity at each sparsity."""
+        found: list[float] = []
+        for index, sparsity in enumerate(sparsities, start=1):
+            if regime == "finetune" or index == 1:
+                model, masks = copy.deepcopy(self.oneshot(sparsity))
+            else:
+                masks = self.prune_(model, sparsity, masks)
+            self.train_(model, masks, 1 if regime == "finetune" else index, recipe)
+            found.append(self.perplexity(model, stream))
+        return found
+
+
+def main() -> None:
+    """Print a row of a table for each recipe."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--method", default="sparsegpt", choices=list(PRUNERS))
+    parser.add_argument("--regime", default="finetune", choices=["finetune", "iterative"])
+    parser.add_argument("--sparsities", nargs="+", type=float, default=[0.3, 0.5, 0.7, 0.9])
+    parser.add_argument("--test", action="store_true")
+    flags = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    bench = Bench(flags.method)
+    stream = bench.test if flags.test else bench.validation[:VALIDATION_TOKENS]
+    before = [bench.perplexity(bench.oneshot(s)[0], stream) for s in flags.sparsities]
+    print(f"| {flags.method} {flags.regime} | {' | '.join(map(str, flags.sparsities))} | seconds |")
+    print(f"|---{'|---:' * (len(before) + 1)}|")
+    print(f"| untrained, pruned at once | {' | '.join(f'{p:.2f}' for p in before)} | |", flush=True)
+    for text in flags.recipes:
+        start = time.perf_counter()
+        recipe = [Phase.parse(part) for part in text.split(",")]
+        found = bench.run(flags.regime, flags.sparsities, recipe, stream)
+        seconds = time.perf_counter() - start
+        print(f"| {text} | {' | '.join(f'{p:.2f}' for p in found)} | {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
