@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import torch
 
-from orchestrator.cluster import connection, slots
+from orchestrator.cluster import slots
 from orchestrator.cluster.temp_folder import temp_folder
 from orchestrator.cluster.trackers import require_usable
 from orchestrator.config import SweepConfig
@@ -71,7 +71,6 @@ def run_sweep(config: SweepConfig) -> int:
         print(f"all {len(sweep.plan.cells)} cells already done")
         drop_leftovers(sweep)
     failed_tasks = run_tasks(sweep)
-    connection.begin_end()
     return max(collect(sweep), int(failed_tasks > 0))
 
 

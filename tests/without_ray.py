@@ -12,7 +12,7 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
     """Let the commands of this process walk all trials and tasks here, without Ray."""
     patch.setattr(cli, "begin_connection", lambda config: None)
     patch.setattr(sweep, "run_missing", run_missing)
-    patch.setattr(sweep.connection, "connect", lambda: None)
+    patch.setattr(missing_work.connection, "connect", lambda: None)
     patch.setattr(missing_work, "run_alone", run_alone)
 
 

@@ -73,8 +73,7 @@ def begin_early(config: SweepConfig) -> None:
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names or `ray start` started, or start Ray here."""
     connection = Connection.current
-    if connection is None or connection.over.is_set():
-        disconnect()
+    if connection is None:
         connection = Connection.current = Connection()
     connection.ready.wait()
     if connection.error is not None:
@@ -85,17 +84,14 @@ def connect() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def begin_end() -> None:
-    """Begin to leave Ray, which takes seconds; nothing may need it any more."""
-    if Connection.current is not None:
-        Connection.current.over.set()
-
-
 def disconnect() -> None:
-    """Leave Ray, and stop a Ray that was started here; nothing happens without a connection."""
-    begin_end()
+    """Leave Ray, and stop a Ray that was started here; nothing happens without a connection.
+
+    The caller waits: a reference to an object of Ray that Python frees meanwhile ends the process.
+    """
     connection, Connection.current = Connection.current, None
     if connection is not None:
+        connection.over.set()
         connection.join()
 
 
