@@ -52,8 +52,8 @@ def evaluate(
     """Evaluate a model on windows that the ranks share (collective); keep infinity and NaN.
 
     The first token of a window has no context and is never predicted; where it is BOS, it is none
-    of the scored ones. The mean of a window is over
-    its other scored tokens, and its weight is the number of all its scored tokens.
+    of the scored ones. The mean of a window is over its other scored tokens, and its weight is the
+    number of all its scored tokens.
 
     Raises:
         BadInputError: there is no window.

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -20,7 +21,6 @@ from core.models.config_checks import EXPERT_COUNTS, count_of
 from core.models.families import family_of
 from core.models.matrices import KINDS, sizes_of
 from core.models.trace import Trace, Visit, storage, trace
-from core.models.weight_files import skeleton_of
 
 ATTRIBUTE = "anatomy"
 """Attribute of a model that holds its anatomy once it is found."""
@@ -74,6 +74,19 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         found = find_anatomy(model if is_meta else skeleton_of(model, torch.float32))
         setattr(model, ATTRIBUTE, found)
     return found
+
+
+def skeleton_of(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a model of the same class and config without memory for its weights.
+
+    What is known of the anatomy goes with it.
+    """
+    kind = next(one for one in type(model).__mro__ if not issubclass(one, FSDPModule))
+    with torch.device("meta"):
+        skeleton = kind._from_config(model.config, dtype=dtype).eval()
+    if hasattr(model, ATTRIBUTE):
+        setattr(skeleton, ATTRIBUTE, getattr(model, ATTRIBUTE))
+    return skeleton
 
 
 def find_anatomy(model: PreTrainedModel) -> Anatomy:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -48,13 +47,6 @@ def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Return a model without memory for its weights, for evaluation."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-
-
-def skeleton_of(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a model of the same class and config without memory for its weights."""
-    kind = next(one for one in type(model).__mro__ if not issubclass(one, FSDPModule))
-    with torch.device("meta"):
-        return kind._from_config(model.config, dtype=dtype).eval()
 
 
 def load_whole(

@@ -31,21 +31,18 @@ class InputNorms(Statistic):
     def __init__(self, in_features: int, device: torch.device) -> None:
         self.squares = torch.zeros(in_features, dtype=torch.float32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.float64)
-        self.num_infinite = torch.zeros((), dtype=torch.float32, device=device)
+        self.sums = torch.zeros(in_features, dtype=torch.float32, device=device)
 
     def update(self, inputs: Tensor) -> None:
         """Add inputs [tokens, in_features]."""
-        self.squares += inputs.float().square().sum(0)
+        inputs = inputs.float()
+        self.squares += inputs.square().sum(0)
+        self.sums += inputs.sum(0)
         self.num_tokens += len(inputs)
-        self.num_infinite += inputs.isinf().sum()
 
     def tensors(self) -> list[Tensor]:
-        """Return squares and counts."""
-        return [self.squares, self.num_infinite, self.num_tokens]
-
-    def saw_nan(self) -> bool:
-        """Return True if an input was NaN: no sum of squares of other values is."""
-        return bool(self.squares.isnan().any())
+        """Return squares, sums and count."""
+        return [self.squares, self.sums, self.num_tokens]
 
     def rms(self) -> Tensor:
         """Return the root mean square of each input, [in_features]."""
@@ -58,7 +55,7 @@ class Hessian(Statistic):
     def __init__(self, in_features: int, device: torch.device) -> None:
         self.products = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.float64)
-        self.num_infinite = torch.zeros((), dtype=torch.float32, device=device)
+        self.sums = torch.zeros(in_features, dtype=torch.float32, device=device)
 
     def update(self, inputs: Tensor) -> None:
         """Add inputs [tokens, in_features]; products and sums are float32."""
@@ -67,19 +64,15 @@ class Hessian(Statistic):
         for start in range(0, width, ACCUMULATION_BLOCK):
             end = min(start + ACCUMULATION_BLOCK, width)
             self.products[start:end, :end].addmm_(inputs[:, start:end].T, inputs[:, :end])
+        self.sums += inputs.sum(0)
         self.num_tokens += len(inputs)
-        self.num_infinite += inputs.isinf().sum()
 
     def tensors(self) -> list[Tensor]:
-        """Return the block rows that are computed, up to the diagonal, and the counts."""
+        """Return the block rows that are computed, up to the diagonal, and the rest."""
         starts = range(0, len(self.products), ACCUMULATION_BLOCK)
         ends = [*starts[1:], len(self.products)]
         rows = [self.products[start:end, :end] for start, end in zip(starts, ends, strict=True)]
-        return [*rows, self.num_infinite, self.num_tokens]
-
-    def saw_nan(self) -> bool:
-        """Return True if an input was NaN; products of infinite sums may be NaN elsewhere."""
-        return bool(self.products.diagonal().isnan().any())
+        return [*rows, self.sums, self.num_tokens]
 
     def matrix(self) -> Tensor:
         """Return `H = 2/n sum(x xT)`, symmetric [in_features, in_features]."""

@@ -40,8 +40,9 @@ class Statistic(ABC):
 
     num_tokens: Tensor
     """Tokens seen; a float64 scalar, so that ranks sum it like the other tensors."""
-    num_infinite: Tensor
-    """Infinite values among the inputs; a float32 scalar on the device."""
+    sums: Tensor
+    """Sum of each input, [in_features] float32. They are finite if all values are, also where sums
+    of squares overflow."""
 
     @abstractmethod
     def __init__(self, in_features: int, device: torch.device) -> None: ...
@@ -52,11 +53,7 @@ class Statistic(ABC):
 
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """Return the tensors that ranks sum in place, both counts among them."""
-
-    @abstractmethod
-    def saw_nan(self) -> bool:
-        """Return True if an input was NaN."""
+        """Return the tensors that ranks sum in place, `num_tokens` and `sums` among them."""
 
     def merge_(self, other: Self) -> None:
         """Add another statistic of the same input, gathered on other tokens."""
@@ -69,7 +66,7 @@ class Statistic(ABC):
             raise PruningError("no calibration token reached this layer")
         if all_finite([tensor for tensor in self.tensors() if tensor is not self.num_tokens]):
             return
-        if self.num_infinite.item() == 0 and not self.saw_nan():
+        if all_finite([self.sums]):
             raise PruningError(TOO_LARGE)
         raise PruningError("a calibration input is NaN or infinite; try --dtype float32")
 

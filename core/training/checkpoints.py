@@ -21,6 +21,8 @@ from core.ranks import Ranks
 from core.training.splitting import Splitting
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+SplitTensors = dict[str, dict[nn.Parameter, Tensor]]
+"""Parts of tensors by name and parameter, as `Splitting.tensors` returns them."""
 
 
 def save_training(
@@ -37,13 +39,13 @@ def save_training(
     full. With a splitting its tensors and penalties are there too.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tensors, rows = {}, {}
+    tensors, rows, split = {}, {}, split_tensors(splitting)
     shared = ranks.rank > 0
     for name, param in model.named_parameters():
         if not param.requires_grad or (shared and not isinstance(param, DTensor)):
             continue
         rows[name] = rows_of(param).start
-        parts = {"weight": param.detach()} | beside(param, splitting)
+        parts = {"weight": param.detach()} | beside(param, split)
         if optimizer is not None:
             parts |= {moment: optimizer.state[param][moment] for moment in MOMENTS}
         for kind, value in parts.items():
@@ -55,10 +57,14 @@ def save_training(
     save_file(tensors, file, metadata=metadata)
 
 
-def beside(param: nn.Parameter, splitting: Splitting | None) -> dict[str, Tensor]:
-    """Return this rank's parts of what a splitting has of a parameter, by name."""
-    found = {} if splitting is None else splitting.tensors()
-    return {kind: parts[param] for kind, parts in found.items() if param in parts}
+def split_tensors(splitting: Splitting | None) -> SplitTensors:
+    """Return this rank's parts of the tensors of a splitting, none without one."""
+    return {} if splitting is None else splitting.tensors()
+
+
+def beside(param: nn.Parameter, split: SplitTensors) -> dict[str, Tensor]:
+    """Return those of one parameter, by name."""
+    return {kind: parts[param] for kind, parts in split.items() if param in parts}
 
 
 def load_training_(
@@ -76,11 +82,12 @@ def load_training_(
     step = int(metadata[0]["step"])
     if splitting is not None:
         splitting.restore(json.loads(metadata[0]["splitting"]))
+    split = split_tensors(splitting)
     with torch.no_grad():
         for name, param in model.named_parameters():
             if not param.requires_grad:
                 continue
-            tensors = {"weight": param} | beside(param, splitting)
+            tensors = {"weight": param} | beside(param, split)
             if optimizer is not None:
                 tensors |= {moment: torch.zeros_like(param) for moment in MOMENTS}
                 optimizer.state[param] = {

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from core.models.anatomy import anatomy_of
+from core.models.anatomy import anatomy_of, skeleton_of
 from core.models.blocks import decoder_blocks, matrices_of
 from core.models.calls import Call, run_block
 from core.models.matrices import Matrix
-from core.models.weight_files import skeleton_of
 from core.parallel import whole, write_
 
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
+from core.models.anatomy import skeleton_of
 from core.models.sharding import shard_
-from core.models.weight_files import skeleton_of
 from core.parallel import local, rows_of
 from core.ranks import Ranks, default_group
 

@@ -61,9 +61,10 @@ def facts_record(source: ModelSource, facts: ModelFacts) -> dict[str, Any]:
 def recorded_facts(source: ModelSource, recorded: Sequence[Recorded]) -> ModelFacts | None:
     """Return the facts that an earlier sweep of the store found; None if there are none."""
     own = {source.identity, *source.aliases}
-    for known in recorded:
-        facts = known.get("facts")
-        if not facts or not own & identities(known) or facts["config"] != config_hash(source):
+    found = [known["facts"] for known in recorded if known.get("facts") and own & identities(known)]
+    config = config_hash(source) if found else ""
+    for facts in found:
+        if facts["config"] != config:
             continue
         sizes = {**facts["sizes"], "name": source.name}
         try:

@@ -6,7 +6,7 @@ Stages form one tree for each model, rooted at the dense model. Nothing here rea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from core.config import FinetuneConfig, PruneConfig, Training
@@ -71,11 +71,6 @@ class ModelPlanner:
         }
         dense = Dense(model.identity, model.dtype)
         self.root = plan.add_stage(dense, model.name, DENSE, None)
-
-    @property
-    def joint_chooses(self) -> bool:
-        """True if joint training chooses from several rates."""
-        return self.grid.joins and len(self.config.joint.lrs()) > 1
 
     def add_all(self) -> None:
         """Add the dense model, its trained control and all pruned cells."""
@@ -153,8 +148,6 @@ class ModelPlanner:
             joint=joint,
             round=self.training_work(training, tokens, seed, 1),
         )
-        if not self.joint_chooses:
-            work = replace(work, round=replace(work.round, validation=None))
         stages.append(self.plan.add_stage(work, self.model.name, point.method, stages[-1]))
         steps = tuple(step.sparsity for step in path)
         self.add_cell(point, stages, round=1, num_rounds=1, path=steps)
@@ -188,14 +181,14 @@ class ModelPlanner:
         place = (parent, method, tokens, seed, index)
         if place not in self.placed:
             work = self.training_work(self.training, tokens, seed, index)
-            if len(self.training.lrs) == 1 and self.joint_chooses:
-                work = replace(work, validation=None)
             self.placed[place] = self.plan.add_stage(work, self.model.name, method, parent)
         return self.placed[place]
 
     def training_work(self, training: Training, tokens: int, seed: int, index: int) -> Finetune:
         """Return the work of a round of training, with the text that a rate is chosen on."""
         model = self.model
+        # With one rate here the text is there for the choice of the other kind of training.
+        is_others = self.grid.joins and len(training.lrs) == 1
         assert model.finetune is not None
         return Finetune(
             text=model.finetune,
@@ -205,7 +198,7 @@ class ModelPlanner:
             dtype=model.training_dtype,
             seed=seed,
             round=index,
-            validation=model.validation,
+            validation=None if is_others else model.validation,
         )
 
 
