@@ -11,7 +11,7 @@ from orchestrator.page.contents import COMMAND, OUT_DIR
 from orchestrator.page.document import write_html
 from orchestrator.page.notes import read_notes
 from orchestrator.preparation import Found, Sweep, missing_cells
-from orchestrator.results.collection import stamp_of, write_results
+from orchestrator.results.collection import is_made_of, stamp_of, write_results
 from orchestrator.results.details import details_of
 from orchestrator.results.gathering import copy_shared_rows, gather, task_columns
 from orchestrator.results.names import CellName
@@ -35,7 +35,8 @@ def collect(sweep: Sweep) -> int:
     stamp = stamp_of(store, record)
     now = Found(store.stages.manifests(), {}, store.rows.read())
     rows = gather(now.rows, labels_of(record), task_columns(now.manifests))
-    write_results(store, rows, stamp)
+    if not is_made_of(store, stamp):
+        write_results(store, rows, stamp)
     mine = [row for row in rows if row["in_current_grid"]]
     provenance = {COMMAND: record["command"], OUT_DIR: sweep.config.output.out_dir}
     # A stage that another sweep set aside meanwhile is shown as it was.

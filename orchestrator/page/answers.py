@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from html import escape as escaped
 
 from orchestrator.page.drawn import Shown, line_id
 from orchestrator.page.palette import DASHES, color_of
-from orchestrator.page.picture import STROKES, escaped, picture
+from orchestrator.page.picture import STROKES, picture
 from orchestrator.results.answer import (
     SHOWN,
     TOLERANCES,

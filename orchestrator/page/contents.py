@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,9 +100,6 @@ def contents_of(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
                 "text": str(one.board.evaluation),
                 "targets": [t.label for t in one.board.targets],
                 "dense": rounded(one.board.dense_perplexity),
-                "dense_rows": [one.number_of[k] for k in one.board.dense.rows]
-                if one.board.dense
-                else [],
                 "html": board_html(one, i),
             }
             for i, one in enumerate(shown)
@@ -164,7 +162,6 @@ def published_on(shown: Sequence[Shown], given: Sequence[Published] | None) -> l
                 "board": one.id,
                 "method": value.method,
                 "target": value.target.label,
-                "x": value.sparsity,
                 "y": value.perplexity,
                 "ratio": rounded(value.perplexity / dense) if dense else None,
                 "told": value.story(),
@@ -195,11 +192,7 @@ def commands_of(provenance: Mapping[str, object]) -> dict[str, str]:
     command = str(provenance.get(COMMAND) or "python experiments/sweep_opt.py")
     out_dir = str(provenance.get(OUT_DIR) or "OUT_DIR")
     script = re.split(r" -", command, maxsplit=1)[0]
-    place = (
-        "'" + out_dir.replace("'", "'\\''") + "'"
-        if re.search(r"[^\w@%+=:,./-]", out_dir)
-        else out_dir
-    )
+    place = shlex.quote(out_dir)
     return {
         "retry": f"{command} --retry-failed",
         "get": f"python -m orchestrator.browse {place} --get {{cell}} DEST",

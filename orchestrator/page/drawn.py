@@ -113,17 +113,15 @@ def described(dimensions: Mapping[str, list[str]]) -> list[dict[str, Any]]:
 def lines_of(shown: Shown, dimensions: Iterable[str]) -> list[dict[str, Any]]:
     """Return the lines of a board with their points."""
     found = []
-    for number, line in enumerate(shown.board.lines):
+    for line in shown.board.lines:
         place = place_of(shown, line)
         found.append(
             {
                 "id": line_id(shown, line),
                 "board": shown.id,
-                "line": number,
                 "name": line.name,
                 "control": line.is_control,
                 "at": {name: place[name] for name in dimensions},
-                "settings": line.curve.settings.told(),
                 "points": [
                     point_of(shown, point, target.label)
                     for point, target in zip(line.cells, shown.board.targets)

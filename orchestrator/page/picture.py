@@ -6,10 +6,10 @@ it leave the picture at the top.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape as escaped
 
 from orchestrator.page.palette import DASHES, color_of
 from orchestrator.results.board import Board, Line
@@ -157,8 +157,3 @@ def stroke(points: Iterable[tuple[float, float]], kind: str, look: str = "") -> 
 def text(x: float, y: float, words: str, anchor: str, look: str = "") -> str:
     """Return words at a place."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{look}>{escaped(words)}</text>'
-
-
-def escaped(words: str) -> str:
-    """Return text in which nothing is markup."""
-    return html.escape(words, quote=True)

@@ -38,16 +38,19 @@ def stamp_of(store: Store, record: Record) -> str:
 
 
 def write_results(store: Store, rows: Iterable[Row], stamp: str) -> None:
-    """Write `results.parquet`, unless it has that stamp.
+    """Write `results.parquet`.
 
     Args:
         store: the store.
         rows: its rows as `gather` returns them.
         stamp: from `stamp_of` before the rows were read, so that later rows count as changes.
     """
-    path, filesystem = store.files.join(FILE), store.files.filesystem
-    if made_of(path, filesystem) != stamp:
-        write_parquet(rows, path, filesystem, stamp)
+    write_parquet(rows, store.files.join(FILE), store.files.filesystem, stamp)
+
+
+def is_made_of(store: Store, stamp: str) -> bool:
+    """Return True if `results.parquet` has that stamp."""
+    return made_of(store.files.join(FILE), store.files.filesystem) == stamp
 
 
 def refresh_results(store: Store, record: Record | None = None) -> None:
@@ -62,7 +65,7 @@ def refresh_results(store: Store, record: Record | None = None) -> None:
         return
     for _ in range(ROUNDS):
         stamp = stamp_of(store, record)
-        if made_of(store.files.join(FILE), store.files.filesystem) == stamp:
+        if is_made_of(store, stamp):
             return
         stored = store.rows.read()
         if not stored and not store.files.exists(FILE):

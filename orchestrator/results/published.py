@@ -80,17 +80,6 @@ class Published:
             f"{self.source}; whole {self.eval_text} test text, windows of {PUBLISHED_WINDOW}",
         ]
 
-    def spread(self) -> dict[str, Any]:
-        """Return how much seeds change the value, for a page that has a single seed to show."""
-        assert self.std is not None
-        return {
-            "model": self.model,
-            "sparsity": self.sparsity,
-            "target": self.target.label,
-            "relative": round(self.std / self.perplexity, 4),
-            "source": self.source,
-        }
-
     @property
     def reading(self) -> str:
         """The code whose reading of the text the paper has; equal where two codes read it alike."""

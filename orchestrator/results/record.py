@@ -6,6 +6,7 @@ it an out-dir can be read without resolving models and texts again.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -72,8 +73,13 @@ def facts_of(record: Record) -> Mapping[str, Any]:
 
 def finder() -> dict[str, str]:
     """Return what the facts of a model depend on beside its config: code and libraries."""
-    libraries = {name: version(name) for name in ("torch", "transformers")}
-    return {"sources": versions.source_hash(), **libraries}
+    return {"sources": versions.source_hash(), **libraries()}
+
+
+@functools.cache
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries that describe models."""
+    return {name: version(name) for name in ("torch", "transformers")}
 
 
 def asks_tasks(record: Record) -> bool:

@@ -31,7 +31,7 @@ function shortNumber(value) {
 
 /** Lowest and highest height of traces on the main axis, in the figure's own unit. */
 function extent(traces) {
-  const values = traces.filter((trace) => !trace.lane).flatMap((trace) => trace.y).filter((v) => finite(v) && v > 0);
+  const values = traces.flatMap((trace) => trace.y).filter((v) => finite(v) && v > 0);
   return values.length ? [Math.min(...values), Math.max(...values)] : null;
 }
 

@@ -14,7 +14,6 @@ function fillBoards(boards) {
 }
 
 function drawBoards() {
-  const chosen = chosenBoard();
   const shown_boards = new Set(shownBoards().map(({ id }) => id));
   document.documentElement.classList.toggle("spread", shown_boards.size > 1);
   const at = target();
@@ -44,7 +43,6 @@ function drawBoards() {
       line.querySelector("[data-pick]").setAttribute("aria-pressed", String(state.pick.includes(dataset.line)));
     });
   }
-  return chosen;
 }
 
 /** Clicks in answers and heat tables. */

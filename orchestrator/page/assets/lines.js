@@ -1,6 +1,6 @@
 // Lines of the figure that the choosers let be seen: which boards, which lines, which points.
 
-const page = { data: null, lines: new Map(), boards: new Map(), drawn: false, listens: false, pair: "" };
+const page = { data: null, lines: new Map(), drawn: false, listens: false, pair: "" };
 
 const dimension = (name) => page.data.dimensions.find((each) => each.name === name);
 /** Dimensions of which the figure shows all values at once. */

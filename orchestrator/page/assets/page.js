@@ -4,7 +4,6 @@ function show(data) {
   page.data = data;
   takeRows(data.rows);
   page.lines = new Map(data.lines.map((line) => [line.id, line]));
-  page.boards = new Map(data.boards.map((board) => [board.id, board]));
   if (data.fresh) fillBoards(data.fresh);
   else if (page.drawn) fillBoards(data.boards);
   const focused = focusedAs();

@@ -23,21 +23,20 @@ function standings(lines, among) {
   for (const line of lines) {
     for (const point of line.points) {
       if (!finite(point.y)) continue;
-      found.set(point.target, [...(found.get(point.target) ?? []), { line, point }]);
+      const ratio = finite(point.ratio) ? ` = ${point.ratio.toFixed(2)}×` : "";
+      const words = markup(`${nameOf(line, among)}: ${pointText(point)}${ratio}`);
+      if (!found.has(point.target)) found.set(point.target, []);
+      found.get(point.target).push({ line, point, words });
     }
   }
   for (const entries of found.values()) entries.sort((a, b) => heightOf(a.point) - heightOf(b.point));
-  const text = (entries, self) => entries.slice(0, 14).map(({ line, point }) => {
-    const ratio = finite(point.ratio) ? ` = ${point.ratio.toFixed(2)}×` : "";
-    const words = markup(`${nameOf(line, among)}: ${pointText(point)}${ratio}`);
-    return line === self ? `<b>${words}</b>` : words;
-  }).join("<br>");
+  const text = (entries, self) => entries.slice(0, 14)
+    .map(({ line, words }) => (line === self ? `<b>${words}</b>` : words)).join("<br>");
   return (line, point) => `<b>${markup(point.target)}</b><br>${text(found.get(point.target) ?? [], line)}`;
 }
 
 /** Lines over the positions of targets, with a band for the spread over seeds. */
-function sparsityTraces(lines, among) {
-  const places = positions(among);
+function sparsityTraces(lines, among, places) {
   const hover = standings(lines, among);
   return lines.flatMap((line) => {
     const look = lookOf(line);
@@ -86,8 +85,7 @@ function bandTraces(points, places, spreadOf, look, faint) {
 }
 
 /** Marks of cells without a value, in a lane above the plot. */
-function laneTraces(lines, among) {
-  const places = positions(among);
+function laneTraces(lines, among, places) {
   const symbols = { failed: "x-thin", "non-finite": "triangle-up", stopped: "square", not_run: "line-ew" };
   const stacked = new Map();
   return lines.filter((line) => !line.control).flatMap((line) => {
@@ -99,7 +97,7 @@ function laneTraces(lines, among) {
       return (stacked.get(p.target) - 1) % 6;
     });
     return [{
-      ...HOVER, mode: "markers", lane: true, x: lost.map((p) => places.get(p.target)), y: heights,
+      ...HOVER, mode: "markers", x: lost.map((p) => places.get(p.target)), y: heights,
       marker: { symbol: lost.map((p) => symbols[p.status]), color, size: 8, line: { width: 2, color } },
       hovertext: lost.map((p) => markup(`${nameOf(line, among)} at ${p.target}: ${pointText(p)}`)),
       customdata: lost.map((p) => [line.id, p.target]), opacity: isPicked(line) ? 1 : 0.2,

@@ -33,16 +33,16 @@ function drawing(saved = false, size = null) {
   const ends = view.ends && !narrow() && panels.length === 1;
   const layout = baseLayout(ink, box, ends, saved);
   const drawn = panels.map((panel) => {
-    const traces = view.traces(panel.lines, panel.among);
+    const traces = view.traces(panel.lines, panel.among, places);
     if (view.references) traces.unshift(...referenceTraces(panel.boards, places));
-    return { ...panel, traces, lane: view.lane ? view.lane(panel.lines, panel.among) : [] };
+    return { ...panel, traces, lane: view.lane ? view.lane(panel.lines, panel.among, places) : [] };
   });
   const range = view.y === null ? heights(drawn.flatMap(({ traces }) => traces), shownBoards()) : null;
   drawn.forEach((panel, i) => addPanel({ view, panel, i, grid: grid[i], ink, places, range, data, layout, box, ends }));
   if (!data.some((trace) => trace.y?.some((v) => v !== null))) {
     layout.annotations.push({ text: view.nothing, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false });
   }
-  return { data, layout };
+  return { data, layout, panels: panels.length };
 }
 
 function baseLayout(ink, box, labels, saved) {
@@ -88,7 +88,7 @@ function addPanel({ view, panel, i, grid, ink, places, range, data, layout, box,
   data.push(...panel.traces.map((trace) => ({ ...trace, xaxis: `x${suffix}`, yaxis: `y${suffix}` })));
   if (panel.title) layout.annotations.push(words(panel.title, { x: grid.x[0], y: grid.y[1], yanchor: "bottom" }));
   if (lane) addLane({ panel, i, grid, top, data, layout, suffix });
-  if (ends && y.range) layout.annotations.push(...endLabels(panel, x, y, box, layout, suffix));
+  if (ends && y.range) layout.annotations.push(...endLabels(panel, x, y, box, layout));
 }
 
 const PAPER = { xref: "paper", yref: "paper", showarrow: false, xanchor: "left" };
@@ -100,7 +100,7 @@ function addLane({ panel, i, grid, top, data, layout, suffix }) {
   const high = Math.max(...panel.lane.flatMap((trace) => trace.y), 1);
   const more = { visible: false, fixedrange: true, anchor: `x${suffix}` };
   layout[`yaxis${number}`] = { domain: [top, grid.y[1]], range: [high + 0.6, -0.6], ...more };
-  data.push(...panel.lane.map((trace) => ({ ...trace, lane: undefined, xaxis: `x${suffix}`, yaxis: `y${number}` })));
+  data.push(...panel.lane.map((trace) => ({ ...trace, xaxis: `x${suffix}`, yaxis: `y${number}` })));
   const middle = { x: grid.x[0], y: (top + grid.y[1]) / 2, xanchor: "right", yanchor: "middle", xshift: -4 };
   if (grid.first) layout.annotations.push(words("no value", middle));
 }
@@ -128,7 +128,7 @@ function vertical(view, range) {
 }
 
 /** Names at the right ends of lines, moved apart so that none covers another; a click picks the line. */
-function endLabels(panel, x, y, box, layout, suffix) {
+function endLabels(panel, x, y, box, layout) {
   const plot = box.height - layout.margin.t - layout.margin.b;
   const [low, high] = y.range;
   const share = (height) => y.domain[0] + (y.domain[1] - y.domain[0]) * ((height - low) / (high - low));
@@ -147,7 +147,7 @@ function endLabels(panel, x, y, box, layout, suffix) {
   const place = (at) => ({ x: x.domain[1], y: 1 - at / plot, xshift: 6, yanchor: "middle", captureevents: true });
   return found.map(({ line, at }) => ({
     ...words(nameOf(line, panel.among), place(at)),
-    font: { color: lookOf(line).color, size: 12 }, name: `line ${line.id} ${suffix}`,
+    font: { color: lookOf(line).color, size: 12 }, name: `line ${line.id}`,
   }));
 }
 
@@ -162,7 +162,7 @@ function endOf(points, high) {
 }
 
 function drawPlot() {
-  const { data, layout } = drawing();
+  const { data, layout, panels } = drawing();
   const config = { responsive: true, displaylogo: false, modeBarButtons: BUTTONS, plotlyServerURL: "" };
   Plotly.react("plot", data, layout, config).then(reachButtons);
   listenToPlot();
@@ -170,9 +170,8 @@ function drawPlot() {
   const view = VIEWS[state.view];
   const among = shownLines(true);
   const board = chosenBoard();
-  const many = panelsOf(view, among).length;
   const left_out = view.facets && state.facet && dimension(state.facet)?.values.length > MOST_PANELS;
-  const more = left_out ? ` The first ${many} are drawn.` : "";
+  const more = left_out ? ` The first ${panels} are drawn.` : "";
   const hint = "Click a line to see it alone, with Shift to add another and compare.";
   byId("caption").textContent = board ? `${view.caption(shownLines(), among)}${more} ${hint}` : "No rows yet.";
   if (byId("numbers").open) drawNumbers();

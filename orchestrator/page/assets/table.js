@@ -142,7 +142,8 @@ function tableRows(members, columns, focusable) {
   line.dataset.key = key;
   line.setAttribute("aria-selected", String(Boolean(chosen)));
   for (const column of columns) {
-    const cell = element("td", cellText(members, column), { title: cellText(members, column).slice(0, 300) });
+    const text = cellText(members, column);
+    const cell = element("td", text, { title: text.slice(0, 300) });
     if (typeof cellValue(members, column) === "number") cell.className = "number";
     if (column === "status" && cell.textContent !== "done") cell.className = "trouble";
     if (column === "seeds" && members.length > 1) cell.append(" ", button(open ? "fold" : "unfold", { open: key }));

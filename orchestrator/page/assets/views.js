@@ -4,13 +4,13 @@
 // x           title of the horizontal axis; `log` if it starts as logarithmic
 // y           title of the vertical axis; null for that of perplexity, which follows the reader's choice
 // wide        true if names stand at points, which take room to the right
-// traces      function of (lines, all shown lines): what is drawn, as Plotly takes it
-// lane        function that returns marks of cells without a value, drawn above the plot; or absent
+// traces      function of (lines, all shown lines, places of targets): what is drawn, as Plotly takes it
+// lane        function of the same that returns marks of cells without a value, drawn above the plot; or absent
 // references  true if the dense model and published values are drawn
 // ends        true if lines have their names at their right ends
 // facets      true if the figure may be split
 // caption     function of (lines, all shown lines): what a reader must know
-// table       function of the same: the numbers, as `head` and `body`
+// table       function of (lines, all shown lines): the numbers, as `head` and `body`
 // nothing     words in place of a plot that has no traces
 
 const NO_VALUES = "No perplexity yet for this choice";
