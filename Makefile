@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python .ci/install.py torch
 	$(BIN)/python .ci/install.py -e .
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -W ignore -c "import orchestrator.sweep, orchestrator.report"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -W ignore -c "import orchestrator.missing_work, orchestrator.report, orchestrator.trial.walk"
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -87,6 +87,19 @@ def make_row(**known: Any) -> dict[str, Any]:
     return row
 
 
+DENSE = make_row(method="dense", regime="dense", sparsity=0.0, seed=None, perplexity=27.66)
+
+
+def seeds(method: str, *values: float | str, **known: Any) -> list[dict[str, Any]]:
+    """Rows of one cell, a seed each; a text in place of a perplexity is a status."""
+    return [
+        make_row(method=method, seed=seed, status=value, error="boom", **known)
+        if isinstance(value, str)
+        else make_row(method=method, seed=seed, perplexity=value, **known)
+        for seed, value in enumerate(values)
+    ]
+
+
 def iterative(*path: float, **known: Any) -> dict[str, Any]:
     """The row of an iterative cell at the end of `path`, with the same tokens in every round."""
     turn = len(path)

@@ -42,7 +42,7 @@ def model(tiny_opt_dir):
 def train(model, target=HALF, masks=None, training=TRAINING, joint=None, **settings) -> JointReport:
     aim = Aim(target, training, joint or JointConfig(penalty=0.1, interval=3))
     loop = Loop(Ranks.current(), **settings)
-    return elsa_(model, masks or {}, WINDOWS.split(4), aim, loop, settings.pop("teacher", None))
+    return elsa_(model, masks or {}, WINDOWS.split(4), aim, loop)
 
 
 # The updates, written down once more --------------------------------------------------------------

@@ -18,24 +18,17 @@ from orchestrator.results.schema import SCHEMA
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
-
-
-def seeds(method, sparsity, *values, **known):
-    return [
-        make_row(method=method, sparsity=sparsity, seed=seed, perplexity=value, **known)
-        for seed, value in enumerate(values)
-    ]
+DENSE, seeds = _synthetic["DENSE"], _synthetic["seeds"]
 
 
 def small():
     """Two methods at 0.5 and 0.7, three seeds."""
-    dense = make_row(method="dense", regime="dense", sparsity=0.0, seed=None, perplexity=27.66)
     return [
-        dense,
-        *seeds("wanda", 0.5, 39.0, 39.3, 39.6),
-        *seeds("wanda", 0.7, 100.0, 120.0, 110.0),
-        *seeds("sparsegpt", 0.5, 36.8, 36.9, 37.0),
-        *seeds("sparsegpt", 0.7, 90.0, math.inf, 91.0),
+        DENSE,
+        *seeds("wanda", 39.0, 39.3, 39.6, sparsity=0.5),
+        *seeds("wanda", 100.0, 120.0, 110.0, sparsity=0.7),
+        *seeds("sparsegpt", 36.8, 36.9, 37.0, sparsity=0.5),
+        *seeds("sparsegpt", 90.0, math.inf, 91.0, sparsity=0.7),
     ]
 
 
@@ -50,7 +43,7 @@ def test_cells_are_mean_and_sample_deviation_with_the_best_in_bold():
 def test_a_mean_that_leaves_out_a_seed_is_marked_said_and_never_the_best():
     (table,) = tables_from_rows(small())
     assert "! leaves out seeds that failed or are not finite" in table.caption
-    (whole,) = tables_from_rows(seeds("wanda", 0.5, 39.0, 40.0))
+    (whole,) = tables_from_rows(seeds("wanda", 39.0, 40.0, sparsity=0.5))
     assert "!" not in markdown(whole)
 
 
@@ -64,7 +57,7 @@ def test_the_caption_says_protocol_windows_tokens_calibration_and_seeds():
 
 
 def test_training_tokens_are_in_the_caption_by_regime():
-    rows = seeds("wanda", 0.5, 39.0, regime="finetune", num_finetune_tokens=1024)
+    rows = seeds("wanda", 39.0, sparsity=0.5, regime="finetune", num_finetune_tokens=1024)
     (table,) = tables_from_rows(rows)
     assert "; finetune: 1,024 training tokens; one seed (0); " in table.caption
 
@@ -78,20 +71,20 @@ def test_latex_has_booktabs_bold_and_plus_minus():
 
 
 def test_large_values_are_powers_of_ten_in_latex():
-    (table,) = tables_from_rows(seeds("wanda", 0.9, 12345.0))
+    (table,) = tables_from_rows(seeds("wanda", 12345.0, sparsity=0.9))
     assert r"$\mathbf{1.2 \cdot 10^{4}}$" in latex(table)
 
 
 def test_names_are_no_commands_and_no_markup():
     evil = r"a_b & c%\input{x} <script>|**$^~"
-    (table,) = tables_from_rows(seeds("wanda", 0.5, 39.0, model=evil))
+    (table,) = tables_from_rows(seeds("wanda", 39.0, sparsity=0.5, model=evil))
     tex, md = latex(table), markdown(table)
     assert r"\input" not in tex and r"\textbackslash{}input\{x\}" in tex
     assert "<script>" not in md and r"\<script\>\|\*\*" in md
 
 
 def test_failed_cells_say_so_and_cells_never_asked_for_are_dashes():
-    rows = [make_row(status="failed"), *seeds("sparsegpt", 0.7, 90.0)]
+    rows = [make_row(status="failed"), *seeds("sparsegpt", 90.0, sparsity=0.7)]
     (table,) = tables_from_rows(rows)
     lines = markdown(table).splitlines()
     assert lines[2:4] == ["| sparsegpt oneshot | – | **90.00** |", "| wanda oneshot | failed | – |"]

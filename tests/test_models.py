@@ -119,6 +119,8 @@ def test_matrices_share_the_inputs_that_were_found(model, input_ids):
     for name, first in anatomy.blocks[0].inputs.items():
         traced.setdefault(first, []).append(f"{anatomy.path}.0.{name}")
     assert found == [*traced.values()]
+    (three,) = (group for group in found if len(group) == 3)
+    assert {name.rpartition(".")[2] for name in three} == {"q_proj", "k_proj", "v_proj"}
     assert sorted(map(len, found)) == (
         [1, 1, 1, 3] if "opt" in family_name(model) else [1, 1, 2, 3]
     )

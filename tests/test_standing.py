@@ -17,17 +17,7 @@ from orchestrator.results.verdict import compare
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, control = _synthetic["make_row"], _synthetic["control"]
-DENSE = make_row(method="dense", regime="dense", sparsity=0.0, seed=None, perplexity=27.66)
-
-
-def cells(method, *values, **known):
-    """Rows of one cell, a seed each; a text in place of a perplexity is a status."""
-    return [
-        make_row(method=method, seed=seed, status=value, error="boom", **known)
-        if isinstance(value, str)
-        else make_row(method=method, seed=seed, perplexity=value, **known)
-        for seed, value in enumerate(values)
-    ]
+DENSE, cells = _synthetic["DENSE"], _synthetic["seeds"]
 
 
 def board(*rows):
@@ -118,6 +108,23 @@ def test_a_clear_lead_says_how_large_it_is_at_least():
     assert finding(one, 0).certainty == (
         "Clear: wanda · oneshot is next, 7.8 % higher (95 %: +7.1 % to +8.6 %, 3 common seeds)."
     )
+
+
+def test_what_one_seed_or_one_cell_tells_is_said():
+    assert finding(board(*cells("wanda", 40.0)), 0).certainty == (
+        "No other whole cell to compare it with."
+    )
+    assert finding(board(*cells("sparsegpt", 40.0), *cells("wanda", 44.0)), 0).certainty == (
+        "No claim: wanda · oneshot is next, 10 % higher, but one seed tells no spread; "
+        "add --seeds 0 1 2."
+    )
+
+
+def test_what_a_lead_owes_to_training_is_said():
+    tuned = cells("wanda", 38.0, regime="finetune", num_finetune_tokens=1024)
+    notes = finding(board(*tuned, *cells("wanda", 40.0)), 0).notes
+    assert "It trained on more than wanda · oneshot: 1,024 against 0 tokens." in notes
+    assert "Best without training: wanda · oneshot with 40.00." in notes
 
 
 def test_the_answer_names_the_highest_target_within_a_tolerance_and_its_certainty():

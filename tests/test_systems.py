@@ -42,6 +42,7 @@ from orchestrator.browse import main as browse
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
 from orchestrator.interruption import handled
+from orchestrator.page.contents import contents_of
 from orchestrator.page.watched import Watched
 from orchestrator.preparation import write_record
 from orchestrator.report import collect
@@ -60,7 +61,7 @@ with handled():
 write_record(sweep)
 assert collect(sweep) == 0
 (watched,) = [Watched(f"{folder}/out")]
-assert len(watched.part().rows) >= 2
+assert contents_of([watched.part()])["rows"]["count"] >= 2
 assert browse([f"{folder}/out", "--export", "--figures", "svg"]) in (0, 2)
 (cell,) = [row["cell_id"] for row in watched.rows() if row["method"] == "sparsegpt"]
 assert browse([f"{folder}/out", "--get", cell, f"{folder}/pruned"]) == 0

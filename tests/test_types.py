@@ -65,4 +65,4 @@ def test_a_type_runs_block_by_block_is_pruned_and_saved(model_type, tmp_path):
 
 
 def test_at_least_140_types_pass():
-    assert VERSION == "5.23.0" and len(TYPES) >= 140
+    assert sum(model_type in CONFIG_MAPPING for model_type in TYPES) >= 140

@@ -20,33 +20,20 @@ import logging
 import time
 from dataclasses import dataclass
 
-import torch
+from plain_loop import MICRO_BATCH, PlainLoop
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.activations import Calibration
-from core.config import PruneConfig, Training
-from core.measures.perplexity import evaluate
-from core.models.loading import load_model
+from core.config import FinetuneConfig, Training
 from core.models.mask_files import Masks
-from core.models.sources import EMBEDDED, resolve_model
+from core.models.sources import EMBEDDED, EMBEDDED_DIR
 from core.models.tokenizers import load_tokenizer
-from core.pruners import PRUNERS, make_pruner
-from core.ranks import Ranks
-from core.sequential import prune_
-from core.targets import Target
+from core.pruners import PRUNERS
 from core.texts.sources import resolve_text
-from core.texts.windows import (
-    calibration_windows,
-    evaluation_windows,
-    token_stream,
-    training_windows,
-)
+from core.texts.windows import token_stream
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 
-SEQ_LEN, SAMPLES, TOKENS, MICRO_BATCH, SEED = 256, 128, 32_768, 8, 0
-"""The default sweep's settings for the embedded model."""
 VALIDATION_TOKENS = 16_384
 OBJECTIVES = {
     "next_token": {},
@@ -72,37 +59,25 @@ class Phase:
         return cls(training, float(share or 1), int(windows))
 
 
-class Bench:
-    """The dense model, its texts, and models pruned so far."""
+class Bench(PlainLoop):
+    """The plain loop with a method and a validation text, and models pruned so far."""
 
     def __init__(self, method: str) -> None:
         """Load the model and tokenise its texts."""
-        self.method, self.ranks = method, Ranks.current()
-        source = resolve_model(EMBEDDED)
-        self.dense, tokenizer = load_model(source, torch.float32), load_tokenizer(source)
-        text = resolve_text(EMBEDDED, "calibration")
-        self.samples = calibration_windows(text, tokenizer, SAMPLES, SEQ_LEN, None, SEED)
-        self.train, self.validation, self.test = (
-            token_stream(resolve_text(EMBEDDED, role), tokenizer)
-            for role in ("finetune", "validation", "evaluation")
-        )
+        super().__init__(FinetuneConfig())
+        self.method = method
+        text, tokenizer = resolve_text(EMBEDDED, "validation"), load_tokenizer(EMBEDDED_DIR)
+        self.validation = token_stream(text, tokenizer)[:VALIDATION_TOKENS]
         self.oneshot = functools.cache(self.prune_dense)
 
     def prune_dense(self, sparsity: float) -> tuple[PreTrainedModel, Masks]:
         """Return the dense model pruned at once, and its masks."""
         model = copy.deepcopy(self.dense)
-        return model, self.prune_(model, sparsity, {})
-
-    def prune_(self, model: PreTrainedModel, sparsity: float, masks: Masks) -> Masks:
-        """Prune a model in place; return its masks."""
-        calibration = Calibration(self.samples, MICRO_BATCH, torch.float32)
-        pruner = make_pruner(self.method, PruneConfig())
-        target = Target(sparsity)
-        return prune_(model, pruner, target, self.ranks, calibration, masks or None).masks
+        return model, self.prune(model, self.method, sparsity, {})
 
     def train_(self, model: PreTrainedModel, masks: Masks, index: int, recipe: list[Phase]) -> None:
         """Train a model for one round, each phase on windows of its own."""
-        windows = training_windows(self.train, TOKENS // SEQ_LEN, SEQ_LEN, SEED, index)
+        windows = self.windows(index)
         loop, begin = Loop(self.ranks, micro_batch=MICRO_BATCH), 0
         for phase in recipe:
             end = begin + round(phase.share * len(windows))
@@ -110,12 +85,7 @@ class Bench:
             finetune_(model, masks, batches, phase.training, loop, self.dense)
             begin = end
 
-    def perplexity(self, model: PreTrainedModel, stream: Tensor) -> float:
-        """Return the perplexity of a model on a text."""
-        windows = evaluation_windows(len(stream), SEQ_LEN)
-        return evaluate(model, stream, windows, self.ranks, micro_batch=MICRO_BATCH).perplexity
-
-    def run(
+    def compare(
         self, regime: str, sparsities: list[float], recipe: list[Phase], stream: Tensor
     ) -> list[float]:
         """Return the perplexity at each sparsity."""
@@ -124,8 +94,8 @@ class Bench:
             if regime == "finetune" or index == 1:
                 model, masks = copy.deepcopy(self.oneshot(sparsity))
             else:
-                masks = self.prune_(model, sparsity, masks)
-            self.train_(model, masks, 1 if regime == "finetune" else index, recipe)
+                masks = self.prune(model, self.method, sparsity, masks)
+            self.follow_(model, masks, 1 if regime == "finetune" else index, recipe)
             found.append(self.perplexity(model, stream))
         return found
 
@@ -141,7 +111,7 @@ def main() -> None:
     flags = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     bench = Bench(flags.method)
-    stream = bench.test if flags.test else bench.validation[:VALIDATION_TOKENS]
+    stream = bench.test if flags.test else bench.validation
     before = [bench.perplexity(bench.oneshot(s)[0], stream) for s in flags.sparsities]
     print(f"| {flags.method} {flags.regime} | {' | '.join(map(str, flags.sparsities))} | seconds |")
     print(f"|---{'|---:' * (len(before) + 1)}|")
@@ -149,7 +119,7 @@ def main() -> None:
     for text in flags.recipes:
         start = time.perf_counter()
         recipe = [Phase.parse(part) for part in text.split(",")]
-        found = bench.run(flags.regime, flags.sparsities, recipe, stream)
+        found = bench.compare(flags.regime, flags.sparsities, recipe, stream)
         seconds = time.perf_counter() - start
         print(f"| {text} | {' | '.join(f'{p:.2f}' for p in found)} | {seconds:.0f} |", flush=True)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from plain_loop import MICRO_BATCH, SAMPLES, SEQ_LEN, TOKENS
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,8 +36,8 @@ from core.texts.windows import evaluation_windows
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 
-SEQ_LEN, MICRO_BATCH, TRAINED, EVALUATED, SAMPLES = 256, 8, 32_768, 58_880, 128
-"""The default sweep's sizes for the embedded model: tokens, and calibration windows."""
+EVALUATED = 58_880
+"""Tokens of the embedded test text."""
 STATISTICS = {"magnitude": 0, "wanda": 0, "sparsegpt": 1, "alps": 1}
 """Products of inputs with themselves that a method needs for each input."""
 
@@ -139,7 +140,7 @@ class Bench:
         """Compare a round of training."""
         dtype = DTYPES[training_dtype("auto", self.ranks.device)]
         loop = Loop(self.ranks, micro_batch=MICRO_BATCH, compute_dtype=dtype)
-        batches = self.tokens[:TRAINED].view(-1, SEQ_LEN).split(MICRO_BATCH)
+        batches = self.tokens[:TOKENS].view(-1, SEQ_LEN).split(MICRO_BATCH)
         plain, config = Products(self.dense, dtype, learns=True), FinetuneConfig()
         self.compare(
             f"finetune, {dtype}".replace("torch.", ""),

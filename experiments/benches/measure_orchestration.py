@@ -63,16 +63,16 @@ class Timings:
                 subprocess.Popen(
                     [sys.executable, *command],
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
+                    stderr=subprocess.PIPE,
                     text=True,
                     env=os.environ | threads,
                 )
                 for command in commands
             ]
-            said = [process.communicate()[0] for process in running]
+            said = [process.communicate() for process in running]
             seconds = time.perf_counter() - start
-            assert all(process.returncode in codes for process in running), "".join(said)
-            last = [text.strip().splitlines()[-1] for text in said]
+            assert all(process.returncode in codes for process in running), str(said)
+            last = [line for out, _ in said for line in out.strip().splitlines()[-1:]]
             note.write_text(json.dumps({"began": began, "seconds": seconds, "last": last}))
         return json.loads(note.read_text())
 

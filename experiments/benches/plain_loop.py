@@ -85,11 +85,14 @@ class PlainLoop:
                 model, pruner, Target(sparsity), self.ranks, calibration, masks or None
             ).masks
 
+    def windows(self, index: int) -> Tensor:
+        """Return the training windows of a round."""
+        return training_windows(self.train, TOKENS // SEQ_LEN, SEQ_LEN, SEED, index)
+
     def train_(self, model: PreTrainedModel, masks: Masks, index: int) -> None:
         """Train a model in place under its masks, for one round."""
         with self.timed("finetune"):
-            size = (TOKENS // SEQ_LEN, SEQ_LEN)
-            windows: Tensor = training_windows(self.train, *size, SEED, index)
+            windows = self.windows(index)
             dtype = DTYPES[training_dtype("auto", self.ranks.device)]
             loop = Loop(self.ranks, micro_batch=MICRO_BATCH, compute_dtype=dtype)
             batches = windows.split(BATCH_TOKENS // SEQ_LEN)
@@ -99,9 +102,13 @@ class PlainLoop:
     def evaluate(self, model: PreTrainedModel, cell: str) -> None:
         """Print the perplexity of a model."""
         with self.timed("evaluate"):
-            windows = evaluation_windows(len(self.test), SEQ_LEN)
-            found = evaluate(model, self.test, windows, self.ranks, micro_batch=MICRO_BATCH)
-        print(f"{cell:<28} {found.perplexity:8.2f}", flush=True)
+            found = self.perplexity(model, self.test)
+        print(f"{cell:<28} {found:8.2f}", flush=True)
+
+    def perplexity(self, model: PreTrainedModel, stream: Tensor) -> float:
+        """Return the perplexity of a model on a text."""
+        windows = evaluation_windows(len(stream), SEQ_LEN)
+        return evaluate(model, stream, windows, self.ranks, micro_batch=MICRO_BATCH).perplexity
 
     def run_dense(self, rounds: int) -> None:
         """Run the dense model and its trained control."""
