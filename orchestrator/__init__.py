@@ -9,7 +9,7 @@ The flow of a sweep, with the package of each step:
     -> stages                        trial/, on each rank of a worker group
     -> weights and rows on disk      store/, whole or not at all
     -> Parquet, points, curves       results/
-    -> page                          page/, the only package that imports Plotly
+    -> page                          page/
     -> tables, figures, models       publish/
 
 The commands join the packages: `cli.py` and `sweep.py` run a sweep, `browse.py` shows one. A sweep

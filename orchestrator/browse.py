@@ -47,8 +47,8 @@ class BrowseConfig:
     export_dir: str | None = None
     """Directory for --export, if not OUT_DIR/export."""
     figures: tuple[FigureFormat, ...] | None = None
-    """Formats of the figures of --export, by default all three. They need `pip install -e
-    '.[export]'` and Chromium or Chrome."""
+    """Formats of the figures of --export, by default all three. PDF and PNG need Chromium or
+    Chrome."""
     get: tuple[str, str] | None = None
     """CELL_ID and DEST: write the pruned model of a cell into the new directory DEST, in the
     format of Hugging Face. The first letters of the id are enough."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.page.figure import figure
+from orchestrator.results.board import boards_of
 from orchestrator.results.curves import curves_from_rows
 from orchestrator.results.schema import key_of
 
@@ -78,14 +78,14 @@ def test_a_failed_cell_is_a_point_without_a_perplexity():
     rows = [make_row(sparsity=0.3), make_row(sparsity=0.5, status="failed", error="no memory")]
     lost = only_curve(rows).points[1]
     assert (lost.perplexity, lost.num_seeds, lost.status) == (None, 0, "failed")
-    assert "no memory" in lost.story
+    assert lost.rows == (key_of(rows[1]),)
 
 
 def test_a_failed_seed_shows_beside_the_mean_of_the_others():
     rows = [make_row(seed=0, perplexity=40.0), make_row(seed=1, status="failed", error="boom")]
     (point,) = only_curve(rows).points
     assert (point.perplexity, point.num_seeds, point.status) == (40.0, 1, "failed")
-    assert "seed 1: failed" in point.story and len(point.rows) == 2
+    assert point.missing == (1,) and len(point.rows) == 2
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -93,7 +93,7 @@ def test_a_perplexity_that_is_not_finite_is_named_and_left_out_of_the_mean(value
     rows = [make_row(seed=0, perplexity=40.0), make_row(seed=1, perplexity=value)]
     (point,) = only_curve(rows).points
     assert (point.perplexity, point.num_seeds, point.status) == (40.0, 1, "non-finite")
-    assert f"seed 1: perplexity {value}" in point.story
+    assert point.missing == (1,) and point.values == ((0, 40.0),)
     (alone,) = only_curve(rows[1:]).points
     assert (alone.perplexity, alone.status) == (None, "non-finite")
 
@@ -188,29 +188,8 @@ def test_the_order_of_rows_does_not_matter():
 def test_rows_are_not_changed():
     rows = [make_row(), iterative(0.3), control(1, 25.0)]
     before = [dict(row) for row in rows]
-    figure(curves_from_rows(rows))
+    boards_of(curves_from_rows(rows))
     assert rows == before
-
-
-def test_story_tells_what_the_point_is_made_of():
-    rows = [
-        iterative(
-            0.3, 0.5, seed=seed, perplexity=40.0 + seed, perplexity_before_finetune=70.0 + seed
-        )
-        for seed in (0, 1)
-    ]
-    (point,) = only_curve(rows).points
-    assert point.story == (
-        "wanda · iterative · sparsity 0.5",
-        "perplexity 40.5±0.7 (2 seeds)",
-        "dense 27.66, change +12.84 (+46.4%)",
-        "before fine-tuning 70.50",
-        "measured sparsity 0.5 (worst matrix 0.5)",
-        "trained on 2,097,152 tokens, round 2 of 2",
-        "calibration c4, 262,144 tokens",
-        "prune 12.5 s, evaluate 3.25 s",
-        "seed 0, 1",
-    )
 
 
 def test_curves_redraw_without_ray():

@@ -134,7 +134,7 @@ def test_a_sweep_that_is_done_tokenises_nothing(config, encoded, capsys):
     assert not encoded
 
 
-HEAVY = ("datasets", "lm_eval", "plotly.graph_objs", "sklearn", "torchvision")
+HEAVY = ("datasets", "lm_eval", "sklearn", "torchvision")
 """Libraries that take a second each, and that a plan needs none of."""
 
 

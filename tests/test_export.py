@@ -3,14 +3,16 @@
 import csv
 import io
 import math
+import re
 import runpy
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 
 from orchestrator.publish import export as export_module
-from orchestrator.publish.export import export, missing_for_figures, names_of, require_figures
+from orchestrator.publish.export import export, names_of, require_figures
 from orchestrator.publish.tables import tables_from_rows
 from orchestrator.publish.typesetting import cells_csv, latex, markdown, rows_csv
 from orchestrator.results.curves import Evaluation
@@ -107,35 +109,50 @@ def test_a_table_for_each_model_and_evaluation():
     assert len(tables_from_rows(sweep_rows())) == 2
 
 
-def test_tables_are_written_where_no_figure_can_be_drawn(tmp_path, monkeypatch, caplog):
+def test_tables_and_svg_are_written_where_no_browser_is(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(export_module, "browser", lambda: None)
-    written = export(small(), tmp_path / "export", ("svg",))
+    written = export(small(), tmp_path / "export", ("svg", "pdf"))
     assert {path.name for path in written} == {
         *("rows.csv", "perplexity.csv", "tables.md", "tables.tex"),
+        *("facebook-opt-125m-wikitext2.svg", "facebook-opt-125m-wikitext2-full.svg"),
     }
-    assert "no figures: " in caplog.text
-    with pytest.raises(ValueError, match="--figures svg: .*(pip install|Chromium)"):
-        require_figures(("svg",))
+    assert "no PDF: no Chromium" in caplog.text
+    require_figures(("svg",))
+    with pytest.raises(ValueError, match="--figures pdf: .*Chromium"):
+        require_figures(("pdf",))
+
+
+def test_only_the_formats_asked_for_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "browser", lambda: None)
+    assert len(export(small(), tmp_path, ("pdf",))) == 4
+
+
+def test_a_full_picture_is_written_only_where_a_value_lies_above_the_focus(tmp_path):
+    near = [row for row in small() if row["sparsity"] != 0.7]
+    assert not [path for path in export(near, tmp_path, ("svg",)) if "-full" in path.name]
 
 
 def test_figures_are_drawn_in_each_format(tmp_path):
-    if why := missing_for_figures():
-        pytest.skip(why)
-    written = export(small(), tmp_path, ("svg", "pdf", "png"))
+    if export_module.browser() is None:
+        pytest.skip(export_module.NO_BROWSER)
+    near = [row for row in small() if row["sparsity"] != 0.7]
+    written = export(near, tmp_path, ("svg", "pdf", "png"))
     files = {path.suffix: path.read_bytes() for path in written if "facebook" in path.name}
-    assert files[".pdf"].startswith(b"%PDF") and files[".png"].startswith(b"\x89PNG")
+    assert files[".pdf"].startswith(b"%PDF") and files[".pdf"].count(b"/Type /Page\n") <= 1
+    assert files[".png"].startswith(b"\x89PNG")
     svg = files[".svg"].decode()
+    width, height = (int(n) for n in re.findall(r' (?:width|height)="(\d+)"', svg)[:2])
+    wide, high = struct.unpack(">II", files[".png"][16:24])
+    assert (wide, high) == (3 * width, 3 * height)
     assert "sparsegpt" in svg and "perplexity" in svg and "<image" not in svg
 
 
 def test_a_browser_that_fails_costs_one_line_and_no_table(tmp_path, monkeypatch, caplog):
-    if why := missing_for_figures():
-        pytest.skip(why)
     monkeypatch.setenv("BROWSER_PATH", shutil.which("false"))
-    written = export(small(), tmp_path, ("svg",))
-    assert len(written) == 4 and all(path.exists() for path in written)
+    written = export(small(), tmp_path, ("svg", "png"))
+    assert len(written) == 6 and all(path.exists() for path in written)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno > 20]
-    assert line.startswith("no figures: ") and "could not draw them (" in line and "\n" not in line
+    assert line.startswith("no PNG: ") and "could not draw them (" in line and "\n" not in line
 
 
 def test_figure_names_are_plain_and_different():

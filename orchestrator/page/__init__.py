@@ -1,10 +1,11 @@
-"""The HTML page, static and live; the only package that imports Plotly, and it needs no Ray.
+"""The HTML page, static and live, and static pictures; it needs no Ray.
 
 contents.py      all that the page shows, as JSON values
 drawn.py         boards -> lines with their values in every dimension, and pairs compared
 packing.py       rows as columns
 answers.py       the answer and the heat table of each board as HTML
-picture.py       a board as a static picture in SVG
+picture.py       a board as a static picture in SVG, for the page and for an export
+scale.py         axes of that picture
 document.py      these and the assets -> one HTML file
 notes.py         the notes beside a sweep
 palette.py       colours, dashes and markers of methods and regimes
@@ -13,7 +14,5 @@ progress.py      how a sweep is doing: its cells, and whether it is alive
 news.py          differences between two contents, for a live page
 side_by_side.py  settings in which several sweeps differ
 server.py        the live page's server
-figure.py        curves -> the figure that an export writes
-traces.py        one curve -> its traces, for the same
 assets/          page.html, page.css and the scripts; views.js lists the views of the figure
 """

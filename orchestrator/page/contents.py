@@ -15,7 +15,7 @@ from orchestrator.page.packing import packed_rows
 from orchestrator.results.board import boards_of
 from orchestrator.results.curves import curves_from_rows
 from orchestrator.results.names import target_of
-from orchestrator.results.published import Published, known_values
+from orchestrator.results.published import Published, known_values, published_beside
 from orchestrator.results.schema import CALIBRATION_COLUMNS, Row, key_of, regime_order, sort_key
 
 SETTINGS = {
@@ -153,10 +153,7 @@ def published_on(shown: Sequence[Shown], given: Sequence[Published] | None) -> l
     known = known_values(None) if given is None else list(given)
     found = []
     for one in shown:
-        board = one.board
-        methods = {line.method for line in board.lines if not line.is_control}
-        targets = {target.label for target in board.targets}
-        dense = board.dense_perplexity
+        dense = one.board.dense_perplexity
         found += [
             {
                 "board": one.id,
@@ -166,10 +163,7 @@ def published_on(shown: Sequence[Shown], given: Sequence[Published] | None) -> l
                 "ratio": rounded(value.perplexity / dense) if dense else None,
                 "told": value.story(),
             }
-            for value in known
-            if value.method in methods
-            and value.target.label in targets
-            and value.compares(board.model, board.evaluation)
+            for value in published_beside(one.board, known)
         ]
     return found
 

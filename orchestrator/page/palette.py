@@ -19,8 +19,6 @@ DASHES = {"oneshot": "dot", "finetune": "dash", "iterative": "solid", "joint": "
 SYMBOLS = {"oneshot": "circle", "finetune": "square", "iterative": "diamond", "joint": "cross"}
 MORE_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MORE_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-TROUBLE_SYMBOLS = {"failed": "x-thin", "non-finite": "triangle-up"}
-TROUBLE_SYMBOLS |= {"stopped": "square", "not_run": "line-ew"}
 
 
 def color_of(method: str) -> str:

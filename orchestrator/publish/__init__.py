@@ -2,7 +2,7 @@
 
 tables.py             boards with captions, as pure data
 typesetting.py        tables -> Markdown, LaTeX, CSV
-export.py             tables and figures of a sweep as files; the page draws the figures
+export.py             tables and figures of a sweep as files; page/picture.py draws the figures
 comparison.py         our rows beside a paper's table, each with a bound
 verdict.py            what a preset prints after its sweep, and its exit code
 model_directory.py    a cell's weights as a Hugging Face directory

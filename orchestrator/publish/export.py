@@ -1,51 +1,43 @@
 """Figures and tables of a sweep as files for a paper.
 
-Place in the flow: rows -> curves -> **figures (SVG, PDF, PNG) and tables (CSV, Markdown, LaTeX)**.
-The figures are those of the page. Kaleido renders them in a Chromium of this machine, without a
-network.
+Place in the flow: rows -> boards -> **figures (SVG, PDF, PNG) and tables (CSV, Markdown, LaTeX)**.
+The figures are the static pictures of the page. A Chromium of this machine makes PDF and PNG of
+them, without a network.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import logging
 import os
 import re
 import shutil
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from core.checks import BadInputError
-from orchestrator.page.figure import figure
+from orchestrator.page.picture import lone_picture
+from orchestrator.page.scale import CAP, ratios_of
 from orchestrator.publish.tables import tables_from_rows
 from orchestrator.publish.typesetting import cells_csv, latex, markdown, rows_csv
-from orchestrator.results.curves import Curve, Evaluation, curves_from_rows
-from orchestrator.results.published import Published
+from orchestrator.results.board import Board
+from orchestrator.results.curves import Evaluation
+from orchestrator.results.published import Published, published_beside
 from orchestrator.results.schema import Row
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_FIGURES = ("svg", "pdf", "png")
+DRAWN_HERE = "svg"
+"""The format that needs no browser."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-WIDTH, HEIGHT, PNG_SCALE = 720, 440, 3
-"""Points, and pixels a point."""
-PAPER = {
-    "paper_bgcolor": "white",
-    "plot_bgcolor": "white",
-    "font": {"color": "black", "size": 13, "family": "Helvetica, Arial, sans-serif"},
-    "margin": {"l": 70, "r": 10, "t": 10, "b": 55},
-    "legend": {"font": {"size": 11}, "grouptitlefont": {"size": 12}, "tracegroupgap": 2},
-    "width": WIDTH,
-}
-LEGEND_LINE, MARGINS = 20, 100
-STRIP = {
-    "text": "no perplexity: × failed, ▲ not finite, ■ stopped, – not run",
-    **{"xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left", "yanchor": "top"},
-    **{"showarrow": False, "font": {"size": 10}},
-}
+FLAGS = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-sync", "disable-quic")
+FLAGS += ("disable-background-networking", "disable-component-update", "disable-dev-shm-usage")
+PNG_SCALE = 3
+"""Pixels of a PNG for each unit of the picture."""
+SECONDS = 120
+"""Longest time that a browser may take for one figure."""
 
 
 def export(
@@ -59,7 +51,7 @@ def export(
     Args:
         rows: the rows of the store or of `results.parquet`.
         directory: where to write; it is made if it does not exist.
-        figures: formats. If Kaleido or a browser is absent, a warning says so and none are drawn.
+        figures: formats. If no browser is found, a warning says so and only SVG is drawn.
         published: values of papers to draw beside ours.
 
     Returns:
@@ -71,30 +63,39 @@ def export(
     texts = {"rows.csv": rows_csv(rows), "perplexity.csv": cells_csv(tables)}
     texts["tables.md"] = "\n".join(map(markdown, tables))
     texts["tables.tex"] = "\n".join(map(latex, tables))
-    for name, text in texts.items():
+    texts |= pictures_of([table.board for table in tables], published)
+    wanted = {name: text for name, text in texts.items() if not name.endswith(f".{DRAWN_HERE}")}
+    wanted |= texts if DRAWN_HERE in figures else {}
+    for name, text in wanted.items():
         (directory / name).write_text(text, encoding="utf-8")
-    written = [directory / name for name in texts]
-    why = missing_for_figures()
-    if why is not None:
-        logger.warning("no figures: %s", why)
-        return written
-    return written + write_figures(rows, directory, figures, published)
+    pictures = {name: text for name, text in texts.items() if name.endswith(f".{DRAWN_HERE}")}
+    formats = [figure for figure in figures if figure != DRAWN_HERE]
+    return [directory / name for name in wanted] + converted(pictures, directory, formats)
 
 
-def missing_for_figures() -> str | None:
-    """Return what this machine lacks to draw figures, with the remedy; None if nothing."""
-    if importlib.util.find_spec("kaleido") is None:
-        return "Kaleido is not installed; pip install -e '.[export]'"
-    if browser() is None:
-        return "no Chromium or Chrome; install one (Debian: chromium) or set BROWSER_PATH"
-    return None
+def pictures_of(boards: Sequence[Board], published: Sequence[Published]) -> dict[str, str]:
+    """Return SVG by file name: the focused picture of each board, and all values if some leave it.
+
+    A board whose dense model has no perplexity has no picture.
+    """
+    names = names_of([(board.model, board.evaluation) for board in boards])
+    found = {}
+    for board in boards:
+        name = names[board.model, board.evaluation]
+        values = published_beside(board, published)
+        found[f"{name}.{DRAWN_HERE}"] = lone_picture(board, values, full=False)
+        if max(ratios_of(board), default=0.0) > CAP:
+            found[f"{name}-full.{DRAWN_HERE}"] = lone_picture(board, values, full=True)
+    return {name: text for name, text in found.items() if text}
 
 
 def require_figures(figures: Sequence[str]) -> None:
     """Refuse figures that the user asked for and this machine cannot draw."""
-    why = missing_for_figures()
-    if why is not None:
-        raise BadInputError(f"--figures {' '.join(figures)}: {why}")
+    if browser() is None and {*figures} - {DRAWN_HERE}:
+        raise BadInputError(f"--figures {' '.join(figures)}: {NO_BROWSER}")
+
+
+NO_BROWSER = "no Chromium or Chrome; install one (Debian: chromium) or set BROWSER_PATH"
 
 
 def browser() -> str | None:
@@ -103,68 +104,49 @@ def browser() -> str | None:
     return named or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def write_figures(
-    rows: Iterable[Row], directory: Path, formats: Sequence[str], published: Sequence[Published]
-) -> list[Path]:
-    """Write one figure for each model and evaluation, in each format; return the files."""
-    import kaleido
-
-    facets: dict[tuple[str, Evaluation], list[Curve]] = defaultdict(list)
-    for curve in curves_from_rows(rows):
-        facets[curve.facet].append(curve)
-    names = names_of(facets)
-    jobs: list[dict[str, Any]] = []
-    for facet, curves in facets.items():
-        drawn = on_paper(figure(curves, published))
-        for kind in formats:
-            options = {"format": kind, "scale": PNG_SCALE if kind == "png" else 1}
-            path = directory / f"{names[facet]}.{kind}"
-            jobs.append({"fig": drawn, "path": path, "opts": options})
-    # Kaleido would fetch MathJax from the network; plotly.js comes from the package.
-    options = {"mathjax": False, "path": browser()}
-    try:
-        with quiet_logs("kaleido", "choreographer"):
-            kaleido.write_fig_from_object_sync(jobs, kopts=options)
-    except Exception as error:  # Whatever befalls a browser; the tables are written all the same.
-        told = error.args[0] if error.args else error
-        while isinstance(told, tuple) and told:
-            told = told[0]
-        reason = (str(told).strip() or type(error).__name__).splitlines()[0]
-        logger.warning("no figures: %s could not draw them (%s)", browser(), reason)
+def converted(pictures: dict[str, str], directory: Path, formats: Sequence[str]) -> list[Path]:
+    """Write pictures in formats that a browser makes; a warning says if it cannot."""
+    program, written = browser(), []
+    if not formats or not pictures:
         return []
-    return [job["path"] for job in jobs]
+    told = " and ".join(each.upper() for each in formats)
+    if program is None:
+        logger.warning("no %s: %s", told, NO_BROWSER)
+        return []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, svg in pictures.items():
+            for kind in formats:
+                path = (directory / name).with_name(f"{name.removesuffix(f'.{DRAWN_HERE}')}.{kind}")
+                reason = convert(program, svg, path, Path(scratch))
+                if reason is not None:
+                    logger.warning("no %s: %s could not draw them (%s)", told, program, reason)
+                    return written
+                written.append(path)
+    return written
 
 
-@contextlib.contextmanager
-def quiet_logs(*names: str) -> Iterator[None]:
-    """Silence libraries that would report a failure beside the line that we print."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.CRITICAL + 1)
+def convert(program: str, svg: str, path: Path, scratch: Path) -> str | None:
+    """Let a browser write one picture as PDF or PNG, by the path's suffix; return why not."""
+    width, height = re.findall(r' (?:width|height)="(\d+)"', svg)[:2]
+    page, drawn = scratch / "figure.html", scratch / f"figure{path.suffix}"
+    style = f"@page{{size:{width}px {height}px;margin:0}}body{{margin:0}}svg{{display:block}}"
+    page.write_text(f"<!DOCTYPE html><meta charset=utf-8><style>{style}</style>{svg}", "utf-8")
+    drawn.unlink(missing_ok=True)
+    flags = [f"--{flag}" for flag in (*FLAGS, f"user-data-dir={scratch / 'profile'}")]
+    if path.suffix == ".pdf":
+        flags += [f"--print-to-pdf={drawn}", "--no-pdf-header-footer"]
+    else:
+        flags += [f"--screenshot={drawn}", f"--window-size={width},{height}"]
+        flags += [f"--force-device-scale-factor={PNG_SCALE}", "--hide-scrollbars"]
+    command = [program, *flags, page.as_uri()]
     try:
-        yield
-    finally:
-        for each, level in zip(loggers, levels):
-            each.setLevel(level)
-
-
-def on_paper(drawn: Any) -> Any:
-    """Return the figure in black on white, high enough for its legend, each N:M named once."""
-    highest: dict[str, Any] = {}
-    for trace in drawn.data:
-        known = highest.get(trace.text[0]) if trace.text else None
-        if trace.text and (known is None or trace.y[0] > known.y[0]):
-            highest[trace.text[0]] = trace
-    for trace in drawn.data:
-        if trace.text and highest[trace.text[0]] is not trace:
-            trace.mode = "markers"
-    named = [trace for trace in drawn.data if trace.showlegend is not False]
-    lines = len(named) + len({trace.legendgroup for trace in named})
-    height = max(HEIGHT, LEGEND_LINE * lines + MARGINS)
-    if any(trace.meta["kind"] == "trouble" for trace in drawn.data):
-        drawn.add_annotation(STRIP)
-    return drawn.update_layout({**PAPER, "height": height})
+        done = subprocess.run(command, capture_output=True, timeout=SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error).splitlines()[0]
+    if not drawn.exists():
+        return f"exit code {done.returncode}"
+    path.write_bytes(drawn.read_bytes())
+    return None
 
 
 def names_of(facets: Iterable[tuple[str, Evaluation]]) -> dict[tuple[str, Evaluation], str]:

@@ -12,7 +12,6 @@ from core.targets import Target
 from orchestrator.results.names import target_of
 from orchestrator.results.numbers import mean_and_std
 from orchestrator.results.schema import Row, key_of, sort_key
-from orchestrator.results.story import story
 
 TROUBLES = ("failed", "non-finite", "stopped", "not_run")
 """Reasons why a cell or its perplexity is no use, the worst first."""
@@ -34,8 +33,6 @@ class Point:
     """`done`, or the worst of `TROUBLES` that a seed has met."""
     rows: tuple[str, ...]
     """Keys of all rows of the target, those without a perplexity too."""
-    story: tuple[str, ...] = ()
-    """The rows in words, a line each; plain text, not markup."""
     values: tuple[tuple[int | None, float], ...] = ()
     """Finite perplexities, each after its seed; the seed is None where no seed plays a part."""
     missing: tuple[int, ...] = ()
@@ -127,7 +124,6 @@ def _point(rows: list[Row], sparsity: float, seeds: Collection[int] = ()) -> Poi
         len(finite),
         status=next((status for status in TROUBLES if status in seen), "done"),
         rows=tuple(key_of(row) for row in rows),
-        story=story(rows),
         values=tuple(finite.items()),
         tokens=mean_and_std([row.get("num_finetune_tokens") or 0 for row in rows])[0] or 0.0,
         missing=tuple(sorted(({*seeds, *drawn} if drawn else set()) - finite.keys())),

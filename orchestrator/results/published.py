@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from core.checks import BadInputError
 from core.paths import local_path
 from core.targets import Target
+from orchestrator.results.board import Board
 from orchestrator.results.names import in_words
 
 if TYPE_CHECKING:
@@ -153,6 +154,18 @@ def first_of_each(values: Iterable[Published]) -> list[Published]:
     for value in values:
         found.setdefault((*value.setting, value.eval_text, value.reading), value)
     return list(found.values())
+
+
+def published_beside(board: Board, values: Iterable[Published]) -> list[Published]:
+    """Return the values of papers on a board's model, text, targets, and methods that were run."""
+    methods = {line.method for line in board.lines if not line.is_control}
+    return [
+        value
+        for value in values
+        if value.method in methods
+        and value.target in board.targets
+        and value.compares(board.model, board.evaluation)
+    ]
 
 
 def published_model(source: ModelSource, facts: ModelFacts) -> str | None:
