@@ -114,7 +114,8 @@ class GridConfig:
         if target.structure is not None:
             return structured_path(target.structure)
         if self.schedule == "grid":
-            return unstructured_path(target.sparsity, [round(s, 6) for s in self.sparsities])
+            steps = {round(s, 6) for s in self.sparsities} | {target.sparsity}
+            return unstructured_path(target.sparsity, [*steps])
         return scheduled_path(target.sparsity, self.num_rounds or DEFAULT_ROUNDS, self.schedule)
 
     def most_rounds(self) -> int:

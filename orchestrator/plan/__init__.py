@@ -6,7 +6,7 @@ kinds.py             the stage kinds, one class each, and their table
 training_kinds.py    those that train
 stages.py            a stage: its work, its parent, its name
 cell.py              a cell: its point of the grid, its settings, its stages
-planner.py           grid -> cells and stages
+planner.py           blocks of settings -> cells and stages
 plan.py              the plan: all cells and the trees of stages
 missing.py           cells that lack a row or a stage
 branches.py          branches of stages, cut into enough parts to keep all slots busy

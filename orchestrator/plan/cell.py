@@ -51,6 +51,8 @@ class Cell:
     num_rounds: int = 0
     path: tuple[float, ...] = ()
     """Sparsities that the branch passed through."""
+    block: int = 0
+    """Number of the first block of settings that asks for the cell."""
     id: str = field(init=False)
 
     def __post_init__(self) -> None:

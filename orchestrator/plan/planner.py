@@ -1,6 +1,9 @@
-"""The planner: a grid becomes cells and stages, before anything runs.
+"""The planner: blocks of settings become cells and stages, before anything runs.
 
-Stages form one tree for each model, rooted at the dense model. Nothing here reads a file.
+A block is one product: a grid under one set of settings. `build_plan` puts any number of blocks
+into one plan. Stages and cells are shared by identity, so a setting that a cell does not read makes
+no further cell. Stages form one tree for each model, rooted at the dense model. Nothing here reads
+a file.
 """
 
 from __future__ import annotations
@@ -22,8 +25,21 @@ from orchestrator.plan.plan import Plan
 
 
 @dataclass(frozen=True)
+class Extra:
+    """A sparsity of one model, method and regime beside those of the grid.
+
+    An iterative branch to it goes through the sparsities of the grid below it, then to it.
+    """
+
+    model: str
+    method: str
+    regime: str
+    sparsity: float
+
+
+@dataclass(frozen=True)
 class Planner:
-    """Builds the plan of one grid."""
+    """Plans one block: a grid under one set of settings."""
 
     grid: GridConfig
     prune: PruneConfig
@@ -32,43 +48,53 @@ class Planner:
     """Zero-shot tasks on the last weights of every cell."""
     task_limit: int | None = None
     joint: JointConfig = JointConfig()
+    extras: tuple[Extra, ...] = ()
+    """Cells beside the grid; each has all seeds."""
 
     def build(
         self, models: Iterable[ModelInputs], circumstances: Mapping[str, Any] | None = None
     ) -> Plan:
-        """Return the plan of all models, methods, regimes, targets and seeds.
+        """Return the plan of this block alone; see `build_plan`."""
+        return build_plan([(self, models)], circumstances)
 
-        Args:
-            models: resolved models and texts.
-            circumstances: facts of the run, for kinds whose numbers depend on them.
-        """
-        plan = Plan({model.name: model for model in models}, circumstances or {})
-        for model in plan.models.values():
-            ModelPlanner(self, plan, model).add_all()
-        for cell in plan.cells.values():
-            for task in self.tasks:
-                work = Tasks(task, self.task_limit, plan.models[cell.model].dtype)
-                plan.add_stage(work, cell.model, cell.method, cell.stages[-1])
-        require_walked(plan)
-        return plan
+
+def build_plan(
+    blocks: Iterable[tuple[Planner, Iterable[ModelInputs]]],
+    circumstances: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Return the plan of all models, methods, regimes, targets and seeds of some blocks.
+
+    Args:
+        blocks: each with its resolved models and texts.
+        circumstances: facts of the run, for kinds whose numbers depend on them.
+    """
+    plan, planners = Plan({}, circumstances or {}), list[Planner]()
+    for planner, models in blocks:
+        for model in models:
+            plan.models.setdefault(model.name, model)
+            ModelPlanner(planner, plan, model, len(planners)).add_all()
+        planners.append(planner)
+    for cell in plan.cells.values():
+        planner = planners[cell.block]
+        for task in planner.tasks:
+            work = Tasks(task, planner.task_limit, plan.models[cell.model].dtype)
+            plan.add_stage(work, cell.model, cell.method, cell.stages[-1])
+    require_walked(plan)
+    return plan
 
 
 class ModelPlanner:
-    """Adds the cells and stages of one model to a plan."""
+    """Adds the cells and stages of one model in one block to a plan."""
 
-    def __init__(self, planner: Planner, plan: Plan, model: ModelInputs) -> None:
+    def __init__(self, planner: Planner, plan: Plan, model: ModelInputs, block: int) -> None:
         self.grid, self.config = planner.grid, planner
-        self.plan, self.model = plan, model
+        self.plan, self.model, self.block = plan, model, block
         self.training = planner.finetune.training()
         self.placed: dict[tuple[object, ...], str] = {}
         """Stages by what tells them apart within one model. Branches share most of them, and a
         look here is quicker than a new `Work` for `Plan.add_stage`."""
         self.evaluations: dict[str, tuple[str, ...]] = {}
-        self.paths = {
-            (regime, target): self.grid.path(regime, target)
-            for regime in self.grid.regimes
-            for target in self.grid.targets()
-        }
+        self.paths: dict[tuple[str, Target], list[Target]] = {}
         dense = Dense(model.identity, model.dtype)
         self.root = plan.add_stage(dense, model.name, DENSE, None)
 
@@ -79,14 +105,23 @@ class ModelPlanner:
         if grid.finetunes:
             for seed in grid.seeds:
                 self.add_control(seed)
+        aims = [(regime, target) for regime in grid.regimes for target in grid.targets()]
         for method in grid.methods:
             for seed in grid.seeds:
-                for regime, target in self.paths:
-                    point = Point(method, regime, target, seed)
-                    if method in JOINT_METHODS and is_pair(method, regime):
-                        self.add_joint_branch(point)
-                    elif is_pair(method, regime):
-                        self.add_branch(point)
+                for regime, target in aims:
+                    if is_pair(method, regime):
+                        self.add_pruned(Point(method, regime, target, seed))
+        for extra in (e for e in self.config.extras if e.model == self.model.name):
+            target = Target(round(extra.sparsity, 6))
+            for seed in grid.seeds:
+                self.add_pruned(Point(extra.method, extra.regime, target, seed))
+
+    def add_pruned(self, point: Point) -> None:
+        """Add one cell of a method, with all stages on the way to it."""
+        if point.method in JOINT_METHODS:
+            self.add_joint_branch(point)
+        else:
+            self.add_branch(point)
 
     def add_cell(self, point: Point, stages: list[str], **facts: Any) -> None:
         """Add a cell at the end of `stages`, with the evaluations of its last weights."""
@@ -97,6 +132,7 @@ class ModelPlanner:
             schedule=self.grid.schedule if point.regime == "iterative" else None,
             budget=self.config.finetune.budget if trains else None,
         )
+        facts |= {"block": self.block}
         cell = Cell(self.model.name, point, settings, tuple(stages), evaluations, **facts)
         self.plan.add_cell(cell)
 
@@ -110,8 +146,8 @@ class ModelPlanner:
             self.add_cell(point, stages, round=i, num_rounds=rounds)
 
     def add_branch(self, point: Point) -> None:
-        """Add one cell with all stages on the way to it."""
-        path = self.paths[point.regime, point.target]
+        """Add one cell that prunes, once or by turns, with all stages on the way to it."""
+        path = self.path_to(point)
         seed = point.seed
         assert seed is not None
         stages, before = [self.root], ()
@@ -151,6 +187,13 @@ class ModelPlanner:
         stages.append(self.plan.add_stage(work, self.model.name, point.method, stages[-1]))
         steps = tuple(step.sparsity for step in path)
         self.add_cell(point, stages, round=1, num_rounds=1, path=steps)
+
+    def path_to(self, point: Point) -> list[Target]:
+        """Return the targets that a branch to a point passes through, its last one included."""
+        aim = (point.regime, point.target)
+        if aim not in self.paths:
+            self.paths[aim] = self.grid.path(*aim)
+        return self.paths[aim]
 
     def round_tokens(self, rounds: int) -> list[int]:
         """Return the training tokens of each round."""

@@ -224,8 +224,9 @@ def _adopting(
 def _on_one_branch(curve: Curve, rows: list[Row]) -> list[Row]:
     """Leave out iterative rows that reached their sparsity along another path than the rest.
 
-    With the grid's own schedule all cells of a curve lie on one branch, so every path is a prefix
-    of the longest; a linear or cubic schedule gives each target a branch of its own.
+    With the grid's own schedule a path goes through the grid's sparsities below its target, then to
+    the target. So all cells lie on one branch, apart from the last step to a sparsity beside the
+    grid. A linear or cubic schedule gives each target a branch of its own.
     """
     own_branches = curve.structure or curve.settings.schedule in ("linear", "cubic")
     if curve.regime != "iterative" or own_branches:
@@ -233,4 +234,8 @@ def _on_one_branch(curve: Curve, rows: list[Row]) -> list[Row]:
     paths = {key_of(row): [round(s, 6) for s in row.get("path") or ()] for row in rows}
     newest = max(rows, key=lambda row: (len(paths[key_of(row)]), row.get("finished_at") or ""))
     longest = paths[key_of(newest)]
-    return [row for row in rows if paths[key_of(row)] == longest[: len(paths[key_of(row)])]]
+
+    def is_on_branch(path: list[float]) -> bool:
+        return path == [s for s in longest if s < path[-1]] + path[-1:] if path else True
+
+    return [row for row in rows if is_on_branch(paths[key_of(row)])]
