@@ -10,6 +10,7 @@ import torch
 from core.models.facts import ModelFacts
 from core.models.sources import is_stored
 from orchestrator.estimate import forecast
+from orchestrator.estimate.block_costs import MICRO_BATCH_TOKENS
 from orchestrator.estimate.devices import GPUS, cpus_per_worker, gpus_per_worker, usable_bytes
 from orchestrator.estimate.keep_policy import kept_bytes
 from orchestrator.estimate.model_cost import ModelCost
@@ -20,7 +21,7 @@ from orchestrator.plan.cell import Cell
 from orchestrator.plan.changed_settings import StoredStages, changes
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial
-from orchestrator.preparation import MICRO_BATCH_TOKENS, Sweep, Texts
+from orchestrator.preparation import Sweep, Texts
 from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
 
@@ -66,7 +67,7 @@ def damage(sweep: Sweep, stage: str) -> str:
 
 def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: int) -> list[str]:
     """Return the memory, time and disk of one model; `at_once` workers run at a time."""
-    resources, trains = sweep.config.resources, sweep.config.grid.trains
+    resources, trains = sweep.config.resources, sweep.trains
     cost = sweep.costs[model.inputs.name]
     stages = [s for s in sweep.plan.stages.values() if s.model == model.inputs.name]
     lines = [
@@ -104,7 +105,7 @@ def work_of_model(
 ) -> list[str]:
     """Return the operations, time and price of the stages to run of one model."""
     resources, cost = sweep.config.resources, sweep.costs[model.inputs.name]
-    workers, trains = resources.num_workers, sweep.config.grid.trains
+    workers, trains = resources.num_workers, sweep.trains
     timed = forecast.on_this_machine(model, cost, cpus_per_worker(resources))
     costs = {} if timed is None else {"here": timed}
     costs |= {name: forecast.on_gpu(cost, name, workers) for name in GPUS}

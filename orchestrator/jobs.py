@@ -71,7 +71,7 @@ def make_job(sweep: Sweep, name: str, stages: tuple[Stage, ...], cells: tuple[Ce
         ),
         run=Run(
             sweep_id=sweep.id,
-            config=sweep.settings,
+            configs=sweep.settings,
             sources=sweep.sources,
             attempt=sweep.attempt,
         ),
@@ -82,7 +82,7 @@ def make_job(sweep: Sweep, name: str, stages: tuple[Stage, ...], cells: tuple[Ce
 def workers_of(sweep: Sweep, model: str) -> Workers:
     """Return the worker group of a model's trials."""
     resources, micro_batch = sweep.config.resources, sweep.micro_batch_tokens
-    trains, cost = sweep.config.grid.trains, sweep.costs[model]
+    trains, cost = sweep.trains, sweep.costs[model]
     return Workers(
         device=sweep.device,
         num_workers=resources.num_workers,

@@ -10,7 +10,7 @@ import json
 import shlex
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,21 @@ from typing import Any
 from torch import Tensor
 
 from core.checks import require
+from orchestrator.blocks import axes_of, blocks_of, science_of
 from orchestrator.config import SweepConfig
+from orchestrator.estimate.block_costs import device_of, micro_batch_of, model_costs
 from orchestrator.estimate.forecast import count_text_tokens
 from orchestrator.estimate.keep_policy import stages_to_drop
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.seconds import stage_seconds
 from orchestrator.inputs.about_tokens import NumTokens, about_text_tokens
 from orchestrator.inputs.known_models import facts_record
-from orchestrator.inputs.models import ResolvedModel, require_checked, resolve_inputs
+from orchestrator.inputs.models import (
+    ResolvedModel,
+    require_checked,
+    resolve_blocks,
+    together,
+)
 from orchestrator.inputs.task_names import resolve_tasks
 from orchestrator.inputs.tokens import missing_tokens
 from orchestrator.inputs.training_tokens import TrainingTokens, training_tokens
@@ -36,13 +43,14 @@ from orchestrator.plan.identity import identity
 from orchestrator.plan.inputs import EvaluationText
 from orchestrator.plan.missing import cells_for_tasks, dropped_cells, to_run
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.planner import Planner
+from orchestrator.plan.planner import Extra, Planner, build_plan
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial, needed_stages, pack_trials
 from orchestrator.results import versions
 from orchestrator.results.keeping import KEEPS, Wishes
 from orchestrator.results.published import known_values
 from orchestrator.results.record import (
+    BLOCKS,
     FOLDER,
     Record,
     describe_cells,
@@ -51,8 +59,6 @@ from orchestrator.results.record import (
     recorded_models,
 )
 from orchestrator.store.store import Store
-
-MICRO_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Sweep:
     """A resolved sweep: what is asked for, what is there, what is missing."""
 
     config: SweepConfig
+    """The settings; where blocks have settings of their own, those of the first."""
     models: tuple[ResolvedModel, ...]
     plan: Plan
     store: Store
@@ -100,9 +107,19 @@ class Sweep:
         return identity([self.config.grid.protocol, names])[:12]
 
     @cached_property
-    def settings(self) -> str:
-        """All settings as JSON, as rows hold them."""
-        return json.dumps(self.config.to_dict(), sort_keys=True)
+    def blocks(self) -> tuple[SweepConfig, ...]:
+        """The blocks of the plan, each a whole scalar setting."""
+        return blocks_of(self.config)
+
+    @cached_property
+    def settings(self) -> tuple[str, ...]:
+        """All settings of each block as JSON, as rows hold them."""
+        return tuple(json.dumps(block.to_dict(), sort_keys=True) for block in self.blocks)
+
+    @property
+    def trains(self) -> bool:
+        """True if any regime of any block trains."""
+        return any(block.grid.trains for block in self.blocks)
 
     @property
     def device(self) -> str:
@@ -112,7 +129,7 @@ class Sweep:
     @property
     def micro_batch_tokens(self) -> int:
         """Tokens a forward pass: as asked for, or the device's default."""
-        return self.config.resources.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device]
+        return micro_batch_of(self.config)
 
     @cached_property
     def dropped(self) -> set[str]:
@@ -145,12 +162,17 @@ class Texts:
     """Tokens of evaluated texts by model, as a dry run tells them."""
 
 
-def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
+def prepare(
+    config: SweepConfig,
+    repeated: Store | None = None,
+    extras: Mapping[int, Sequence[Extra]] | None = None,
+) -> Sweep:
     """Resolve names, plan, and find out what is done; write nothing.
 
     Args:
         config: the settings.
         repeated: the store of the sweep that this one repeats; models have its names.
+        extras: cells beside the grid, by the number of the block that they belong to.
 
     Raises:
         ValueError: bad input, in one line.
@@ -159,10 +181,19 @@ def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
     store = Store(config.output.out_dir)
     require_out_dir(store, writes=not config.output.dry_run)
     tasks = resolve_tasks(config.eval)
-    models = tuple(resolve_inputs(config, recorded_models(repeated or store)))
-    science = (config.grid, config.prune, config.finetune)
-    planner = Planner(*science, tasks, config.eval.task_limit, config.joint)
-    plan = planner.build([m.inputs for m in models], {"device": device_of(config)})
+    blocks = blocks_of(config)
+    resolved = resolve_blocks(blocks, recorded_models(repeated or store))
+    models, axes = tuple(together(resolved)), axes_of(blocks)
+    planners = [
+        Planner(
+            *(block.grid, block.prune, block.finetune, tasks, block.eval.task_limit, block.joint),
+            extras=tuple((extras or {}).get(i, ())),
+            axes=axes[i],
+        )
+        for i, block in enumerate(blocks)
+    ]
+    inputs = ([model.inputs for model in found] for found in resolved)
+    plan = build_plan(zip(planners, inputs), {"device": device_of(config)})
     remedy = "tasks start from kept weights; use --keep final"
     keep = config.output.keep
     require(keep != "none" or not plan.task_stages(), "keep", keep, remedy)
@@ -171,27 +202,8 @@ def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
     if cells:
         require_checked(config, models)
     needed = needed_stages(plan, cells, set(found.manifests) - lost, found.kept)
-    costs = {m.inputs.name: model_cost(config, m) for m in models}
+    costs = model_costs(blocks, resolved)
     return Sweep(config, models, plan, store, found, tuple(cells), frozenset(needed), costs)
-
-
-def device_of(config: SweepConfig) -> str:
-    """Return the device that a sweep runs on."""
-    return "cuda" if config.resources.use_gpu else "cpu"
-
-
-def model_cost(config: SweepConfig, model: ResolvedModel) -> ModelCost:
-    """Return the counts of a model on the sweep's device."""
-    resources = config.resources
-    return ModelCost(
-        model.facts,
-        model.inputs,
-        device_of(config),
-        finetune=config.finetune,
-        joins=config.grid.joins,
-        recompute=resources.activation_checkpointing,
-        cpu_offload=resources.cpu_offload,
-    )
 
 
 def missing_cells(config: SweepConfig, plan: Plan, found: Found) -> tuple[list[Cell], set[str]]:
@@ -209,12 +221,6 @@ def missing_cells(config: SweepConfig, plan: Plan, found: Found) -> tuple[list[C
             known.add(cell.id)
             cells.append(cell)
     return cells, {cell.stages[-1] for cell in lost}
-
-
-def only_cell(sweep: Sweep, cell: Cell) -> Sweep:
-    """Return a sweep that runs one cell with all stages on the way to it."""
-    needed = needed_stages(sweep.plan, [cell], set(), set())
-    return dataclasses.replace(sweep, cells=(cell,), needed=frozenset(needed))
 
 
 def texts_of_dry_run(sweep: Sweep) -> Texts:
@@ -268,6 +274,8 @@ def write_record(sweep: Sweep) -> Record:
         KEEPS: sorted(kept_stages(sweep)),
         "versions": versions.environment(),
     }
+    if len(sweep.blocks) > 1:
+        record[BLOCKS] = [science_of(block) for block in sweep.blocks]
     data = json.dumps(record, indent=1, default=str).encode()
     with told_if_unwritable(sweep.store):
         sweep.store.files.write_bytes(data, FOLDER, f"{sweep.id}.json")

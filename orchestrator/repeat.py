@@ -21,6 +21,7 @@ from core.paths import local_path, look_up
 from orchestrator.config import ResourceConfig, SweepConfig
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
+from orchestrator.plan.trials import needed_stages
 from orchestrator.results.record import recorded_models
 from orchestrator.results.schema import EVALUATION_COLUMNS, SETTINGS_COLUMNS, Row
 from orchestrator.store.store import Store
@@ -107,7 +108,8 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     )
     require(cell is not None, "from-row", cell_id, remedy)
     assert cell is not None
-    sweep = preparation.only_cell(sweep, cell)
+    needed = needed_stages(sweep.plan, [cell], set(), set())
+    sweep = dataclasses.replace(sweep, cells=(cell,), needed=frozenset(needed))
     texts = preparation.read_texts(sweep)
     mark(sweep.store)
     preparation.write_record(sweep)

@@ -16,7 +16,7 @@ from orchestrator.results.details import details_of
 from orchestrator.results.gathering import copy_shared_rows, gather, task_columns
 from orchestrator.results.names import CellName
 from orchestrator.results.published import known_values
-from orchestrator.results.record import labels_of, read_record
+from orchestrator.results.record import axes_of, labels_of, read_record
 from orchestrator.results.rows import last_outcome
 from orchestrator.results.summary import answers, summary_table
 
@@ -34,7 +34,7 @@ def collect(sweep: Sweep) -> int:
     copy_shared_rows(store.rows, labels_of(record))
     stamp = stamp_of(store, record)
     now = Found(store.stages.manifests(), {}, store.rows.read())
-    rows = gather(now.rows, labels_of(record), task_columns(now.manifests))
+    rows = gather(now.rows, labels_of(record), task_columns(now.manifests), axes_of(record))
     if not is_made_of(store, stamp):
         write_results(store, rows, stamp)
     mine = [row for row in rows if row["in_current_grid"]]

@@ -177,14 +177,15 @@ class Bench:
     def pretend(self):
         """Replace what is slow: reading names, the cluster, models, the page, and the disk."""
         setattr_ = self.patch.setattr
-        resolve, prepare = preparation.resolve_inputs, preparation.prepare
+        resolve, prepare = preparation.resolve_blocks, preparation.prepare
         known = {}
 
-        def resolved(config, *rest):
+        def resolved(blocks, *rest):
+            (config,) = blocks
             grid = config.grid
             key = grid.protocol, grid.methods, grid.trains, config.eval
             if key not in known:
-                known[key] = resolve(config, *rest)
+                known[key] = resolve(blocks, *rest)
             return known[key]
 
         def noted(config):
@@ -194,7 +195,7 @@ class Bench:
         def seconds(found):
             return preparation.Texts({}, {}, dict.fromkeys(found.plan.stages, 1.0))
 
-        setattr_(preparation, "resolve_inputs", resolved)
+        setattr_(preparation, "resolve_blocks", resolved)
         setattr_(preparation, "known_values", lambda _: [])
         setattr_(report, "known_values", lambda _: [])
         setattr_(preparation.versions, "environment", lambda: {"code_version": "0"})

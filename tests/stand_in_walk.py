@@ -45,7 +45,7 @@ def job_of(root, sparsities=(0.5, 0.7), **grid):
         drop=frozenset(),
         workers=Workers("cpu", 1, 1, 32, 0.0),
         limits=Limits(60.0, 60.0, None),
-        run=Run("sweep", "{}", "sources"),
+        run=Run("sweep", ("{}",), "sources"),
     )
 
 

@@ -6,7 +6,7 @@ starts and before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -50,8 +50,32 @@ class ResolvedModel:
     """False if facts come from a store's record, and the weights were not compared with them."""
 
 
+@dataclass(frozen=True)
+class Resolver:
+    """Resolves the models and texts of one block after another; each file is read once."""
+
+    recorded: Sequence[Recorded] = ()
+    """The models of earlier sweeps of the store, whose names and identities stay."""
+    sources: dict[tuple[str, bool], tuple[ModelSource, ModelFacts, bool]] = field(
+        default_factory=dict
+    )
+    """For each name, with or without zeros to keep: source, facts, and True if it is recorded."""
+    texts: dict[tuple[str, str, str], Text] = field(default_factory=dict)
+    """Texts by protocol, name and role."""
+
+    def source(self, config: SweepConfig, name: str) -> tuple[ModelSource, ModelFacts, bool]:
+        """Return the source and the facts of a model, and True if its facts are recorded ones."""
+        key = (name, config.prune.keep_zeros)
+        if key not in self.sources:
+            source = resolve_model(name, needs_weights=not config.output.dry_run)
+            known = recorded_facts(source, self.recorded)
+            facts = known or checked_facts(config, source)
+            self.sources[key] = (source, facts, known is not None)
+        return self.sources[key]
+
+
 def resolve_inputs(config: SweepConfig, recorded: Sequence[Recorded] = ()) -> list[ResolvedModel]:
-    """Resolve and check all models and texts of a sweep; read no weights.
+    """Resolve and check all models and texts of one block; read no weights.
 
     Args:
         config: the settings.
@@ -60,16 +84,32 @@ def resolve_inputs(config: SweepConfig, recorded: Sequence[Recorded] = ()) -> li
     Raises:
         ValueError: one line naming flag, value and remedy.
     """
-    device = torch.device("cuda" if config.resources.use_gpu else "cpu")
+    return resolve_blocks([config], recorded)[0]
+
+
+def resolve_blocks(
+    blocks: Sequence[SweepConfig], recorded: Sequence[Recorded] = ()
+) -> list[list[ResolvedModel]]:
+    """Resolve and check the models and texts of all blocks of a sweep; see `resolve_inputs`."""
+    resolver = Resolver(recorded)
     try:
-        models = [resolve_one(config, name, device, recorded) for name in config.grid.models]
+        found = [[resolve_one(b, name, resolver) for name in b.grid.models] for b in blocks]
     except NotFetchedError as error:
-        raise NotFetchedError.together(all_missing(config) or [error]) from error
+        raise NotFetchedError.together(all_missing(blocks) or [error]) from error
     seen: dict[str, str] = {}
-    for model in models:
+    for model in (model for models in found for model in models):
         name, twin = model.source.name, seen.setdefault(model.source.identity, model.source.name)
         require(twin == name, "models", name, f"is the same model as {twin}; name each once")
-    return [known_one(model, recorded) for model in models]
+    return [[known_one(model, recorded) for model in models] for models in found]
+
+
+def together(resolved: Iterable[Iterable[ResolvedModel]]) -> list[ResolvedModel]:
+    """Return each model of all blocks once, with the inputs of its first block and all texts."""
+    found: dict[str, ResolvedModel] = {}
+    for model in (model for models in resolved for model in models):
+        first = found.setdefault(model.inputs.name, model)
+        found[model.inputs.name] = replace(first, texts=first.texts | model.texts)
+    return [*found.values()]
 
 
 def known_one(model: ResolvedModel, recorded: Sequence[Recorded]) -> ResolvedModel:
@@ -79,16 +119,18 @@ def known_one(model: ResolvedModel, recorded: Sequence[Recorded]) -> ResolvedMod
     return replace(model, source=source, inputs=inputs)
 
 
-def all_missing(config: SweepConfig) -> list[NotFetchedError]:
+def all_missing(blocks: Iterable[SweepConfig]) -> list[NotFetchedError]:
     """Return every model and text that neither the hub's cache nor the hub gives, in order."""
-    resolve_text = PROTOCOLS[config.grid.protocol].resolve
     asks: dict[tuple[str, str], Callable[[], object]] = {}
-    for name in config.grid.models:
-        needs_weights = not config.output.dry_run
-        asks["models", name] = partial(resolve_model, name, needs_weights=needs_weights)
-    for name in config.grid.models:
-        for text, role in text_names(config, is_embedded=name == EMBEDDED).roles():
-            asks[role, text] = partial(resolve_text, text, role)
+    for config in blocks:
+        for name in config.grid.models:
+            needs_weights = not config.output.dry_run
+            asks["models", name] = partial(resolve_model, name, needs_weights=needs_weights)
+    for config in blocks:
+        resolve_text = PROTOCOLS[config.grid.protocol].resolve
+        for name in config.grid.models:
+            for text, role in text_names(config, is_embedded=name == EMBEDDED).roles():
+                asks[role, text] = partial(resolve_text, text, role)
 
     def missing(ask: Callable[[], object]) -> NotFetchedError | None:
         try:
@@ -104,18 +146,15 @@ def all_missing(config: SweepConfig) -> list[NotFetchedError]:
         return [error for error in threads.map(missing, asks.values()) if error is not None]
 
 
-def resolve_one(
-    config: SweepConfig, name: str, device: torch.device, recorded: Sequence[Recorded]
-) -> ResolvedModel:
+def resolve_one(config: SweepConfig, name: str, resolver: Resolver) -> ResolvedModel:
     """Return one model with its calibration, training and evaluation texts."""
-    source = resolve_model(name, needs_weights=not config.output.dry_run)
-    known = recorded_facts(source, recorded)
-    facts = known or checked_facts(config, source)
+    device = torch.device("cuda" if config.resources.use_gpu else "cpu")
+    source, facts, is_recorded = resolver.source(config, name)
     require_dtype(name, config.grid.dtype, facts.dtype)
     require_widths(config, facts)
     require_matrices(config.prune, [linear.name for linear in facts.linears])
     is_embedded = name == EMBEDDED
-    texts = ModelTexts(config, facts)
+    texts = ModelTexts(config, facts, resolver.texts)
     found = resolve_texts(texts, text_names(config, is_embedded))
     seq_len = found.training.seq_len if found.training else 0
     tokens, batch = config.finetune.tokens, config.finetune.batch_tokens
@@ -134,7 +173,7 @@ def resolve_one(
     )
     if found.training is not None:
         require_whole_windows(config, inputs, seq_len)
-    return ResolvedModel(source, facts, inputs, texts.by_identity(), is_checked=known is None)
+    return ResolvedModel(source, facts, inputs, texts.by_identity(), is_checked=not is_recorded)
 
 
 def checked_facts(config: SweepConfig, source: ModelSource) -> ModelFacts:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from core.checks import require
 from core.models.facts import ModelFacts
 from core.models.families import needs_bos
+from core.texts.named_texts import Role
 from core.texts.protocols import PROTOCOLS, Protocol
 from core.texts.sources import Text, same_text
 from core.texts.windows import default_sampling
@@ -30,6 +31,8 @@ class ModelTexts:
 
     config: SweepConfig
     facts: ModelFacts
+    known: dict[tuple[str, str, str], Text] = field(default_factory=dict)
+    """Texts by protocol, name and role, so that several blocks read a file once."""
     found: dict[str, Text] = field(default_factory=dict)
     """Texts by the flag that they come from, followed by the name where a flag has several."""
 
@@ -47,6 +50,13 @@ class ModelTexts:
         """Return the texts by their identity."""
         return {text.identity: text for text in self.found.values()}
 
+    def resolve(self, name: str, role: Role) -> Text:
+        """Return a text of the protocol."""
+        key = (self.config.grid.protocol, name, role)
+        if key not in self.known:
+            self.known[key] = self.protocol.resolve(name, role)
+        return self.known[key]
+
     def window_length(self, flag: str, wanted: int | None, longest: int | None) -> int:
         """Return the length asked for, or the model's maximum up to `longest`.
 
@@ -62,7 +72,7 @@ class ModelTexts:
 
     def calibration(self, name: str) -> CalibrationText:
         """Return calibration text and windows."""
-        text = self.found["calibration.text"] = self.protocol.resolve(name, "calibration")
+        text = self.found["calibration.text"] = self.resolve(name, "calibration")
         config, workers = self.config.calibration, self.config.resources.num_workers
         remedy = f"needs a window for each of {workers} workers"
         enough = config.num_samples >= workers
@@ -75,14 +85,14 @@ class ModelTexts:
 
     def training(self, name: str) -> TrainingText:
         """Return training text and window length."""
-        text = self.found["finetune.text"] = self.protocol.resolve(name, "finetune")
+        text = self.found["finetune.text"] = self.resolve(name, "finetune")
         wanted, longest = self.config.finetune.seq_len, Protocol.max_seq_len
         seq_len = self.window_length("finetune.seq-len", wanted, longest)
         return TrainingText(text.label, text.identity, seq_len, bos=self.bos)
 
     def validation(self, name: str, seq_len: int) -> ValidationText:
         """Return the text that a learning rate is chosen on, in windows like those of training."""
-        text = self.found["finetune.validation"] = self.protocol.resolve(name, "validation")
+        text = self.found["finetune.validation"] = self.resolve(name, "validation")
         windows = (seq_len, VALIDATION_TOKENS // seq_len)
         return ValidationText(text.label, text.identity, *windows, bos=self.bos)
 
@@ -96,7 +106,7 @@ class ModelTexts:
         require(stride <= seq_len, "eval.stride", stride, remedy)
         inputs: list[EvaluationText] = []
         for name in names:
-            text = self.found[f"eval.texts {name}"] = protocol.resolve(name, "evaluation")
+            text = self.found[f"eval.texts {name}"] = self.resolve(name, "evaluation")
             for each in inputs:
                 is_new = text.label != each.name and text.identity != each.text
                 remedy = f"{each.name} is evaluated already, and is the same; name a text once"

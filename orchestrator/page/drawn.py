@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.page.palette import look_of
 from orchestrator.results.answer import percent
 from orchestrator.results.board import Board, Line
-from orchestrator.results.curves import Settings
+from orchestrator.results.curves import number_first
 from orchestrator.results.names import CONTROL
 from orchestrator.results.numbers import mean_and_std
 from orchestrator.results.points import Point
@@ -65,14 +65,17 @@ def dimensions_of(shown: Sequence[Shown]) -> dict[str, list[str]]:
             place = place_of(one, line)
             for name in FIRST:
                 values[name].add(place[name])
-            for name in Settings.names():
-                varying.setdefault((name, *(place[n] for n in FIRST)), set()).add(place[name])
-    several = [name for name in Settings.names() if _varies(name, varying)]
+            settings = line.curve.settings
+            for name, value in settings.told().items():
+                # Beside the axes of a sweep only what they leave open is a dimension.
+                axes = () if name in dict(settings.axes) else map(str, settings.axes)
+                varying.setdefault((name, *(place[n] for n in FIRST), *axes), set()).add(value)
+    several = [n for n in dict.fromkeys(key[0] for key in varying) if _varies(n, varying)]
     for one in shown:
         for line in pruned_lines(one):
             for name in several:
-                values.setdefault(name, set()).add(place_of(one, line)[name])
-    order = {name: sorted(found) for name, found in values.items()}
+                values.setdefault(name, set()).add(place_of(one, line).get(name, ""))
+    order = {name: sorted(found, key=number_first) for name, found in values.items()}
     order["regime"].sort(key=regime_order)
     return order
 
@@ -121,7 +124,7 @@ def lines_of(shown: Shown, dimensions: Iterable[str]) -> list[dict[str, Any]]:
                 "board": shown.id,
                 "name": line.name,
                 "control": line.is_control,
-                "at": {name: place[name] for name in dimensions},
+                "at": {name: place.get(name, "") for name in dimensions},
                 "points": [
                     point_of(shown, point, target.label)
                     for point, target in zip(line.cells, shown.board.targets)
@@ -222,7 +225,8 @@ def compared(one: Shown, line: Line, other: Shown, second: Line) -> dict[str, An
     targets = sorted(here.keys() & there.keys(), key=lambda target: target.order)
     told = [[t.label, *difference(here[t], there[t], scales)] for t in targets]
     mine, others = line.curve.settings.told(), second.curve.settings.told()
-    differ = [[name, mine[name], others[name]] for name in mine if mine[name] != others[name]]
+    pairs = ((name, mine.get(name, ""), others.get(name, "")) for name in {**mine, **others})
+    differ = [[name, *values] for name, *values in pairs if values[0] != values[1]]
     return {"targets": told, "differ": differ}
 
 

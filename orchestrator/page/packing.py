@@ -13,6 +13,8 @@ from orchestrator.results.schema import (
     SCHEMA,
     SETTINGS_COLUMNS,
     Row,
+    axes_in,
+    axis_columns_of,
     key_of,
     task_columns_of,
 )
@@ -28,7 +30,7 @@ CELL_COLUMNS += (*EVALUATION_COLUMNS[:4], *SETTINGS_COLUMNS)
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
     """Return the columns that a page holds of these rows."""
-    names = [*SCHEMA.names, *task_columns_of(rows)]
+    names = [*SCHEMA.names, *axis_columns_of(rows), *task_columns_of(rows)]
     return names if len(rows) < MANY_ROWS else [name for name in names if name not in LONG]
 
 
@@ -62,6 +64,7 @@ def packed_rows(rows: Sequence[Row], sweeps: Sequence[str]) -> dict[str, Any]:
 def cell_of(row: Mapping[str, Any], sweep: str) -> str:
     """Return a short text that is equal for rows which differ in their seed only."""
     facts = [sweep, row["in_current_grid"], *(row.get(column) for column in CELL_COLUMNS)]
+    facts += axes_in(row).items()
     return f"{zlib.crc32(json.dumps(facts).encode()):08x}"
 
 

@@ -22,7 +22,7 @@ from orchestrator.results.details import details_of
 from orchestrator.results.gathering import gather, task_columns
 from orchestrator.results.published import Published, known_values
 from orchestrator.results.record import FOLDER as RECORDS
-from orchestrator.results.record import Record, asks_tasks, labels_of
+from orchestrator.results.record import Record, asks_tasks, axes_of, labels_of
 from orchestrator.results.schema import Row
 from orchestrator.store.files import read_object
 from orchestrator.store.names import row_is_safe
@@ -118,8 +118,9 @@ class Watched:
         """Return all rows, with those of the newest sweep's grid marked."""
         with self.lock:
             labels = labels_of(self.record) if self.record else {}
+            axes = axes_of(self.record) if self.record else {}
             # A copy, because another thread may read further manifests meanwhile.
-            return gather(self.stored, labels, task_columns(dict(self.manifests)))
+            return gather(self.stored, labels, task_columns(dict(self.manifests)), axes)
 
     def part(self, name: str = "") -> SweepShown:
         """Return this out-dir as part of a page; details only where rows are few."""

@@ -31,6 +31,10 @@ class Settings:
     budget: str | None = None
     """Token budget of a branch that trains."""
 
+    def reads(self, name: str) -> bool:
+        """Return True if the path of the cell depends on a setting of the grid."""
+        return self.schedule is not None and name in ("schedule", "num_rounds")
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -61,8 +61,8 @@ class Run:
     """The sweep that a trial belongs to, as rows and manifests record it."""
 
     sweep_id: str
-    config: str
-    """Settings of the sweep as JSON."""
+    configs: tuple[str, ...]
+    """Settings of each block of the sweep as JSON."""
     sources: str
     """Hash of the command's sources; workers with others refuse the job."""
     attempt: str = ""

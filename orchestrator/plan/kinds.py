@@ -79,6 +79,13 @@ class Prune(Work):
             found |= {"calibration": calibration, "seed": seed, "dtype": self.dtype}
         return found
 
+    def reads(self, name: str) -> bool:
+        """Return True for settings of the method, and for calibration if it looks at inputs."""
+        group, _, field = name.partition(".")
+        if group == "calibration":
+            return self.draw is not None
+        return group == "prune" and field in METHODS[self.method].fields_read
+
     @property
     def calibration(self) -> CalibrationText | None:
         """The calibration text; None where the method needs none."""

@@ -28,6 +28,8 @@ class Plan:
     """Stages that only look at weights, by the stage that has these."""
     steps: dict[str | None, list[str]] = field(default_factory=dict)
     """Stages with weights by the one that they start from; None has the dense models."""
+    axes: list[Mapping[str, Any]] = field(default_factory=list)
+    """For each block of settings its values of those settings in which blocks differ."""
     named: dict[tuple[str | None, Work], str] = field(default_factory=dict, repr=False)
     """Ids of works asked for so far, by parent: cells share most of them, and hashing is slow."""
 
@@ -49,6 +51,15 @@ class Plan:
     def add_cell(self, cell: Cell) -> None:
         """Add a cell; equal cells (a seed without effect) are one."""
         self.cells.setdefault(cell.id, cell)
+
+    def axes_of(self, cell: Cell) -> dict[str, Any]:
+        """Return the settings that a cell reads, of those in which blocks differ."""
+        works = [self.stages[stage].work for stage in cell.stages]
+        return {
+            name: value
+            for name, value in self.axes[cell.block].items()
+            if any(work.reads(name) for work in works) or cell.settings.reads(name)
+        }
 
     def row_keys(self) -> set[str]:
         """Return the keys of all rows that the grid asks for."""

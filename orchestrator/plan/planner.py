@@ -9,7 +9,7 @@ a file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from core.config import FinetuneConfig, PruneConfig, Training
@@ -50,6 +50,8 @@ class Planner:
     joint: JointConfig = JointConfig()
     extras: tuple[Extra, ...] = ()
     """Cells beside the grid; each has all seeds."""
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the settings, by name, in which the blocks of the plan differ."""
 
     def build(
         self, models: Iterable[ModelInputs], circumstances: Mapping[str, Any] | None = None
@@ -74,6 +76,7 @@ def build_plan(
             plan.models.setdefault(model.name, model)
             ModelPlanner(planner, plan, model, len(planners)).add_all()
         planners.append(planner)
+        plan.axes.append(planner.axes)
     for cell in plan.cells.values():
         planner = planners[cell.block]
         for task in planner.tasks:

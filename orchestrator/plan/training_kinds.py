@@ -61,6 +61,10 @@ class Finetune(Work):
             **choice,
         }
 
+    def reads(self, name: str) -> bool:
+        """Return True for settings of training."""
+        return name.startswith("finetune.")
+
     @property
     def mixes_precision(self) -> bool:
         """True if the whole model computes in bf16 on float32 weights."""
@@ -131,6 +135,13 @@ class Joint(Work):
             **self.joint.fields(),
             "training": self.round.fields(),
         }
+
+    def reads(self, name: str) -> bool:
+        """Return True for settings of joint training, and of what it shares with others."""
+        group, _, field = name.partition(".")
+        if group == "prune":
+            return field in JOINT_METHODS[self.method].fields_read
+        return group == "joint" or self.round.reads(name) and field not in ("lr", "budget")
 
     def shown(self) -> dict[str, Any]:
         """Return the settings that rows show, with those of the start."""

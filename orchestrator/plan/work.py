@@ -51,6 +51,10 @@ class Work:
         """Return all that the identity is made of, beside kind and parent, as JSON values."""
         raise NotImplementedError
 
+    def reads(self, name: str) -> bool:
+        """Return True if the numbers depend on a setting, such as `prune.refine`."""
+        return False
+
     def text_name(self) -> str | None:
         """Return the name of the text or task that rows show; None where there is none."""
         return None

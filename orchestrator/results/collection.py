@@ -15,6 +15,7 @@ from orchestrator.results.record import (
     Record,
     all_records,
     asks_tasks,
+    axes_of,
     labels_of,
     newest_record,
 )
@@ -34,7 +35,8 @@ def stamp_of(store: Store, record: Record) -> str:
     """Return a name for all that `results.parquet` is made of; any change gives another one."""
     stages = sorted(store.stages.ids()) if asks_tasks(record) else []
     rows = sorted(store.files.stamps(ROWS, ".json").items())
-    return identity([record["sweep_id"], rows, stages, SCHEMA.names])
+    made_of: list[object] = [record["sweep_id"], rows, stages, SCHEMA.names]
+    return identity([*made_of, *filter(None, [axes_of(record)])])
 
 
 def write_results(store: Store, rows: Iterable[Row], stamp: str) -> None:
@@ -72,4 +74,5 @@ def refresh_results(store: Store, record: Record | None = None) -> None:
             return
         # Results of tasks are in manifests alone. To read all of these takes long.
         manifests = store.stages.inspect()[0] if any(map(asks_tasks, all_records(store))) else {}
-        write_results(store, gather(stored, labels_of(record), task_columns(manifests)), stamp)
+        tasks, axes = task_columns(manifests), axes_of(record)
+        write_results(store, gather(stored, labels_of(record), tasks, axes), stamp)

@@ -6,6 +6,7 @@ draw what they are given.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,6 +18,7 @@ from orchestrator.results.schema import (
     CALIBRATION_COLUMNS,
     EVALUATION_COLUMNS,
     Row,
+    axes_in,
     key_of,
     regime_order,
     sort_key,
@@ -53,6 +55,14 @@ class Calibration:
         return f"{self.text} {self.tokens or '?'} tokens" if self.text else "no calibration"
 
 
+def number_first(value: str) -> tuple[float, str]:
+    """Return a sort key of values that are numbers or words."""
+    try:
+        return float(value), value
+    except ValueError:
+        return math.inf, value
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that sets curves of one method and regime apart; nothing else does."""
@@ -64,6 +74,9 @@ class Settings:
     training: str | None
     """Settings that differ from plain training, as JSON; None where none does."""
     calibration: Calibration
+    axes: tuple[tuple[str, str], ...] = ()
+    """Settings in which the blocks of the sweep differ, each with its value, as flags name them.
+    They come first in names; the others tell only what these leave open."""
 
     @classmethod
     def of_row(cls, row: Row) -> Settings:
@@ -74,29 +87,49 @@ class Settings:
             budget=row.get("budget"),
             training=row.get("finetune_settings"),
             calibration=Calibration(*(row.get(name) for name in CALIBRATION_COLUMNS)),
+            axes=tuple((n.replace("_", "-"), value) for n, value in axes_in(row).items()),
         )
 
     @classmethod
-    def names(cls) -> list[str]:
-        """Return the names of all settings: dimensions in which curves may differ."""
-        return [{"method": "method_settings"}.get(f.name, f.name) for f in fields(cls)]
+    def columns(cls) -> list[str]:
+        """Return the names of the fields that rows always have, beside the axes."""
+        return [field.name for field in fields(cls) if field.name != "axes"]
 
     def told(self) -> dict[str, str]:
-        """Return each setting as text; empty where it plays no part."""
-        values = (getattr(self, field.name) for field in fields(self))
-        texts = ("" if value is None or value == "{}" else str(value) for value in values)
-        return dict(zip(self.names(), texts))
+        """Return each setting as text, axes first; empty where it plays no part."""
+        values = ((name, getattr(self, name)) for name in self.columns())
+        texts = {{"method": "method_settings"}.get(name, name): value for name, value in values}
+        empty = (None, "{}")
+        return {**dict(self.axes), **{n: "" if v in empty else str(v) for n, v in texts.items()}}
 
     def __str__(self) -> str:
-        values = (getattr(self, field.name) for field in fields(self))
-        return " ".join(str(value) for value in values if value is not None)
+        axes = [f"{name} {value}" for name, value in self.axes]
+        values = (getattr(self, name) for name in self.columns())
+        return " ".join([*axes, *(str(value) for value in values if value is not None)])
 
     def apart_from(self, others: Iterable[Settings]) -> list[str]:
         """Return the values, as text, in which these settings and the others are not all equal."""
         seen = [self, *others]
-        names = [field.name for field in fields(self)]
-        differ = [name for name in names if len({getattr(one, name) for one in seen}) > 1]
-        return [str(getattr(self, name)) for name in differ]
+        found = [
+            f"{name} {value}"
+            for name, value in self.axes
+            if len({dict(one.axes).get(name) for one in seen}) > 1
+        ]
+        alike = [one for one in seen if one.axes == self.axes]
+        names = self.columns()
+        differ = [name for name in names if len({getattr(one, name) for one in alike}) > 1]
+        return found + [str(getattr(self, name)) for name in differ]
+
+    @property
+    def order(self) -> list[tuple[str, float, str]]:
+        """The order of curves that differ in axes only: numbers rise, then come words."""
+        return [(name, *number_first(value)) for name, value in self.axes]
+
+    @property
+    def kind_of_training(self) -> tuple[object, ...]:
+        """All by which cells of one training are known; a budget gives them other tokens only."""
+        axes = [(name, value) for name, value in self.axes if name.startswith("finetune.")]
+        return self.training, *(axis for axis in axes if axis[0] != "finetune.budget")
 
 
 @dataclass(frozen=True)
@@ -150,8 +183,8 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
     curves = []
     for curve, members in groups.items():
         if curve.is_control:
-            kind = (curve.facet, curve.settings.training)
-            alike = [other for other in groups if (other.facet, other.settings.training) == kind]
+            kind = (curve.facet, curve.settings.kind_of_training)
+            alike = [o for o in groups if (o.facet, o.settings.kind_of_training) == kind]
             points = control_points(members, [row for other in alike for row in groups[other]])
         else:
             points = points_of(_on_one_branch(curve, members), seeds[curve.facet])
@@ -167,7 +200,8 @@ def label_of(curve: Curve, curves: Iterable[Curve]) -> str:
 
 def _drawing_order(curve: Curve) -> tuple[Any, ...]:
     facet = (curve.model, str(curve.evaluation))
-    return (*facet, curve.structure or "", curve.method, regime_order(curve.regime))
+    name = (*facet, curve.structure or "", curve.method, regime_order(curve.regime))
+    return (*name, curve.settings.order)
 
 
 def _curve_reader(rows: Sequence[Row]) -> Callable[[Row], Curve]:

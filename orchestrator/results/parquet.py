@@ -14,6 +14,7 @@ from orchestrator.results.schema import (
     FURTHER,
     SCHEMA,
     Row,
+    axis_columns_of,
     check_row,
     sort_key,
     task_columns_of,
@@ -31,6 +32,7 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
         check_row(row)
     further = [n for n in FURTHER if any(row.get(n) is not None for row in rows)]
     fields = [pa.field(name, FURTHER[name]) for name in further]
+    fields += [pa.field(name, kind) for name, kind in axis_columns_of(rows).items()]
     tasks = (pa.field(name, _REAL) for name in task_columns_of(rows))
     schema = pa.schema([*SCHEMA, *fields, *tasks])
     return pa.Table.from_pylist(sorted(rows, key=sort_key), schema=schema)

@@ -15,10 +15,13 @@ from typing import Any
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.plan import Plan
 from orchestrator.results import versions
+from orchestrator.results.schema import AXIS_PREFIX
 from orchestrator.store.files import read_object
 from orchestrator.store.store import Store
 
 FOLDER = "sweeps"
+BLOCKS = "blocks"
+"""Name under which a record has the settings of each block, where there are several."""
 Record = dict[str, Any]
 Labels = Mapping[str, Mapping[str, str]]
 
@@ -36,6 +39,7 @@ def describe_cells(plan: Plan) -> list[dict[str, Any]]:
             "seed": cell.seed,
             "round": cell.round,
             "rows": {row_key(cell.id, e): plan.stages[e].text for e in cell.evaluations},
+            **({"axes": axes} if (axes := plan.axes_of(cell)) else {}),
         }
         for cell in plan.cells.values()
     ]
@@ -98,6 +102,15 @@ def newest_record(store: Store) -> Record | None:
     if not stamps:
         return None
     return find_record(store, max(stamps, key=stamps.__getitem__).removesuffix(".json"))
+
+
+def axes_of(record: Record) -> dict[str, dict[str, float | str]]:
+    """Return the columns of the settings in which blocks differ, by the id of the cell."""
+    return {
+        cell["id"]: {f"{AXIS_PREFIX}{name}": value for name, value in cell["axes"].items()}
+        for cell in record["cells"]
+        if "axes" in cell
+    }
 
 
 def labels_of(record: Record) -> Labels:

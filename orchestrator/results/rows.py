@@ -91,7 +91,7 @@ def build_row(
     steps = {s: manifest(s) for s in (*cell.stages[1:], evaluation)}
     metrics = {s: m["metrics"] for s, m in steps.items() if m is not None}
     row = {
-        **run_columns(job),
+        **run_columns(job, cell),
         **circumstance_columns(job, manifest(evaluation)),
         **calibration_columns(job, cell, metrics),
         **seconds_columns(job, metrics),
@@ -114,10 +114,10 @@ def build_row(
     return row if outcome.stopped_at is None else {**row, "_stopped_at": outcome.stopped_at}
 
 
-def run_columns(job: Job) -> dict[str, Any]:
-    """Return what every row of the sweep shares."""
+def run_columns(job: Job, cell: Cell) -> dict[str, Any]:
+    """Return the settings of the cell's block, and what every row of the sweep shares."""
     return {
-        "config": job.run.config,
+        "config": job.run.configs[cell.block],
         "sweep_id": job.run.sweep_id,
         "in_current_grid": True,
     }

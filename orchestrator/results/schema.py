@@ -89,6 +89,10 @@ SCHEMA = pa.schema([pa.field(name, kind, name not in _REQUIRED) for name, kind i
 TASK_PREFIX = "task:"
 """Start of the columns that `--eval.tasks` adds, `task:NAME:METRIC`; all are real numbers."""
 
+AXIS_PREFIX = "axis:"
+"""Start of the columns of settings in which the blocks of a sweep differ, such as
+`axis:calibration.num_samples`. A cell that does not read a setting has no value."""
+
 EVALUATION_COLUMNS = ("protocol", "eval_text", "eval_seq_len", "eval_stride", "num_eval_tokens")
 """Columns that say what a perplexity was measured on."""
 CALIBRATION_COLUMNS = ("calibration_text", "calibration_tokens", "calibration_seq_len")
@@ -108,7 +112,7 @@ def key_of(row: Row) -> str:
 def check_row(row: Row) -> None:
     """Assert the contract of `SCHEMA`: known columns, required ones present, counts whole."""
     beyond = row.keys() - _KNOWN
-    unknown = sorted(name for name in beyond if not name.startswith(TASK_PREFIX))
+    unknown = sorted(name for name in beyond if not name.startswith((TASK_PREFIX, AXIS_PREFIX)))
     assert not unknown, f"row has columns outside SCHEMA: {', '.join(unknown)}"
     missing = sorted(name for name in _REQUIRED if row.get(name) is None)
     assert not missing, f"row {row.get('cell_id')} lacks {', '.join(missing)}"
@@ -140,6 +144,28 @@ def task_columns_of(rows: Iterable[Row]) -> list[str]:
     """Return the columns beyond `SCHEMA` that some of the rows have, in order."""
     names: set[str] = set().union(*rows)
     return sorted(name for name in names if name.startswith(TASK_PREFIX))
+
+
+def axis_columns_of(rows: Iterable[Row]) -> dict[str, pa.DataType]:
+    """Return the columns of axes that some of the rows have, in order, with their types."""
+    values: dict[str, set[type]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name.startswith(AXIS_PREFIX) and value is not None:
+                values.setdefault(name, set()).add(type(value))
+    return {name: _type_of(found) for name, found in sorted(values.items())}
+
+
+def _type_of(types: set[type]) -> pa.DataType:
+    if str in types:
+        return _TEXT
+    return _COUNT if types == {int} else _REAL
+
+
+def axes_in(row: Row) -> dict[str, str]:
+    """Return the settings in which the blocks of a sweep differ, as far as a row reads them."""
+    found = {n.removeprefix(AXIS_PREFIX): v for n, v in row.items() if n.startswith(AXIS_PREFIX)}
+    return {name: str(value) for name, value in sorted(found.items()) if value is not None}
 
 
 def regime_order(regime: str) -> int:

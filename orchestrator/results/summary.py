@@ -48,23 +48,35 @@ def _model_block(rows: list[Row], width: int) -> str:
     title = f"{_ascii(rows[0]['model'])} on {_ascii(rows[0]['eval_text'])}"
     reference = _cell([row for row in dense if row["regime"] == "dense"])
     heading = f"{title} ({_ascii(rows[0]['protocol'])}): perplexity, dense {reference}"
-    control: dict[int, list[Row]] = defaultdict(list)
-    for row in dense:
-        if row["regime"] != "dense":
-            control[row.get("round") or 0].append(row)
     text = textwrap.wrap(heading, width)
-    if control:
-        turns = ", ".join(f"{_cell(control[turn])} (round {turn})" for turn in sorted(control))
-        text += textwrap.wrap(f"dense, {CONTROL}: {turns}", width)
+    text += _control_lines([row for row in dense if row["regime"] != "dense"], width)
     lines: Cells = {}
     for row in sorted(rows, key=lambda row: (row["method"], regime_order(row["regime"]))):
         if row["method"] != "dense":
             line = Line(row["method"], row["regime"], Settings.of_row(row))
             lines.setdefault(line, {}).setdefault(target_of(row), []).append(row)
-    table = _table_blocks(lines, width)
+    order = sorted(
+        lines, key=lambda one: (one.method, regime_order(one.regime), one.settings.order)
+    )
+    table = _table_blocks({line: lines[line] for line in order}, width)
     if any("!" in line for line in table):
         table.append("! the mean leaves out seeds that failed or are not finite")
     return "\n".join(text + table)
+
+
+def _control_lines(rows: list[Row], width: int) -> list[str]:
+    """Return the perplexities of the trained dense model by round, a line for each training."""
+    control: dict[Settings, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        control[Settings.of_row(row)][row.get("round") or 0].append(row)
+    lines = []
+    for settings in sorted(control, key=lambda one: one.order):
+        turns = control[settings]
+        told = ", ".join(f"{_cell(turns[turn])} (round {turn})" for turn in sorted(turns))
+        apart = settings.apart_from(control) if settings.axes else []
+        name = " ".join(["dense,", CONTROL, *(f"({each})" for each in apart)])
+        lines += textwrap.wrap(_ascii(f"{name}: {told}"), width)
+    return lines
 
 
 def _table_blocks(lines: Cells, width: int) -> list[str]:
@@ -73,7 +85,9 @@ def _table_blocks(lines: Cells, width: int) -> list[str]:
         names[line] = _ascii(f"{line.method} {line.regime}")
         if sum(other[:2] == line[:2] for other in lines) > 1:
             names[line] += f" [{len(notes) + 1}]"
-            note = f"[{len(notes) + 1}] {line.settings}"
+            alike = [other.settings for other in lines if other[:2] == line[:2]]
+            apart = line.settings.apart_from(alike) if line.settings.axes else [line.settings]
+            note = f"[{len(notes) + 1}] {', '.join(map(str, apart))}"
             notes.append(textwrap.shorten(_ascii(note), width, placeholder=" ..."))
     first = max(map(len, names.values()), default=0)
     blocks: list[list[str]] = []
