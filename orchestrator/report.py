@@ -12,7 +12,6 @@ from orchestrator.page.document import write_html
 from orchestrator.page.notes import read_notes
 from orchestrator.preparation import Found, Sweep, missing_cells
 from orchestrator.results.collection import is_made_of, stamp_of, write_results
-from orchestrator.results.details import details_of
 from orchestrator.results.gathering import copy_shared_rows, gather, task_columns
 from orchestrator.results.names import CellName
 from orchestrator.results.published import known_values
@@ -39,12 +38,11 @@ def collect(sweep: Sweep) -> int:
         write_results(store, rows, stamp)
     mine = [row for row in rows if row["in_current_grid"]]
     provenance = {COMMAND: record["command"], OUT_DIR: sweep.config.output.out_dir}
-    # A stage that another sweep set aside meanwhile is shown as it was.
-    details = details_of(mine, {**sweep.found.manifests, **now.manifests}.get)
     write_html(
         rows,
         store.files.join("curves.html"),
-        details=details,
+        # A stage that another sweep set aside meanwhile is shown as it was.
+        manifest={**sweep.found.manifests, **now.manifests}.get,
         published=known_values(sweep.config.output.published),
         provenance=provenance,
         notes=read_notes(store),

@@ -65,4 +65,9 @@ class StoredSweep:
         """The sweep shows that it is alive, or was, some seconds ago."""
         data = {"started_at": 0.0, "seen_at": time.time() - ago, "ended": ended}
         data |= {"running": [self.rows[i]["cell_id"] for i in running], "seconds_left": 200.0}
+        done = len(self.store.files.names("rows"))
+        data["trials"] = [
+            {"name": "a trial", "cells": len(self.rows), "done": done, "now": cell}
+            for cell in data["running"]
+        ]
         self.store.files.write_bytes(json.dumps(data).encode(), "pulse", f"{SWEEP}.json")

@@ -68,6 +68,8 @@ def test_rows_arrive_by_themselves_and_keep_what_the_reader_chose(browser, look,
     assert curve["x"] == [0.3, 0.5] and curve["y"] == [60.0, 80.0]
     assert browser.run("return byId('plot')._fullLayout.yaxis.range") == [1.5, 2.5]
     assert browser.run("return performance.timeOrigin") == loaded, "the page was loaded anew"
+    assert "a trial2 of 4, at wanda oneshot 0.7" in text(browser, "trials")
+    assert "perplexity 80.00" in text(browser, "events")
     assert "0.5" in browser.run("return document.querySelector('.board.chosen thead').innerText")
     assert text(browser, "note").startswith("2 of 4 cells done")
     sweep.finish(2, status="failed", error="boom", perplexity=None)
@@ -87,6 +89,12 @@ def test_a_large_page_gets_layers_when_they_are_looked_at(browser, look, tmp_pat
     browser.run("set({view: 'layers'})")
     wait_for(lambda: [trace["kind"] for trace in browser.shown()] == ["layer"])
     assert "layers.0.fc: 0.1" in browser.shown()[0]["hover"][0]
+    assert browser.run("return live.asked.size") == 1
+    sweep.finish(1)
+    wait_for(lambda: len(browser.table()) == 2)
+    browser.run("set({at: '0.3'}); set({at: '0.5'})")
+    wait_for(lambda: len(browser.run("return Object.keys(page.data.details.stages)")) == 2)
+    assert browser.run("return page.data.details.names.length") == 1, "a list is held once"
     assert browser.errors() == []
 
 

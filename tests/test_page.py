@@ -63,9 +63,7 @@ def test_settings_panel_lists_every_value_and_the_command():
 def test_the_head_says_models_methods_texts_seeds_date_and_commit():
     head = page_contents([DENSE, *seeds("wanda", 40.0, 41.0), *seeds("alps", "failed")])["head"]
     assert head["title"] == "Pruning facebook/opt-125m on wikitext2"
-    assert head["facts"] == (
-        "alps, wanda · oneshot · 1 targets · 2 seeds · 2026-01-05 · code 0.1.0"
-    )
+    assert head["facts"] == ("alps, wanda · oneshot · 1 target · 2 seeds · 2026-01-05 · code 0.1.0")
     assert head["failed"] == 1
 
 
@@ -123,6 +121,31 @@ def test_models_of_different_size_compare_by_their_ratio_to_dense():
     large = [r | {"cell_id": f"big {r['cell_id']}"} for r in large]
     (told,) = page_contents(small + large)["pairs"].values()
     assert told["targets"] == [["0.5", "+33 %", "", "one seed: no claim"]]
+
+
+def test_lines_of_other_windows_or_protocols_are_not_compared():
+    one = [DENSE, *seeds("wanda", 55.32)]
+    for known in ({"eval_seq_len": 512}, {"protocol": "wanda"}):
+        other = {"model": "big", "dense_perplexity": 10.0, **known}
+        rows = one + [r | other | {"cell_id": f"big {r['cell_id']}"} for r in one]
+        assert page_contents(rows)["pairs"] == {}
+
+
+def test_a_page_says_if_it_leaves_pairs_out(monkeypatch):
+    rows = [DENSE, *seeds("wanda", 40.0), *seeds("alps", 39.0), *seeds("sparsegpt", 38.0)]
+    assert page_contents(rows)["all_pairs"]
+    monkeypatch.setattr("orchestrator.page.drawn.MAX_PAIRS", 1)
+    contents = page_contents(rows)
+    assert not contents["all_pairs"] and len(contents["pairs"]) == 2
+
+
+def test_details_are_left_out_of_a_page_of_many_rows(monkeypatch):
+    asked = []
+    assert page_contents([make_row()], manifest=asked.append)["later"] == 0 and asked
+    monkeypatch.setattr("orchestrator.page.packing.MANY_ROWS", 1)
+    asked.clear()
+    contents = page_contents([make_row()], manifest=asked.append)
+    assert contents["later"] == 1 and contents["details"] == {} and not asked
 
 
 def test_page_forbids_itself_the_network_unless_it_is_live():
@@ -486,6 +509,15 @@ def test_the_tolerance_is_a_control_of_the_answer(browser, sweep_page):
     ]
     browser.choose("tol", "1.5")
     assert browser.run(lines)[0].startswith("Within 50 % of dense: 60 % sparsity")
+
+
+def test_a_pair_that_is_left_out_has_its_own_reason(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.page.drawn.MAX_PAIRS", -1)
+    write_html([DENSE, *seeds("wanda", 40.0), *seeds("alps", 39.0)], tmp_path / "page.html")
+    ready(browser, tmp_path / "page.html")
+    browser.run("set({pick: page.data.lines.map(line => line.id)})")
+    text = browser.run("return byId('compared').innerText")
+    assert "leaves some pairs out" in text and "differ" not in text.split("\n\n")[-1]
 
 
 def test_new_data_keeps_what_the_reader_chose(browser, sweep_page):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.page.document import write_html
-from orchestrator.results.details import details_of
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, sweep_rows = _synthetic["make_row"], _synthetic["sweep_rows"]
@@ -145,7 +144,7 @@ def test_three_thousand_rows_with_all_their_stages_stay_fluid(browser, tmp_path)
     rows = sweep_rows(sparsities=tuple(round(0.1 + 0.02 * i, 2) for i in range(41)))
     assert len(rows) > 3000
     manifests = stages_of(rows, matrices=72)
-    write_html(rows, tmp_path / "large.html", details=details_of(rows, manifests.get))
+    write_html(rows, tmp_path / "large.html", manifest=manifests.get)
     browser.open(tmp_path / "large.html")
     paint = "return performance.getEntriesByType('paint').at(-1).startTime"
     loaded = "return performance.timing.loadEventEnd - performance.timing.navigationStart"

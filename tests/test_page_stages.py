@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.page.document import write_html
-from orchestrator.results.details import details_of
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row, control, iterative = (_synthetic[n] for n in ("make_row", "control", "iterative"))
@@ -80,7 +79,7 @@ def small(tmp_path_factory) -> Path:
     rows.append(make_row(method="dense", regime="dense", sparsity=0.0, seed=None, perplexity=27.66))
     rows += [control(turn, 27.0 + turn, num_finetune_tokens=turn * TOKENS) for turn in (1, 2)]
     path = tmp_path_factory.mktemp("small") / "curves.html"
-    write_html(rows, path, details=details_of(rows, manifests.get))
+    write_html(rows, path, manifest=manifests.get)
     return path
 
 
@@ -152,6 +151,28 @@ def test_losses_of_all_rounds_follow_each_other_with_a_gap(browser, small):
 def test_chips_act_on_the_views_of_stages_too(browser, small):
     lines = shown(browser, small, "view=losses&hide=method%253Dwanda")
     assert {line["method"] for line in lines} == {"sparsegpt", "magnitude"}
+
+
+def test_names_are_raw_in_numbers_and_downloads(browser, tmp_path):
+    row = make_row(method="a<b>&%{x}", regime="finetune", num_finetune_tokens=TOKENS, stage_id="t")
+    other = make_row(method="wanda", regime="finetune", num_finetune_tokens=TOKENS, stage_id="t")
+    stages = {"t": train_stage("root", 3.0)}
+    write_html([row, other], tmp_path / "page.html", manifest=stages.get)
+    shown(browser, tmp_path / "page.html", "view=losses")
+    text = browser.run(
+        "URL.createObjectURL = (blob) => { window.saved = blob.text(); return '#'; };"
+        "saveNumbers(); return window.saved"
+    )
+    assert '"a<b>&%{x}' in text and "&lt;" not in text
+
+
+def test_a_large_page_says_where_layers_and_losses_are(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.page.packing.MANY_ROWS", 1)
+    write_html([make_row()], tmp_path / "large.html", provenance={"out-dir": "my sweep"})
+    for view in ("layers", "losses"):
+        shown(browser, tmp_path / "large.html", f"view={view}")
+        text = browser.run("return document.getElementById('plot').textContent")
+        assert "python -m orchestrator.browse 'my sweep'" in text
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,10 @@ def test_it_names_the_cell_that_the_walk_is_at(pulse):
     assert read(pulse)["running"] == ["early"]
     pulse.on_trial_result(0, [], TUNE_TRIAL, {"cell": "early"})
     assert read(pulse)["running"] == ["late"]
+    assert read(pulse)["trials"] == [{"name": "m: wanda", "cells": 2, "done": 1, "now": "late"}]
     pulse.on_trial_result(0, [], TUNE_TRIAL, {"cell": "late"})
     pulse.on_trial_complete(0, [], TUNE_TRIAL)
-    assert read(pulse)["running"] == []
+    assert read(pulse)["running"] == read(pulse)["trials"] == []
 
 
 def test_time_left_follows_the_estimated_cost_of_what_is_left(pulse):

@@ -77,7 +77,7 @@ def test_a_survivor_is_never_the_best_and_nobody_advises_seeds_that_were_run():
     told = finding(one, 0)
     assert told.best == "At sparsity 0.5: wanda · oneshot with 60.1±0.1 (3 seeds), 2.17× dense."
     assert "--seeds" not in told.certainty
-    assert told.notes == ("Not counted: sparsegpt · oneshot (49.00 on 1 of 3 seeds, failed).",)
+    assert told.lost == "Not counted: sparsegpt · oneshot (49.00 on 1 of 3 seeds, failed)."
     (table,) = tables_from_rows([DENSE, *rows])
     assert "| sparsegpt oneshot | 49.00! |" in markdown(table)
     assert "| wanda oneshot | **60.1±0.1** |" in markdown(table)
@@ -88,7 +88,7 @@ def test_a_cell_whose_seeds_are_not_there_yet_is_not_whole():
     rows = [*cells("sparsegpt", 49.0), *cells("wanda", 60.1, 60.0, 60.2)]
     one = board(*rows)
     assert one.lines[one.standings[0].best].method == "wanda"
-    assert "49.00 on 1 of 3 seeds, the others not there yet" in finding(one, 0).notes[0]
+    assert "49.00 on 1 of 3 seeds, the others not there yet" in finding(one, 0).lost
 
 
 def test_cells_that_seeds_cannot_tell_from_the_best_are_named_with_it():
@@ -145,6 +145,12 @@ def test_the_answer_names_the_highest_target_within_a_tolerance_and_its_certaint
 def test_structures_within_the_tolerance_are_named_beside_the_sparsity():
     rows = cells("wanda", 29.0) + cells("wanda", 30.0, mask_structure="2:4")
     assert answer(board(*rows), 1.1).endswith("50 % sparsity (wanda · oneshot, one seed); 2:4 too.")
+
+
+def test_a_method_without_seeds_has_none_in_common_with_another():
+    bare = [r | {"seed": None, "cell_id": "bare"} for r in cells("magnitude", 90.0)]
+    told = finding(board(*cells("wanda", 40.0, 41.0, 40.5), *bare), 0).certainty
+    assert "3 seeds against a value that no seed changes" in told and "common" not in told
 
 
 def test_that_a_leader_failed_at_the_next_target_is_said():

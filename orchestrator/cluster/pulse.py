@@ -37,7 +37,9 @@ class Pulse(Callback):
         """Take the trials to come and the estimated seconds that each of their cells adds."""
         self.store, self.name, self.left = store, f"{sweep_id}.json", TimeLeft(costs)
         self.attempt = attempt
+        trials = list(trials)
         self.cells = {trial.id: walking_order(trial) for trial in trials}
+        self.names = {trial.id: name_of(trial) for trial in trials}
         self.running: list[str] = []
         self.start, self.last = time.time(), 0.0
         self.beat()
@@ -84,6 +86,7 @@ class Pulse(Callback):
             "ended": ended,
             "attempt": self.attempt,
             "running": self.current_cells(),
+            "trials": [self.state_of(trial_id) for trial_id in self.running],
             "seconds_left": self.left.seconds(),
         }
         try:
@@ -93,11 +96,24 @@ class Pulse(Callback):
 
     def current_cells(self) -> list[str]:
         """Return the next unfinished cell of each running trial."""
-        found = []
-        for trial_id in self.running:
-            rest = (cell for cell in self.cells.get(trial_id, []) if cell not in self.left.seen)
-            found.append(next(rest, None))
+        found = [next(iter(self.rest_of(trial_id)), None) for trial_id in self.running]
         return [cell for cell in found if cell is not None]
+
+    def rest_of(self, trial_id: str) -> list[str]:
+        """Return the cells of a trial that are not finished, the next one first."""
+        return [cell for cell in self.cells.get(trial_id, []) if cell not in self.left.seen]
+
+    def state_of(self, trial_id: str) -> dict[str, Any]:
+        """Return a running trial's name, its number of cells, and how many are finished."""
+        count, rest = len(self.cells.get(trial_id, [])), self.rest_of(trial_id)
+        known = {"name": self.names.get(trial_id, trial_id), "cells": count}
+        return known | {"done": count - len(rest), "now": next(iter(rest), None)}
+
+
+def name_of(trial: Trial) -> str:
+    """Return the model and methods of a trial, as people read them."""
+    methods = sorted({cell.method for cell in trial.cells} - {"dense"})
+    return f"{trial.model}: {', '.join(methods) or 'dense'}"
 
 
 def walking_order(trial: Trial) -> list[str]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from html import escape as escaped
 
 from orchestrator.page.drawn import Shown, line_id
-from orchestrator.page.palette import DASHES, color_of
-from orchestrator.page.picture import STROKES, picture
+from orchestrator.page.palette import color_of
+from orchestrator.page.picture import look_of, picture
 from orchestrator.results.answer import (
     SHOWN,
     TOLERANCES,
@@ -29,6 +29,10 @@ SHADES = (1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Ratios to dense at which the next darker shade begins."""
 MANY_BOARDS = 12
 """Boards from which only the first ones have a static picture."""
+NO_PICTURE = (
+    f'<p class="static key">Only the first {MANY_BOARDS} have a picture without scripts; '
+    "--export draws all.</p>"
+)
 
 
 def board_html(shown: Shown, number: int) -> str:
@@ -40,7 +44,7 @@ def board_html(shown: Shown, number: int) -> str:
         f'<section class="board" data-board="{shown.id}" data-start="{escaped(start)}" '
         f'aria-label="{escaped(title)}">\n<h2 class="of">{escaped(title)}</h2>\n'
         f'<div class="answer">{answers(board)}{findings(board)}</div>\n'
-        f"{heat_table(shown)}{picture(board) if number < MANY_BOARDS else ''}</section>\n"
+        f"{heat_table(shown)}{picture(board) if number < MANY_BOARDS else NO_PICTURE}</section>\n"
     )
 
 
@@ -66,11 +70,10 @@ def findings(board: Board) -> str:
         hidden = "" if column == start else " hidden"
         notes = " ".join(told.notes)
         more = f"<details><summary>More on this</summary><p>{escaped(notes)}</p></details>"
-        lost = [note for note in told.notes if note.startswith("Not counted")]
         parts.append(
             f'<div class="finding" data-target="{escaped(target.label)}"{hidden}><p>'
             f"{escaped(told.best)} <strong>{escaped(told.certainty)}</strong> "
-            f"{escaped(' '.join(lost))}</p>{more if notes else ''}</div>"
+            f"{escaped(told.lost)}</p>{more if notes else ''}</div>"
         )
     return "".join(parts)
 
@@ -113,10 +116,10 @@ def line_html(shown: Shown, number: int, line: Line) -> str:
 
 def swatch(line: Line) -> str:
     """Return a short stroke in the colour and dash of a line."""
-    dash = "2 3" if line.is_control else STROKES.get(DASHES.get(line.regime, ""), "8 3 2 3")
+    look = f'stroke="{color_of(line.method)}" stroke-dasharray="{look_of(line)}"'
     return (
         '<svg class="swatch" width="26" height="8" aria-hidden="true"><line x1="0" x2="26" y1="4" '
-        f'y2="4" stroke="{color_of(line.method)}" stroke-width="3" stroke-dasharray="{dash}"/>'
+        f'y2="4" stroke-width="3" {look}/>'
         "</svg>"
     )
 

@@ -14,6 +14,7 @@ from orchestrator.page.drawn import Shown, described, dimensions_of, lines_of, p
 from orchestrator.page.packing import packed_rows
 from orchestrator.results.board import boards_of
 from orchestrator.results.curves import curves_from_rows
+from orchestrator.results.details import Manifest, details_of
 from orchestrator.results.names import target_of
 from orchestrator.results.published import Published, known_values, published_beside
 from orchestrator.results.schema import CALIBRATION_COLUMNS, Row, key_of, regime_order, sort_key
@@ -50,8 +51,8 @@ class SweepShown:
 
     rows: Sequence[Row]
     name: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
-    """Layers and losses, from `details.details_of`."""
+    manifest: Manifest | None = None
+    """Gives the stages behind rows, of which layers and losses are read; None leaves them out."""
     published: Sequence[Published] | None = None
     """Values to compare with; those shipped with the project by default."""
     provenance: Mapping[str, object] = field(default_factory=dict)
@@ -88,7 +89,7 @@ def contents_of(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
         shown += mine
         published += published_on(mine, sweep.published)
     dimensions = dimensions_of(shown)
-    few = len(rows) < packing.MANY_ROWS
+    pairs = pairs_of(shown)
     return {
         "head": head_of(rows, sweeps),
         "dimensions": described(dimensions),
@@ -105,11 +106,11 @@ def contents_of(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
             for i, one in enumerate(shown)
         ],
         "lines": [line for one in shown for line in lines_of(one, dimensions)],
-        "pairs": pairs_of(shown),
+        "pairs": pairs.found,
+        "all_pairs": pairs.complete,
         "published": published,
         "rows": packed_rows(rows, [name for name, _ in ordered]),
-        "later": not few,
-        "details": joined([sweep.details for sweep in sweeps]) if few else {},
+        **details_among(sweeps),
         "settings": [item for sweep in sweeps for item in settings_of(sweep, len(sweeps) > 1)],
         "commands": {sweep.name: commands_of(sweep.provenance) for sweep in sweeps},
     }
@@ -128,7 +129,7 @@ def head_of(rows: Sequence[Row], sweeps: Sequence[SweepShown]) -> dict[str, Any]
     finished = sorted(row["finished_at"][:10] for row in mine if row.get("finished_at"))
     commits = sorted({row["code_version"] for row in mine if row.get("code_version")})
     facts = [listed(methods, "methods"), listed(regimes, "regimes")]
-    facts += [f"{len(targets)} targets", f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"]
+    facts += [counted(len(targets), "target"), counted(len(seeds), "seed")]
     facts += [" to ".join(dict.fromkeys((finished[0], finished[-1])))] if finished else []
     facts += [f"code {listed(commits, 'versions')}"] if commits else []
     title = (
@@ -146,6 +147,11 @@ def head_of(rows: Sequence[Row], sweeps: Sequence[SweepShown]) -> dict[str, Any]
 def listed(names: Sequence[str], what: str, most: int = 4) -> str:
     """Return names one after another, or how many there are if there are many."""
     return ", ".join(names) if len(names) <= most else f"{len(names)} {what}"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def published_on(shown: Sequence[Shown], given: Sequence[Published] | None) -> list[dict[str, Any]]:
@@ -166,6 +172,14 @@ def published_on(shown: Sequence[Shown], given: Sequence[Published] | None) -> l
             for value in published_beside(one.board, known)
         ]
     return found
+
+
+def details_among(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
+    """Return layers and losses; `later` is the number of rows from which there are none."""
+    if sum(len(sweep.rows) for sweep in sweeps) >= packing.MANY_ROWS:
+        return {"later": packing.MANY_ROWS, "details": {}}
+    parts = [details_of(sweep.rows, sweep.manifest) for sweep in sweeps if sweep.manifest]
+    return {"later": 0, "details": joined(parts)}
 
 
 def joined(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -189,6 +203,7 @@ def commands_of(provenance: Mapping[str, object]) -> dict[str, str]:
     place = shlex.quote(out_dir)
     return {
         "retry": f"{command} --retry-failed",
+        "look": f"python -m orchestrator.browse {place}",
         "get": f"python -m orchestrator.browse {place} --get {{cell}} DEST",
         "repeat": f"{script} --from-row {{cell}} --out-dir {place}",
     }

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.page.palette import look_of
 from orchestrator.results.answer import percent
 from orchestrator.results.board import Board, Line
-from orchestrator.results.curves import number_first
+from orchestrator.results.curves import Evaluation, number_first
 from orchestrator.results.names import CONTROL
 from orchestrator.results.numbers import mean_and_std
 from orchestrator.results.points import Point
@@ -56,25 +56,19 @@ def short_id(*names: str) -> str:
 
 def dimensions_of(shown: Sequence[Shown]) -> dict[str, list[str]]:
     """Return the dimensions, each with its values; settings only if they vary in a method."""
-    values: dict[str, set[str]] = {name: set() for name in FIRST}
+    boards = [(one.sweep, one.board.model, str(one.board.evaluation)) for one in shown]
+    lines = [(line, place_of(one, line)) for one in shown for line in pruned_lines(one)]
+    values: dict[str, set[str]] = {name: {*found} for name, found in zip(FIRST, zip(*boards))}
     varying: dict[tuple[str, ...], set[str]] = {}
-    for one in shown:
-        for name, value in zip(FIRST, (one.sweep, one.board.model, str(one.board.evaluation))):
-            values[name].add(value)
-        for line in pruned_lines(one):
-            place = place_of(one, line)
-            for name in FIRST:
-                values[name].add(place[name])
-            settings = line.curve.settings
-            for name, value in settings.told().items():
-                # Beside the axes of a sweep only what they leave open is a dimension.
-                axes = () if name in dict(settings.axes) else map(str, settings.axes)
-                varying.setdefault((name, *(place[n] for n in FIRST), *axes), set()).add(value)
+    for line, place in lines:
+        settings = line.curve.settings
+        for name, value in settings.told().items():
+            # Beside the axes of a sweep only what they leave open is a dimension.
+            axes = () if name in dict(settings.axes) else map(str, settings.axes)
+            varying.setdefault((name, *(place[n] for n in FIRST), *axes), set()).add(value)
     several = [n for n in dict.fromkeys(key[0] for key in varying) if _varies(n, varying)]
-    for one in shown:
-        for line in pruned_lines(one):
-            for name in several:
-                values.setdefault(name, set()).add(place_of(one, line).get(name, ""))
+    for name in (*FIRST, *several):
+        values.setdefault(name, set()).update(place.get(name, "") for _, place in lines)
     order = {name: sorted(found, key=number_first) for name, found in values.items()}
     order["regime"].sort(key=regime_order)
     return order
@@ -182,8 +176,18 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def pairs_of(shown: Sequence[Shown]) -> dict[str, dict[str, Any]]:
-    """Return comparisons of pairs of lines at each common target, under `ID ID`.
+@dataclass(frozen=True)
+class Pairs:
+    """Comparisons of lines at each common target."""
+
+    found: Mapping[str, dict[str, Any]]
+    """Comparisons under `ID ID`."""
+    complete: bool
+    """False if a page of so many lines leaves some out."""
+
+
+def pairs_of(shown: Sequence[Shown]) -> Pairs:
+    """Return comparisons of pairs of lines, those of one board first.
 
     Lines of one board are compared with each other. Lines of the same name are compared between
     models and between sweeps, as ratios to their dense models.
@@ -192,11 +196,11 @@ def pairs_of(shown: Sequence[Shown]) -> dict[str, dict[str, Any]]:
     count = 0
     for one, line, other, second in _candidates(shown):
         if count > MAX_PAIRS:
-            break
+            return Pairs(found, complete=False)
         told = compared(one, line, other, second)
         count += len(told["targets"])
         found[f"{line_id(one, line)} {line_id(other, second)}"] = told
-    return found
+    return Pairs(found, complete=True)
 
 
 def _candidates(shown: Sequence[Shown]) -> Iterable[tuple[Shown, Line, Shown, Line]]:
@@ -205,7 +209,7 @@ def _candidates(shown: Sequence[Shown]) -> Iterable[tuple[Shown, Line, Shown, Li
         yield from ((one, a, one, b) for i, a in enumerate(lines) for b in lines[i + 1 :])
     for i, one in enumerate(shown):
         for other in shown[i + 1 :]:
-            if one.board.evaluation.text != other.board.evaluation.text:
+            if as_read(one.board) != as_read(other.board):
                 continue
             if (one.sweep == other.sweep) == (one.board.model == other.board.model):
                 continue
@@ -213,6 +217,11 @@ def _candidates(shown: Sequence[Shown]) -> Iterable[tuple[Shown, Line, Shown, Li
             for line in one.board.lines:
                 if line.name in named:
                     yield one, line, other, named[line.name]
+
+
+def as_read(board: Board) -> Evaluation:
+    """Return a board's evaluation without its number of tokens, which another tokenizer changes."""
+    return replace(board.evaluation, num_tokens=None)
 
 
 def compared(one: Shown, line: Line, other: Shown, second: Line) -> dict[str, Any]:

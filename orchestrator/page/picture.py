@@ -22,14 +22,17 @@ LABEL = 15
 LANE = 11
 """Height of one row of marks of cells without a value."""
 MAX_LANES = 6
-LETTER = 7.3
+SWATCH = 26
+"""Length of the stroke before a label, in the colour and dash of its line."""
+LETTER = 7.6
 """Width of a letter, a little more than the mean."""
 MAX_NAME = 44
 """Letters of a label; of a longer name both ends are shown."""
 TROUBLE_SIGNS = {"failed": "×", "non-finite": "▲", "stopped": "■", "not_run": "–"}
 AXIS = "sparsity; the vertical axis is perplexity to dense"
 PAPER = (
-    "text{fill:#1d2328;font:13px Helvetica,Arial,sans-serif}text.title{font-size:15px}"
+    "text{font:13px Helvetica,Arial,sans-serif}text:not([fill]){fill:#1d2328}"
+    "text.title{font-size:15px}text[fill]{font-weight:600}"
     ".grid{stroke:#cfd5d9;stroke-width:1}.lead{stroke:#565f67;stroke-width:0.7}"
 )
 """Style of a picture that stands alone: dark on white."""
@@ -68,10 +71,10 @@ def drawn(
     height = max(PLOT_HEIGHT, LABEL * len(named))
     scale = scale_of(board, full, top + lane, height)
     longest = max((min(len(line.name), MAX_NAME) for line in named), default=0)
-    width = round(scale.right + 22 + LETTER * longest)
+    width = round(scale.right + SWATCH + 30 + LETTER * longest)
     parts = [*axes(board, scale), *lane_marks(board, scale, lane)]
-    for line in board.lines:
-        parts += [*band(board, line, scale), *curve(board, line, scale)]
+    parts += [inside(scale, (part for line in board.lines for part in band(board, line, scale)))]
+    parts += [part for line in board.lines for part in curve(board, line, scale)]
     parts += [*published_marks(board, published, scale), *labels(board, scale)]
     return width, round(scale.bottom + BOTTOM), parts
 
@@ -81,12 +84,27 @@ def axes(board: Board, scale: Scale) -> Iterable[str]:
     for tick in scale.ticks():
         y = scale.y(tick)
         yield stroke([(LEFT, y), (scale.right, y)], "grid")
-        yield text(LEFT - 6, y + 4, f"{tick:,.4g}×", "end")
+        yield text(LEFT - 6, y + 4, tick_text(tick), "end")
     for place, target in zip(scale.targets, board.targets):
         x = scale.x(place)
         yield stroke([(x, scale.top), (x, scale.bottom)], "grid")
         yield text(x, scale.bottom + 16, target.label, "middle")
     yield text((LEFT + scale.right) / 2, scale.bottom + BOTTOM - 2, AXIS, "middle")
+
+
+def tick_text(ratio: float) -> str:
+    """Return a ratio as `1.5×`, `300×`, `30k×`."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if ratio >= size:
+            return f"{ratio / (1e3 if unit == 'k' else size):.3g}{unit}×"
+    return f"{ratio:.4g}×"
+
+
+def inside(scale: Scale, parts: Iterable[str]) -> str:
+    """Return elements that are cut at the edges of the plot."""
+    place = f'x="{LEFT}" y="{scale.top}" width="{scale.right - LEFT}" height="{scale.height}"'
+    box = f"{LEFT} {scale.top} {scale.right - LEFT} {scale.height}"
+    return f'<svg {place} viewBox="{box}">{"".join(parts)}</svg>'
 
 
 def lost_cells(board: Board) -> list[tuple[int, Line, Point]]:
@@ -116,7 +134,7 @@ def lane_marks(board: Board, scale: Scale, lane: float) -> Iterable[str]:
         yield text(x, y, TROUBLE_SIGNS.get(point.status, "?"), "middle", look)
     if seen:
         told = "no value: × failed, ▲ not finite, ■ stopped, – not run"
-        yield text(scale.right + 14, scale.top - lane + 9, told.split(":")[0], "start")
+        yield text(LEFT - 6, scale.top - lane + 9, "no value", "end")
         yield f"<desc>{escaped(told)}</desc>"
 
 
@@ -135,16 +153,16 @@ def curve(board: Board, line: Line, scale: Scale) -> Iterable[str]:
         radius, spread = (5, point.std) if point.mask_structure else (3, None)
         if spread and point.perplexity and board.dense_perplexity:
             ends = (point.perplexity - spread, point.perplexity + spread)
-            bar = [(x, clamped(scale, end / board.dense_perplexity)) for end in ends]
+            bar = [(x, height_of(scale, end / board.dense_perplexity)) for end in ends]
             yield stroke(bar, "bar", f'stroke="{color}" stroke-width="1.5"')
         fill = color if point.is_whole else "#ffffff"
         look = f'r="{radius}" fill="{fill}" stroke="{color}"'
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" {look}/>'
 
 
-def clamped(scale: Scale, ratio: float) -> float:
-    """Return the vertical place of a ratio, not above or below the plot."""
-    return scale.y(min(max(ratio, scale.low), scale.high))
+def height_of(scale: Scale, ratio: float) -> float:
+    """Return the vertical place of an end of a spread, which may be below any ratio."""
+    return scale.y(max(ratio, scale.low / 2))
 
 
 def band(board: Board, line: Line, scale: Scale) -> Iterable[str]:
@@ -156,7 +174,7 @@ def band(board: Board, line: Line, scale: Scale) -> Iterable[str]:
             found.append([])
             continue
         ends = ((point.perplexity + side * point.std) / dense for side in (-1, 1))
-        found[-1].append((scale.x(place), *(clamped(scale, end) for end in ends)))
+        found[-1].append((scale.x(place), *(height_of(scale, end) for end in ends)))
     for run in found:
         if len(run) > 1:
             outline = [(x, high) for x, _, high in run]
@@ -221,11 +239,15 @@ def labels(board: Board, scale: Scale) -> Iterable[str]:
         last = strokes[-1][-1] if strokes else points[-1][:2] if points else None
         if last is not None:
             ends.append((last[1], last[0], line))
-    ends.sort(key=lambda end: end[0])
-    right = scale.right + 14
+    ends.sort(key=lambda end: end[:2])
+    right = scale.right + 20
     for (y, x, line), place in zip(ends, spread([y for y, _, _ in ends], scale)):
-        yield stroke([(x + 4, y), (right - 3, place)], "lead")
-        yield text(right, place + 4, short(line.name), "start", f' fill="{color_of(line.method)}"')
+        color = color_of(line.method)
+        if y > scale.top:  # A line that leaves at the top would have its lead across all others.
+            yield stroke([(x + 4, y), (right - 4, place)], "lead")
+        dash = f'stroke="{color}" stroke-width="2.5" stroke-dasharray="{look_of(line)}"'
+        yield stroke([(right, place), (right + SWATCH, place)], "swatch", dash)
+        yield text(right + SWATCH + 5, place + 4, short(line.name), "start", f' fill="{color}"')
 
 
 def spread(heights: Sequence[float], scale: Scale) -> list[float]:

@@ -26,7 +26,7 @@ ORDER = {state: i for i, state in enumerate(("running", *TOLD[:3], "waiting", "d
 def progress_of(
     cells: Iterable[Described], rows: Mapping[str, Row], pulse: Mapping[str, Any], alive: bool
 ) -> dict[str, Any]:
-    """Return a line on how a sweep is doing, its unfinished cells, and whether it is running.
+    """Return a line on how a sweep is doing, its trials, unfinished cells and last events.
 
     Args:
         cells: Cells of the sweep's record.
@@ -34,6 +34,7 @@ def progress_of(
         pulse: The sweep's last sign of life, empty if there is none.
         alive: True if the sweep is running, from `Heard`.
     """
+    cells = list(cells)
     states = states_of(cells, rows, pulse if alive else {})
     counts = Counter(state for _, state, _ in states)
     told = [f"{counts[state]} {state}" for state in TOLD if counts[state]]
@@ -46,12 +47,25 @@ def progress_of(
         ago = f" since {clock(time.time() - pulse['seen_at'])}" if pulse else ""
         note += f". Not running{ago}: its command again goes on where it is"
     unfinished = [state for state in states if state[1] != "done"]
+    more = len(unfinished) - MAX_CELLS
+    unfinished = unfinished[:MAX_CELLS]
+    if more > 0:
+        unfinished.append((f"and {more:,} more cells", "", ""))
     return {
         "note": note + ".",
-        "cells": unfinished[:MAX_CELLS],
+        "trials": trials_of(cells, pulse) if alive else [],
+        "cells": unfinished,
         "events": last_events(rows),
         "running": alive,
     }
+
+
+def trials_of(cells: Iterable[Described], pulse: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each running trial: its name, its cells, how many are done, and the one it is at."""
+    names = {cell["id"]: CellName.of_row(cell).short for cell in cells}
+    return [
+        {**trial, "now": names.get(trial["now"] or "", "")} for trial in pulse.get("trials", ())
+    ]
 
 
 def last_events(rows: Mapping[str, Row]) -> list[tuple[str, str, str]]:

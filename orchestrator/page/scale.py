@@ -11,7 +11,7 @@ from orchestrator.results.board import Board
 CAP = 3.0
 """Highest ratio to dense that the focused figure shows."""
 PLOT_WIDTH, PLOT_HEIGHT = 640, 332
-LEFT, TOP, BOTTOM = 52, 14, 34
+LEFT, TOP, BOTTOM = 66, 14, 34
 STEPS = (
     (1, 1.1, 1.2, 1.3, 1.5, 1.7, 2, 2.5, 3, 4, 5, 6, 8),
     (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7),

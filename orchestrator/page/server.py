@@ -119,6 +119,11 @@ def together(parts: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         return parts[0][1]
     return {
         "note": " ".join(f"{name}: {part['note']}" for name, part in parts),
+        "trials": [
+            {**trial, "name": f"{name}: {trial['name']}"}
+            for name, part in parts
+            for trial in part["trials"]
+        ],
         "cells": [cell for _, part in parts for cell in part["cells"]],
         "events": [event for _, part in parts for event in part["events"]],
         "running": any(part["running"] for _, part in parts),

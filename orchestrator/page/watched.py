@@ -12,13 +12,11 @@ import uuid
 from typing import Any
 
 from core.checks import BadInputError, require
-from orchestrator.page import packing
 from orchestrator.page.contents import COMMAND, OUT_DIR, SweepShown
 from orchestrator.page.notes import read_notes
 from orchestrator.page.progress import Heard, progress_of
 from orchestrator.plan.kinds import Tasks, kind_of
 from orchestrator.results.collection import refresh_results
-from orchestrator.results.details import details_of
 from orchestrator.results.gathering import gather, task_columns
 from orchestrator.results.published import Published, known_values
 from orchestrator.results.record import FOLDER as RECORDS
@@ -123,15 +121,14 @@ class Watched:
             return gather(self.stored, labels, task_columns(dict(self.manifests)), axes)
 
     def part(self, name: str = "") -> SweepShown:
-        """Return this out-dir as part of a page; details only where rows are few."""
+        """Return this out-dir as part of a page."""
         rows = self.rows()
         if not self.store.files.is_local:
             self.read_manifests()  # One by one they would take minutes.
-        few = len(rows) < packing.MANY_ROWS
         return SweepShown(
             rows,
             name,
-            details=details_of(rows, self.manifest) if few else {},
+            manifest=self.manifest,
             published=self.published,
             provenance=self.provenance(),
             notes=read_notes(self.store),

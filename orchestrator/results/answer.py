@@ -120,16 +120,20 @@ class Finding:
 
     best: str
     certainty: str
+    lost: str
+    """The cells that lack a seed or a value and do not count; empty if there are none."""
     notes: tuple[str, ...]
+    """Further sentences."""
 
 
 def finding(board: Board, column: int) -> Finding:
     """Return the sentences about one target."""
     place = board.standings[column]
-    notes = (*training_notes(board, column), *lost_notes(board, column))
+    notes = (*training_notes(board, column), *fate_notes(board, column))
+    lost = not_counted(board, column)
     if place.best is None:
         told = f"At {in_words(board.targets[column])} no cell is whole yet."
-        return Finding(told, "", notes)
+        return Finding(told, "", lost, notes)
     point = board.lines[place.best].cells[column]
     assert point is not None and point.perplexity is not None
     dense = board.dense_perplexity
@@ -137,7 +141,7 @@ def finding(board: Board, column: int) -> Finding:
     told = f"{format_perplexity(point.perplexity, point.std)} ({seeds_in_words(point)}){beside}"
     name = best_names(board, column, most=1) if not place.equals else best_name(board, column)
     best = f"At {in_words(board.targets[column])}: {name} with {told}."
-    return Finding(best, certainty(board, column), notes)
+    return Finding(best, certainty(board, column), lost, notes)
 
 
 def best_name(board: Board, column: int) -> str:
@@ -178,8 +182,15 @@ def interval(lead: Lead) -> str:
         return "no seed plays a part"
     ends = (1 / lead.high - 1, 1 / lead.low - 1)
     low, high = (f"{'−' if end < 0 else '+'}{percent(end)}" for end in ends)
-    kind = "common seeds" if lead.basis == "paired" else "seeds each, none in common"
-    return f"95 %: {low} to {high}, {lead.seeds} {kind}"
+    return f"95 %: {low} to {high}, {lead.seeds} {SEEDS_OF[lead.basis]}"
+
+
+SEEDS_OF = {
+    "paired": "common seeds",
+    "welch": "seeds each, none in common",
+    "fixed": "seeds against a value that no seed changes",
+}
+"""Words for the seeds behind an interval, by its basis."""
 
 
 def training_notes(board: Board, column: int) -> list[str]:
@@ -224,23 +235,26 @@ ADAPTS = {
 """Meaning of a trained dense model's lead over the dense model."""
 
 
-def lost_notes(board: Board, column: int) -> list[str]:
-    """Say which cells do not count here, and if the best was lost at the next target."""
-    place = board.standings[column]
+def not_counted(board: Board, column: int) -> str:
+    """Say which cells do not count at a target; empty if all do."""
     lost = []
     for line in board.lines:
         point = line.cells[column]
         if point is not None and not point.is_whole and not line.is_control:
             lost.append(f"{line.name} ({shortfall(point)})")
-    notes = [f"Not counted: {'; '.join(lost)}."] if lost else []
+    return f"Not counted: {'; '.join(lost)}." if lost else ""
+
+
+def fate_notes(board: Board, column: int) -> list[str]:
+    """Say if the best of a target was lost at the next one."""
+    place = board.standings[column]
     if place.best is None or column + 1 >= len(board.targets):
-        return notes
+        return []
     following = board.lines[place.best].cells[column + 1]
     if following is not None and following.status not in ("done", "not_run"):
         target = in_words(board.targets[column + 1])
-        name = board.lines[place.best].name
-        notes.append(f"{name} {_status(following)} at {target}.")
-    return notes
+        return [f"{board.lines[place.best].name} {_status(following)} at {target}."]
+    return []
 
 
 def shortfall(point: Point) -> str:

@@ -29,7 +29,8 @@ class Lead:
     """Lower end of the 95 % interval of the ratio; None where one seed tells no spread."""
     high: float | None
     basis: str
-    """`paired` (common seeds), `welch` (other seeds), `exact` (no seed plays a part) or `one`."""
+    """`paired` (common seeds), `welch` (other seeds), `fixed` (seeds against a value that no seed
+    changes), `exact` (no seed plays a part) or `one`."""
     seeds: int
     """Seeds behind the interval."""
 
@@ -58,7 +59,8 @@ def compare(first: Seeds, second: Seeds) -> Lead:
         mean = statistics.fmean(pairs)
         variance = math.fsum((each - mean) ** 2 for each in pairs) / (len(pairs) - 1)
         half = t_quantile(len(pairs) - 1) * math.sqrt(variance / len(pairs))
-        return _lead(mean, half, "paired", len(pairs))
+        basis = "fixed" if None in {*first, *second} else "paired"
+        return _lead(mean, half, basis, len(pairs))
     logs = [[math.log(value) for value in seeds.values()] for seeds in (first, second)]
     mean = pairs[0] if pairs else statistics.fmean(logs[0]) - statistics.fmean(logs[1])
     if min(map(len, logs)) < 2:

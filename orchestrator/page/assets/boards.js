@@ -63,6 +63,16 @@ function pickLine(id, add) {
   else set({ pick: state.pick.length === 1 && state.pick[0] === id ? [] : [id] });
 }
 
+/** The reason why Python did not compare two lines. */
+function whyNotCompared(one, other) {
+  const differ = ["sweep", "model"].filter((name) => one.at[name] !== other.at[name]);
+  const none = "These two are not compared:";
+  if (differ.length > 1) return `${none} both sweep and model differ.`;
+  if (differ.length && one.name !== other.name) return `${none} the ${differ[0]} differs, and the line too.`;
+  if (page.data.all_pairs) return `${none} their evaluations differ.`;
+  return `${none} a page of so many lines leaves some pairs out. A page of fewer models or sweeps has them.`;
+}
+
 /** The comparison of the first two picked lines, as Python made it. */
 function drawCompared() {
   const [one, other] = state.pick.map((id) => page.lines.get(id)).filter(Boolean);
@@ -80,8 +90,7 @@ function drawCompared() {
   const place = byId("compared");
   const say = element("p", `Difference of ${name(second)} to ${name(first)}, over seeds.`);
   if (!found) {
-    const reason = "These two are not compared: their texts differ, or both model and method do.";
-    place.replaceChildren(say, element("p", reason));
+    place.replaceChildren(say, element("p", whyNotCompared(first, second)));
     return;
   }
   const at = (line, label) => line.points.find((p) => p.target === label);

@@ -26,27 +26,37 @@ async function ask() {
 
 /** Asks for layers and losses of the shown boards at the chosen target, which a large page does not hold. */
 async function askDetails() {
-  const staged = ["layers", "losses"].includes(state.view);
-  if (!live.address || !page.data.later || !staged) return;
+  if (!live.address || !page.data.later || !VIEWS[state.view].staged) return;
   for (const { id } of shownBoards()) {
     const query = new URLSearchParams({ board: id, at: target() }).toString();
     if (live.asked.has(query)) continue;
     live.asked.add(query);
-    const answer = await fetch(`details.json?${query}`, { cache: "no-store" });
-    addDetails(await answer.json());
-    drawPlot();
+    try {
+      const answer = await fetch(`details.json?${query}`, { cache: "no-store" });
+      addDetails(await answer.json());
+      drawPlot();
+    } catch {
+      live.asked.delete(query); // The next drawing asks again.
+    }
   }
 }
 
-/** Puts details of stages to those that the page has; their lists of names get new numbers. */
+/** Puts details of stages to those that the page has; a list of names that is known keeps its number. */
 function addDetails(added) {
   const { names = [], ...old } = page.data.details;
-  for (const layers of Object.values(added.layers)) layers.names += names.length;
-  page.data.details = { ...mergedDetails(old, added), names: [...names, ...added.names] };
+  const known = names.map((list) => JSON.stringify(list));
+  const all = [...names];
+  const numbers = added.names.map((list) => {
+    const at = known.indexOf(JSON.stringify(list));
+    return at < 0 ? all.push(list) - 1 : at;
+  });
+  for (const layers of Object.values(added.layers)) layers.names = numbers[layers.names];
+  page.data.details = { ...mergedDetails(old, added), names: all };
 }
 
 /** Puts news into the page: all, only what has changed, or no more than progress. */
 function takeNews(news) {
+  if (news.rows || news.changed) live.asked.clear(); // New rows of a target have stages of their own.
   if (news.rows) show(news);
   else if (news.changed) show(merged(page.data, news));
   Object.assign(page.data, { progress: news.progress, version: news.version, again: news.again });
@@ -83,19 +93,36 @@ function mergedDetails(old, added) {
   return { ...Object.fromEntries(parts), names: added.names ?? old.names };
 }
 
-/** Shows how a sweep is doing: a line, and the cells that are not done. */
+/** Shows how a sweep is doing: a line, its trials, the last events, and the cells that are not done. */
 function fillProgress() {
   const { progress } = page.data;
   byId("progress").hidden = !progress;
   if (!progress) return;
   // Set only where it changes, because screen readers read it out each time.
   if (byId("note").textContent !== progress.note) byId("note").textContent = progress.note;
+  byId("trials").replaceChildren(...(progress.trials ?? []).map(trialMark));
+  fillStates("events", "Last events", progress.events ?? []);
+  fillStates("cells", "Cells not done", progress.cells ?? []);
+  byId("cells").closest("details").hidden = !(progress.events?.length || progress.cells?.length);
+}
+
+/** A running trial: its name, a bar, how many of its cells are done, and the one that it is at. */
+function trialMark({ name, cells, done, now }) {
+  const made = element("span", undefined, { className: "chip" });
+  const bar = element("progress", undefined, { max: Math.max(1, cells), value: done, ariaLabel: name });
+  const at = now ? `, at ${now}` : "";
+  made.append(element("span", name), bar, element("span", `${done} of ${cells}${at}`));
+  return made;
+}
+
+/** A table of cells with their states and results or errors. */
+function fillStates(id, title, lines) {
   const body = element("tbody");
-  for (const cell of [...(progress.events ?? []), ...(progress.cells ?? [])]) {
+  for (const cell of lines) {
     const line = body.insertRow();
     const trouble = (text, i) => (i === 1 && text === "failed" ? "trouble" : "");
-    cell.forEach((text, i) => line.append(element("td", text, { className: trouble(text, i) })));
+    cell.forEach((text, i) => line.append(element("td", text, { className: trouble(text, i), title: text })));
   }
-  byId("cells").replaceChildren(body);
-  byId("cells").closest("details").hidden = !body.rows.length;
+  byId(id).replaceChildren(element("caption", title), body);
+  byId(id).closest(".scroll").hidden = !lines.length;
 }

@@ -21,26 +21,32 @@ function lossCurve(i) {
   return { x, y };
 }
 
-function lossTraces(lines, among) {
+/** The curve of each row of the target that was trained, with its name. */
+function lossCurves(lines, among) {
   const entries = pointsAt(lines, target());
   return entries.flatMap(({ line, point }) => point.rows.map((i) => ({ line, point, i, ...lossCurve(i) })))
     .filter(({ x }) => x.length)
-    .map(({ line, point, i, x, y }) => {
-      const look = lookOf(line);
-      const seed = valueOf("seed", i);
-      const name = nameOf(line, among) + (seed === null ? "" : `, seed ${seed}`);
-      return {
-        type: "scatter", mode: "lines", x, y, name: markup(name), opacity: isPicked(line) ? 1 : 0.15,
-        line: { color: look.color, width: 1.5, dash: look.dash },
-        hovertemplate: `${markup(name)}<br>%{x:,} tokens, loss %{y:.3f}<extra></extra>`,
-        customdata: x.map(() => [line.id, point.target]),
-        meta: { kind: "loss", line: line.id, method: line.at.method, regime: line.at.regime },
-      };
+    .map((curve) => {
+      const seed = valueOf("seed", curve.i);
+      return { ...curve, name: nameOf(curve.line, among) + (seed === null ? "" : `, seed ${seed}`) };
     });
 }
 
+function lossTraces(lines, among) {
+  return lossCurves(lines, among).map(({ line, point, name, x, y }) => {
+    const look = lookOf(line);
+    return {
+      type: "scatter", mode: "lines", x, y, name: markup(name), opacity: isPicked(line) ? 1 : 0.15,
+      line: { color: look.color, width: 1.5, dash: look.dash },
+      // Plotly reads %{...} in a template; the name is a text beside it.
+      text: x.map(() => markup(name)), hovertemplate: "%{text}<br>%{x:,} tokens, loss %{y:.3f}<extra></extra>",
+      customdata: x.map(() => [line.id, point.target]),
+      meta: { kind: "loss", line: line.id, method: line.at.method, regime: line.at.regime },
+    };
+  });
+}
+
 function lossTable(lines, among) {
-  const traces = lossTraces(lines, among);
-  const body = traces.flatMap(({ name, x, y }) => x.map((tokens, i) => [name, shown(tokens), shown(y[i])]));
+  const body = lossCurves(lines, among).flatMap(({ name, x, y }) => x.map((tokens, i) => [name, shown(tokens), shown(y[i])]));
   return { head: ["line", "training tokens", "loss (nats a token)"], body, first: 200 };
 }

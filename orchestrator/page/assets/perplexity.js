@@ -30,8 +30,13 @@ function standings(lines, among) {
     }
   }
   for (const entries of found.values()) entries.sort((a, b) => heightOf(a.point) - heightOf(b.point));
-  const text = (entries, self) => entries.slice(0, 14)
-    .map(({ line, words }) => (line === self ? `<b>${words}</b>` : words)).join("<br>");
+  const text = (entries, self) => {
+    const most = 14;
+    const seen = entries.slice(0, most).concat(entries.slice(most).filter(({ line }) => line === self));
+    const lines = seen.map(({ line, words }) => (line === self ? `<b>${words}</b>` : words));
+    const rest = entries.length - seen.length;
+    return [...lines, ...(rest > 0 ? [`and ${rest} more`] : [])].join("<br>");
+  };
   return (line, point) => `<b>${markup(point.target)}</b><br>${text(found.get(point.target) ?? [], line)}`;
 }
 

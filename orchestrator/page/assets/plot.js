@@ -40,9 +40,18 @@ function drawing(saved = false, size = null) {
   const range = view.y === null ? heights(drawn.flatMap(({ traces }) => traces), shownBoards()) : null;
   drawn.forEach((panel, i) => addPanel({ view, panel, i, grid: grid[i], ink, places, range, data, layout, box, ends }));
   if (!data.some((trace) => trace.y?.some((v) => v !== null))) {
-    layout.annotations.push({ text: view.nothing, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false });
+    layout.annotations.push({ text: nothingIn(view).map(markup).join("<br>"), xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false });
   }
   return { data, layout, panels: panels.length };
+}
+
+/** Lines of words in place of a plot that has no traces. */
+function nothingIn(view) {
+  const { later, commands } = page.data;
+  if (!later || !view.staged || live.address) return [view.nothing];
+  const look = Object.values(commands)[0]?.look ?? "python -m orchestrator.browse OUT_DIR";
+  const why = `A page of ${later.toLocaleString("en")} rows and more holds no layers and losses.`;
+  return [why, "The live page has them:", look];
 }
 
 function baseLayout(ink, box, labels, saved) {
@@ -179,7 +188,10 @@ function drawPlot() {
 
 function drawNumbers() {
   const { head, body, first } = VIEWS[state.view].table(shownLines(), shownLines(true));
-  fillTable(byId("numbers-table"), head, body.slice(0, first ?? 1000), VIEWS[state.view].nothing);
+  const most = first ?? 1000;
+  const rest = body.length - most;
+  const more = rest > 0 ? [[`and ${rest.toLocaleString("en")} more, all in the CSV`]] : [];
+  fillTable(byId("numbers-table"), head, [...body.slice(0, most), ...more], nothingIn(VIEWS[state.view]).join(" "));
 }
 
 /** Gives Plotly's buttons, made for the mouse, a name, a place in the tab order, and Enter. */

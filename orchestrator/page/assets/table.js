@@ -24,7 +24,10 @@ const hasAny = (name) => rows.columns[name][0].some((value) => value !== null &&
 function cellValue(members, column) {
   const [first] = members;
   if (column === "target") return targetOf(first);
-  if (column === "seeds") return `${spread(members, "perplexity").n} of ${members.length}`;
+  if (column === "seeds") {
+    if (valueOf("seed", first) === null) return "none";
+    return `${spread(members, "perplexity").n} of ${members.length}`;
+  }
   if (column === "status") return stateOf(members);
   if (column === "ratio") return spread(members, "perplexity").mean / valueOf("dense_perplexity", first) || null;
   const value = valueOf(column, first);

@@ -6,6 +6,7 @@
 // wide        true if names stand at points, which take room to the right
 // traces      function of (lines, all shown lines, places of targets): what is drawn, as Plotly takes it
 // lane        function of the same that returns marks of cells without a value, drawn above the plot; or absent
+// staged      true if it shows what stages recorded, which a page of many rows does not hold
 // references  true if the dense model and published values are drawn
 // ends        true if lines have their names at their right ends
 // facets      true if the figure may be split
@@ -43,11 +44,11 @@ const VIEWS = {
     caption: () => `At ${target()}. Seconds over the cell's whole history, without evaluation. Grey steps: the front.`,
   },
   layers: {
-    label: "Layers", x: "block", y: "matrix", traces: layerTraces, caption: layerCaption, table: layerTable,
+    label: "Layers", staged: true, x: "block", y: "matrix", traces: layerTraces, caption: layerCaption, table: layerTable,
     nothing: "No values of layers are recorded here: methods without calibration look at no inputs",
   },
   losses: {
-    label: "Losses", x: "training tokens", y: "training loss (nats a token)", facets: true, traces: lossTraces,
+    label: "Losses", staged: true, x: "training tokens", y: "training loss (nats a token)", facets: true, traces: lossTraces,
     caption: () => `At ${target()}. At most 200 means a round. Each seed has a line; it breaks where weights were `
       + "pruned between rounds.",
     table: lossTable, nothing: "Nothing was trained here",
