@@ -268,13 +268,11 @@ class EvalConfig:
     """Evaluation: perplexity on texts that neither calibration nor training reads, and tasks."""
 
     texts: tuple[str, ...] = ()
-    """Texts, as in --calibration.text. By default embedded for the embedded model, else
-    wikitext2."""
+    """Texts, as in --calibration.text. By default wikitext2; embedded for the embedded model."""
     seq_len: int | None = None
     """Tokens in a window. By default the model's maximum, at most 2048."""
     stride: int | None = None
-    """Tokens from the start of a window to the start of the next. By default a whole window, so
-    that windows do not overlap."""
+    """Tokens from the start of a window to that of the next. By default windows do not overlap."""
     max_windows: int | None = None
     """Largest number of windows: the first ones of each text. By default all."""
     tasks: tuple[str, ...] = ()
@@ -282,6 +280,8 @@ class EvalConfig:
     that define one. Each accuracy is a column of the results."""
     task_limit: int | None = None
     """Number of examples of each task. By default all."""
+    speed: bool = False
+    """Measure the seconds of prefill and of decoding a token in each cell. It needs one worker."""
 
     def __post_init__(self) -> None:
         give_types_(self, "eval.")

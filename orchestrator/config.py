@@ -258,6 +258,8 @@ class SweepConfig:
         if self.prune.weight_bits is not None:
             remedy = "training would move weights off their grid; use --regimes oneshot"
             require(not self.grid.trains, "prune.weight-bits", self.prune.weight_bits, remedy)
+        workers = self.resources.num_workers
+        require(workers == 1 or not self.eval.speed, "eval.speed", "True", "needs --num-workers 1")
         if self.grid.joins:
             require_joint(self.finetune)
             self.joint.require_start(self.grid.sparsities, structures)

@@ -189,6 +189,7 @@ def prepare(
             *(block.grid, block.prune, block.finetune, tasks, block.eval.task_limit, block.joint),
             extras=tuple((extras or {}).get(i, ())),
             axes=axes[i],
+            speed=block.eval.speed,
         )
         for i, block in enumerate(blocks)
     ]

@@ -212,7 +212,8 @@ class Bench:
         setattr_(walk, "RUNNERS", dict.fromkeys((Prune, Finetune, Evaluate), self.run_stage))
         setattr_(Weights, "read", lambda _, source, dtype: Model(read_content(source)))
         setattr_(Weights, "save", save_content)
-        measured = SimpleNamespace(num_pruned=1, num_prunable=2, sparsity=0.5, worst=lambda _: 0.0)
+        counts = {"pruned": {"w": 1}, "total": {"w": 2}, "num_pruned": 1, "num_prunable": 2}
+        measured = SimpleNamespace(**counts, sparsity=0.5, worst=lambda _: 0.0)
         setattr_(workspace, "measure", lambda *_: measured)
         setattr_(os, "fsync", lambda _: None)
         # Commands run one after another, so claims of others are those of killed ones.

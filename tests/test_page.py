@@ -74,7 +74,7 @@ def test_without_scripts_answer_heat_table_and_picture_are_in_the_html():
     assert "Not counted: sparsegpt · oneshot (49.00 on 1 of 3 seeds, failed)." in text
     cells = re.findall(r'<td class="([^"]*)"><button type="button" data-cell="0.5">([^<]*)<', text)
     assert cells == [("h5 part", "49.00 ! (1 of 3)"), ("h6 best", "60.1 ± 0.1 (3)")]
-    (drawing,) = re.findall(r"<svg class=\"static\".*?</svg>", text)
+    (drawing,) = re.findall(r"<svg class=\"static\".*?</svg></section>", text)
     assert "wanda · oneshot</text>" in drawing and drawing.count("<circle") == 2
 
 

@@ -113,7 +113,8 @@ def test_the_ten_worst_matrices_are_named_and_all_are_in_the_download(browser, s
         "byId('numbers').open = true; drawNumbers();"
         "return [...byId('numbers-table').rows].map(r => [...r.cells].map(c => c.textContent))"
     )
-    assert len(lines) == 11 and lines[1][:2] == ["1", "5"]
+    assert len(lines) == 12 and lines[1][:2] == ["1", "5"]
+    assert lines[-1] == ["and 14 more, all in the CSV"]
     text = browser.run(
         "URL.createObjectURL = (blob) => { window.saved = blob.text(); return '#'; };"
         "saveNumbers(); return window.saved"

@@ -92,10 +92,13 @@ def test_marks_of_lost_cells_at_one_sparsity_do_not_cover_each_other():
 
 def test_band_is_mean_and_deviation_and_stays_inside_the_picture():
     rows = [DENSE, *seeds("wanda", 28.0, 90.0, sparsity=0.3), *seeds("wanda", 28.0, 90.0)]
-    (band,) = drawn(rows).iter(f"{SVG}polygon")
+    (inner,) = drawn(rows).iterfind(f"{SVG}svg")
+    (band,) = inner.iter(f"{SVG}polygon")
     heights = [y for _, y in places(band)]
     assert len(heights) == 4 and len({*heights}) == 2
-    assert all(0 < y < float(drawn(rows).get("height")) for y in heights)
+    assert inner.get("viewBox") == " ".join(inner.get(n) for n in ("x", "y", "width", "height")), (
+        "what lies outside of an inner picture is cut"
+    )
 
 
 def test_a_structure_is_a_mark_in_a_column_of_its_own_with_a_bar_for_its_seeds():

@@ -8,6 +8,7 @@ from ray.exceptions import ActorDiedError, NodeDiedError
 from ray.train import WorkerGroupError
 
 from core.ranks import Ranks
+from core.targets import Target
 from orchestrator.cluster import driver
 from orchestrator.cluster.restarts import FAILURES, LONGEST_PAUSE, LOST_NODES, SPOT, Restarts
 from orchestrator.cluster.room import WAITING, NoRoomError
@@ -101,7 +102,7 @@ def killed_node():
 @pytest.mark.usefixtures("one_thread")
 def test_a_cell_that_kills_its_node_fails_and_the_others_go_on(sweep, run):
     def kill(stage):
-        if stage.work.sparsity_after() == 0.5:
+        if stage.work.target_after() == Target(0.5):
             raise killed_node()
 
     pauses = run(kill)

@@ -27,5 +27,6 @@ This is the only package that knows model families and where a prunable weight i
     weight_writer.py safetensors written one tensor at a time
     model_writer.py  the new files of a streamed model, one shard a block
     hidden_states.py hidden states between two of its blocks, on the host or on disk
+    semi_structured.py  2:4 weights for the sparse tensor cores of a GPU
     saving.py        a pruned model written as a Hugging Face directory
 """

@@ -2,6 +2,7 @@
 
 contents.py      all that the page shows, as JSON values
 drawn.py         boards -> lines with their values in every dimension, and pairs compared
+gains.py         what pruning buys: bytes and measured seconds, and words on them
 packing.py       rows as columns
 answers.py       the answer and the heat table of each board as HTML
 picture.py       a board as a static picture in SVG, for the page and for an export

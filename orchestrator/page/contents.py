@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.page import packing
 from orchestrator.page.answers import board_html
 from orchestrator.page.drawn import Shown, described, dimensions_of, lines_of, pairs_of, rounded
+from orchestrator.page.gains import device_among, gains_of
 from orchestrator.page.packing import packed_rows
 from orchestrator.results.board import boards_of
 from orchestrator.results.curves import curves_from_rows
@@ -78,6 +79,7 @@ def contents_of(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
         key=lambda named: (named[1].get("finished_at") or "~", named[0], sort_key(named[1])),
     )
     rows = [row for _, row in ordered]
+    device = device_among(rows)
     places = {(name, key_of(row)): i for i, (name, row) in enumerate(ordered)}
     shown: list[Shown] = []
     published: list[dict[str, Any]] = []
@@ -85,7 +87,7 @@ def contents_of(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
         by_key = {key_of(row): row for row in sweep.rows}
         numbers = {key: places[sweep.name, key] for key in by_key}
         boards = boards_of(curves_from_rows(sweep.rows))
-        mine = [Shown(sweep.name, board, by_key, numbers) for board in boards]
+        mine = [Shown(sweep.name, board, by_key, numbers, device) for board in boards]
         shown += mine
         published += published_on(mine, sweep.published)
     dimensions = dimensions_of(shown)
@@ -102,6 +104,7 @@ def contents_of(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
                 "targets": [t.label for t in one.board.targets],
                 "dense": rounded(one.board.dense_perplexity),
                 "html": board_html(one, i),
+                "gains": gains_of(one.board, one.rows, device),
             }
             for i, one in enumerate(shown)
         ],
@@ -111,6 +114,9 @@ def contents_of(sweeps: Sequence[SweepShown]) -> dict[str, Any]:
         "published": published,
         "rows": packed_rows(rows, [name for name, _ in ordered]),
         **details_among(sweeps),
+        "other_devices": sorted(
+            {row["speed_device"] for row in rows if row.get("speed_device")} - {device}
+        ),
         "settings": [item for sweep in sweeps for item in settings_of(sweep, len(sweeps) > 1)],
         "commands": {sweep.name: commands_of(sweep.provenance) for sweep in sweeps},
     }

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.page.gains import bytes_of, seconds_of
 from orchestrator.page.palette import look_of
 from orchestrator.results.answer import percent
 from orchestrator.results.board import Board, Line
@@ -29,7 +30,6 @@ TITLES = {"sweep": "Sweep", "model": "Model", "text": "Evaluation", "method": "M
 TITLES |= {"regime": "Regime", "method_settings": "Method settings"}
 MAX_PAIRS = 20_000
 """Most targets of all pairs of lines that a page compares beforehand."""
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Shown:
     """Rows of the sweep by key."""
     number_of: Mapping[str, int]
     """Places of rows in the page's table, by key."""
+    device: str | None = None
+    """The device that measured seconds are shown of."""
 
     @property
     def id(self) -> str:
@@ -144,9 +146,8 @@ def point_of(shown: Shown, point: Point, target: str) -> dict[str, Any]:
         for row in whole
         if row.get("num_prunable") is not None and row.get("num_pruned") is not None
     ]
-    size = BYTES.get((whole[0].get("dtype") or "").removeprefix("torch."), 4)
-    params = mean_and_std(left)[0]
-    mask = (whole[0].get("num_prunable") or 0) / 8
+    params, size = mean_and_std(left)[0], bytes_of(whole)
+    speed = {name: rounded(value) for name, value in seconds_of(whole, shown.device).items()}
     return {
         "x": point.sparsity,
         "target": target,
@@ -158,14 +159,15 @@ def point_of(shown: Shown, point: Point, target: str) -> dict[str, Any]:
         "status": point.status,
         "whole": point.is_whole,
         "params": params and round(params),
-        "bytes": params and round(params * size + mask),
+        "bytes": size and round(size),
         "tokens": round(point.tokens),
-        "seconds": rounded(seconds_of(whole)),
+        "seconds": rounded(seconds_spent(whole)),
         "rows": [shown.number_of[key] for key in point.rows],
+        **speed,
     }
 
 
-def seconds_of(rows: Sequence[Row]) -> float | None:
+def seconds_spent(rows: Sequence[Row]) -> float | None:
     """Return the mean seconds of pruning and training over the whole history of some rows."""
     sums = [(row.get("prune_seconds") or 0) + (row.get("finetune_seconds") or 0) for row in rows]
     return mean_and_std(sums)[0]

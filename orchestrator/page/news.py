@@ -8,6 +8,7 @@ from typing import Any
 LISTS = ("boards", "lines")
 """Parts that are lists of items with an `id`."""
 PARTS = ("head", "dimensions", "published", "settings", "commands", "sweeps", "all_pairs")
+PARTS += ("other_devices",)
 """Small parts that are sent whole."""
 
 

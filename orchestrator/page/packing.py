@@ -10,13 +10,11 @@ from typing import Any
 
 from orchestrator.results.schema import (
     EVALUATION_COLUMNS,
-    SCHEMA,
     SETTINGS_COLUMNS,
     Row,
     axes_in,
-    axis_columns_of,
     key_of,
-    task_columns_of,
+    shown_columns_of,
 )
 
 MANY_ROWS = 5_000
@@ -30,7 +28,7 @@ CELL_COLUMNS += (*EVALUATION_COLUMNS[:4], *SETTINGS_COLUMNS)
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
     """Return the columns that a page holds of these rows."""
-    names = [*SCHEMA.names, *axis_columns_of(rows), *task_columns_of(rows)]
+    names = shown_columns_of(rows)
     return names if len(rows) < MANY_ROWS else [name for name in names if name not in LONG]
 
 

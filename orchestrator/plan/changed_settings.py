@@ -46,7 +46,7 @@ class StoredStages:
     def near(self, stage: Stage, fields: Mapping[str, Any]) -> list[tuple[str | None, dict]]:
         """Return the parents and fields of stored stages at a stage's place in the grid."""
         # Only a stage that prunes says where in the grid its parent stands.
-        parent = stage.parent if stage.work.sparsity_after() is None else None
+        parent = stage.parent if stage.work.target_after() is None else None
         place = (stage.kind, stage.method, stage.model, *map(fields.get, PLACE), parent)
         return self.found.get(place, [])
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from core.models.sources import ModelSource
+from core.targets import Target
 from core.texts.sources import Text
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.stages import Stage
@@ -117,12 +118,12 @@ class Job:
         """Return a stage that a cell of this job is made of."""
         return self.by_id[stage_id]
 
-    def sparsity_of(self, stage_id: str | None) -> float:
-        """Return the sparsity that a stage's weights were pruned to, 0 for the dense model."""
+    def target_of(self, stage_id: str | None) -> Target:
+        """Return the target that a stage's weights were pruned to; the dense model's is 0."""
         while stage_id is not None:
             stage = self.stage(stage_id)
-            found = stage.work.sparsity_after()
+            found = stage.work.target_after()
             if found is not None:
                 return found
             stage_id = stage.parent
-        return 0.0
+        return Target(0.0)

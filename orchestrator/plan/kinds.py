@@ -17,15 +17,17 @@ from core.checks import BadInputError
 from core.config import PruneConfig
 from core.methods import METHODS, OPTION_VERSIONS
 from core.targets import Target
+from orchestrator.plan.identity import values_of
 from orchestrator.plan.inputs import CalibrationText, Draw, EvaluationText, Reading, TaskInput
 from orchestrator.plan.training_kinds import TRAINING_VERSIONS, Finetune, Joint
 from orchestrator.plan.work import Counts, Operations, Work
 
-__all__ = ["KINDS", "TRAINING_VERSIONS", "Dense", "Evaluate", "Finetune", "Joint", "Prune", "Tasks"]
-__all__ += ["kind_of"]
+__all__ = ["KINDS", "TRAINING_VERSIONS", "Dense", "Evaluate", "Finetune", "Joint", "Prune", "Speed"]
+__all__ += ["Tasks", "kind_of"]
 
 EVALUATE_VERSION = 1
 TASKS_VERSION = 1
+SPEED_VERSION = 1
 """Raise a version of this file whenever the numbers that it stands for change."""
 
 
@@ -99,9 +101,9 @@ class Prune(Work):
         """Return True if there are calibration windows."""
         return self.draw is not None
 
-    def sparsity_after(self) -> float | None:
-        """Return the sparsity of the target."""
-        return self.target.sparsity
+    def target_after(self) -> Target | None:
+        """Return the target."""
+        return self.target
 
     def readings(self) -> tuple[Reading, ...]:
         """Return the calibration windows."""
@@ -175,8 +177,32 @@ class Tasks(Work):
         return {"version": TASKS_VERSION, **known}
 
 
+@dataclass(frozen=True)
+class Speed(Work):
+    """Seconds of prefill and of decoding one token, on the device of the sweep."""
+
+    kind = "speed"
+    circumstances = ("device",)
+
+    dtype: str
+    batch: int = 1
+    prompt_tokens: int = 512
+    new_tokens: int = 32
+    """Tokens decoded after each prompt."""
+    repeats: int = 9
+
+    def fields(self) -> dict[str, Any]:
+        """Return dtype and sizes."""
+        return {"version": SPEED_VERSION, **values_of(self)}
+
+    def operations(self, model: Counts, text_tokens: int) -> Operations:
+        """Return the forward passes of all prompts and tokens."""
+        tokens = self.batch * self.repeats * (self.prompt_tokens + self.new_tokens)
+        return {("forward", self.dtype): model.forward_operations(tokens, self.prompt_tokens)}
+
+
 KINDS: dict[str, type[Work]] = {
-    work.kind: work for work in (Dense, Prune, Finetune, Joint, Evaluate, Tasks)
+    work.kind: work for work in (Dense, Prune, Finetune, Joint, Evaluate, Tasks, Speed)
 }
 """All kinds by their name in manifests, in the order of the flow."""
 

@@ -20,7 +20,7 @@ from core.targets import Target
 from orchestrator.config import GridConfig, is_pair
 from orchestrator.plan.cell import DENSE, Cell, Point, Settings
 from orchestrator.plan.inputs import Draw, ModelInputs, TaskInput
-from orchestrator.plan.kinds import Dense, Evaluate, Finetune, Joint, Prune, Tasks
+from orchestrator.plan.kinds import Dense, Evaluate, Finetune, Joint, Prune, Speed, Tasks
 from orchestrator.plan.plan import Plan
 
 
@@ -52,6 +52,8 @@ class Planner:
     """Cells beside the grid; each has all seeds."""
     axes: Mapping[str, Any] = field(default_factory=dict)
     """Values of the settings, by name, in which the blocks of the plan differ."""
+    speed: bool = False
+    """True if the speed of every cell's last weights is measured."""
 
     def build(
         self, models: Iterable[ModelInputs], circumstances: Mapping[str, Any] | None = None
@@ -135,7 +137,7 @@ class ModelPlanner:
             schedule=self.grid.schedule if point.regime == "iterative" else None,
             budget=self.config.finetune.budget if trains else None,
         )
-        facts |= {"block": self.block}
+        facts |= {"block": self.block, "looks": self.add_looks(point.method, stages[-1])}
         cell = Cell(self.model.name, point, settings, tuple(stages), evaluations, **facts)
         self.plan.add_cell(cell)
 
@@ -209,6 +211,13 @@ class ModelPlanner:
             found = (self.plan.add_stage(w, self.model.name, method, parent) for w in works)
             self.evaluations[parent] = tuple(found)
         return self.evaluations[parent]
+
+    def add_looks(self, method: str, parent: str) -> tuple[str, ...]:
+        """Add what else is measured of weights; return the ids of the stages."""
+        if not self.config.speed:
+            return ()
+        work = Speed(self.model.dtype)
+        return (self.plan.add_stage(work, self.model.name, method, parent),)
 
     def add_prune(self, method: str, parent: str, target: Target, seed: int) -> str:
         """Add a prune stage; return its id."""

@@ -156,9 +156,9 @@ class Joint(Work):
         """Return the name of the training text."""
         return self.round.text_name()
 
-    def sparsity_after(self) -> float | None:
-        """Return the sparsity of the target."""
-        return self.target.sparsity
+    def target_after(self) -> Target | None:
+        """Return the target."""
+        return self.target
 
     def readings(self) -> tuple[Reading, ...]:
         """Return the training text, and the one that a learning rate is chosen on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Protocol
 
 from core.config import PruneConfig
+from core.targets import Target
 from orchestrator.plan.inputs import Reading, TrainingDraw
 
 Operations = dict[tuple[str, str], float]
@@ -63,8 +64,8 @@ class Work:
         """Return True if the numbers depend on a seed."""
         return False
 
-    def sparsity_after(self) -> float | None:
-        """Return the sparsity that the weights are pruned to; None keeps the parent's."""
+    def target_after(self) -> Target | None:
+        """Return the target that the weights are pruned to; None keeps the parent's."""
         return None
 
     def readings(self) -> tuple[Reading, ...]:

@@ -15,7 +15,7 @@ from orchestrator.publish.tables import MARK, Table
 from orchestrator.results.board import Board
 from orchestrator.results.numbers import format_perplexity
 from orchestrator.results.points import Point
-from orchestrator.results.schema import SCHEMA, Row, sort_key, task_columns_of
+from orchestrator.results.schema import Row, shown_columns_of, sort_key
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters with which a spreadsheet takes a text for a formula and runs it."""
@@ -127,7 +127,7 @@ def cells_csv(tables: Iterable[Table]) -> str:
 def rows_csv(rows: Iterable[Row]) -> str:
     """Return every row with every column of `results.SCHEMA`, then the columns of tasks."""
     ordered = sorted(rows, key=sort_key)
-    columns = [*SCHEMA.names, *task_columns_of(ordered)]
+    columns = shown_columns_of(ordered)
     return csv_text(columns, [[row.get(name) for name in columns] for row in ordered])
 
 

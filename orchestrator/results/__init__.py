@@ -1,6 +1,7 @@
 """Results: rows become points and curves, Parquet, and the table for the terminal; no Ray.
 
 rows.py        one row of a cell and text, from the manifests of its stages
+bought.py      columns of what pruning buys: bytes and seconds
 schema.py      columns of a row, keys, order
 record.py      the record that a sweep leaves: its settings, cells and the keys of their rows
 gathering.py   rows of a store as results show them

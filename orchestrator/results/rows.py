@@ -16,6 +16,7 @@ from orchestrator.plan.kinds import Evaluate, Finetune, Joint, Prune
 from orchestrator.plan.stages import stage_identity
 from orchestrator.plan.work import Work
 from orchestrator.results import versions
+from orchestrator.results.bought import bytes_columns, speed_columns
 from orchestrator.store.rows import Rows
 
 FindManifest = Callable[[str], dict[str, Any] | None]
@@ -97,7 +98,8 @@ def build_row(
         **seconds_columns(job, metrics),
         **training_columns(job, cell, metrics),
         **cell_columns(cell),
-        **weights_columns(job, cell, metrics),
+        **weights_columns(job, cell, metrics, evaluation),
+        **{k: v for look in cell.looks for k, v in speed_columns(manifest(look)).items()},
         **evaluation_columns(job, cell, evaluation, manifest),
         "status": outcome.status,
         "error": outcome.error,
@@ -157,15 +159,20 @@ def cell_columns(cell: Cell) -> dict[str, Any]:
     }
 
 
-def weights_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
+def weights_columns(
+    job: Job, cell: Cell, metrics: dict[str, Any], evaluation: str
+) -> dict[str, Any]:
     """Return what is known of a cell's last weights."""
     last, is_dense = metrics.get(cell.stages[-1], {}), len(cell.stages) == 1
+    dtype = last.get("dtype", job.root.fields["dtype"])
+    known = metrics.get(evaluation, {}) if last or is_dense else {}
     return {
+        **bytes_columns(last, known, dtype),
         "measured_sparsity": last.get("measured_sparsity", 0.0 if is_dense else None),
         "measured_sparsity_worst": last.get("measured_sparsity_worst"),
         "num_pruned": last.get("num_pruned"),
         "num_prunable": last.get("num_prunable"),
-        "dtype": last.get("dtype", job.root.fields["dtype"]),
+        "dtype": dtype,
         "stage_id": cell.stages[-1],
         "stage_dir": None if is_dense else f"stages/{cell.stages[-1]}",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -81,6 +81,18 @@ FURTHER = {"environment": _TEXT, "lm_eval_version": _TEXT, "window_start": _TEXT
 evaluation recorded, such as the hash of its sources, threads, TF32 and the attention's
 implementation. `lm_eval_version`: version of the harness behind the columns of tasks.
 `window_start`: `bos` where every window of calibration, training and evaluation begins with it."""
+BOUGHT: dict[str, pa.DataType] = {"dense_bytes": _COUNT, "sparse_bytes": _COUNT}
+BOUGHT |= {
+    f"{kernels}{what}_{value}": _REAL
+    for kernels in ("", "sparse_")
+    for what in ("prefill", "decode")
+    for value in ("seconds", "spread")
+}
+BOUGHT |= {"speed_device": _TEXT, "speed_note": _TEXT}
+"""Columns of what pruning buys, if a row has them: bytes of the whole model, dense and in a sparse
+form; medians and quartile distances of measured seconds, with dense kernels and with sparse ones;
+the device that they are of, and why some are absent."""
+FURTHER |= BOUGHT
 _KNOWN = frozenset([*_COLUMNS, *FURTHER])
 _COUNTS = tuple(name for name, kind in _COLUMNS.items() if kind == _COUNT)
 SCHEMA = pa.schema([pa.field(name, kind, name not in _REQUIRED) for name, kind in _COLUMNS.items()])
@@ -141,7 +153,7 @@ def sort_key(row: Row) -> tuple[Any, ...]:
 
 
 def task_columns_of(rows: Iterable[Row]) -> list[str]:
-    """Return the columns beyond `SCHEMA` that some of the rows have, in order."""
+    """Return the columns of tasks that some of the rows have, in order."""
     names: set[str] = set().union(*rows)
     return sorted(name for name in names if name.startswith(TASK_PREFIX))
 
@@ -166,6 +178,15 @@ def axes_in(row: Row) -> dict[str, str]:
     """Return the settings in which the blocks of a sweep differ, as far as a row reads them."""
     found = {n.removeprefix(AXIS_PREFIX): v for n, v in row.items() if n.startswith(AXIS_PREFIX)}
     return {name: str(value) for name, value in sorted(found.items()) if value is not None}
+
+
+def shown_columns_of(rows: Sequence[Row]) -> list[str]:
+    """Return the columns that tables show: `SCHEMA`, and those used beside it.
+
+    A column is used if some row has a value in it.
+    """
+    bought = [name for name in BOUGHT if any(row.get(name) is not None for row in rows)]
+    return [*SCHEMA.names, *axis_columns_of(rows), *bought, *task_columns_of(rows)]
 
 
 def regime_order(regime: str) -> int:

@@ -6,6 +6,7 @@ open_cells.py    the cells that are not settled, and the stages that they lack
 runners.py       the function that runs each kind of stage
 training.py      a training stage: one round for each learning rate
 evaluation.py    perplexity on a text
+speed.py         seconds of prefill and of decoding, with dense and sparse kernels
 tasks.py         a zero-shot task
 workspace.py     all that the stages share: tokens, and the way results are published
 weights.py       weights of stages, in memory or from the store

@@ -20,12 +20,13 @@ from core.parallel import whole
 from core.precision import DTYPES
 from core.pruners import make_pruner
 from core.sequential import PruneReport, prune_
-from orchestrator.plan.kinds import Evaluate, Finetune, Joint, Prune, Tasks
+from orchestrator.plan.kinds import Evaluate, Finetune, Joint, Prune, Speed, Tasks
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.work import Work
 from orchestrator.trial.blocks import Blocks, opened_blocks
 from orchestrator.trial.clock import timed
 from orchestrator.trial.evaluation import perplexity_on
+from orchestrator.trial.speed import run_speed
 from orchestrator.trial.tasks import run_tasks
 from orchestrator.trial.training import checkpoint_names, recover
 from orchestrator.trial.workspace import Workspace
@@ -136,6 +137,7 @@ def run_evaluate(space: Workspace, stage: Stage) -> None:
         "nll": result.nll,
         "num_tokens": result.num_tokens,
         "num_windows": result.num_windows,
+        "num_parameters": sum(each.numel() for each in model.parameters()),
     }
     counts = space.counts(text)
     if counts is not None:
@@ -149,5 +151,6 @@ RUNNERS: dict[type[Work], Callable[[Workspace, Stage], None]] = {
     Joint: run_training,
     Evaluate: run_evaluate,
     Tasks: run_tasks,
+    Speed: run_speed,
 }
 """The runner of each kind that runs; the dense model is read from its source."""

@@ -231,7 +231,7 @@ class Walk:
             manifest = self.space.manifests.find(other.id)
             value = math.nan if manifest is None else manifest["metrics"]["perplexity"]
             if manifest is not None and not value <= limit:
-                at = self.job.sparsity_of(stage.parent)
+                at = self.job.target_of(stage.parent).sparsity
                 line = f"perplexity {value:.4g} at {at:g} is above --stop-perplexity {limit:g}"
                 return line, value
         return None

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from core.measures.sparse_bytes import mask_bytes
 from core.measures.sparsity import measure
 from core.pruners.quantise import Grid, save_grids
 from core.ranks import Ranks
@@ -54,8 +55,9 @@ class Workspace:
             "dtype": str(next(held.model.parameters()).dtype).removeprefix("torch."),
             "num_pruned": measured.num_pruned,
             "num_prunable": measured.num_prunable,
+            "mask_bytes": mask_bytes(measured),
             "measured_sparsity": measured.sparsity,
-            "measured_sparsity_worst": measured.worst(self.job.sparsity_of(stage.id)),
+            "measured_sparsity_worst": measured.worst(self.job.target_of(stage.id).sparsity),
         }
         if "matrices" in metrics:
             names = metrics["matrices"]["names"]

@@ -43,10 +43,10 @@ function fillChips(view) {
     references.push(chip("reference", "published", { color: "currentColor", symbol: "circle-open" }, "published"));
   }
   if (references.length) groups.push(chipGroup("References", references));
-  if (state.view === "layers") {
-    groups.push(chipGroup("Show", ["errors", "sparsity"].map((name) => {
+  if (view.fields) {
+    groups.push(chipGroup("Show", view.fields.map((name) => {
       const made = button(name, { set: `field=${name}` });
-      made.setAttribute("aria-pressed", String(state.field === name));
+      made.setAttribute("aria-pressed", String(field() === name));
       return made;
     })));
   }

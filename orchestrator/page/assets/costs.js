@@ -27,6 +27,35 @@ function costTraces(measure) {
   };
 }
 
+/** Points by measured seconds, of dense kernels and (hollow, named) sparse ones, and the dense model's time. */
+function speedTraces(lines, among) {
+  const pruned = lines.filter((line) => !line.control);
+  const all = ["", "sparse_"].flatMap((kernels) => pruned.map((line) => {
+    const measure = `${kernels}${field()}_seconds`;
+    const points = line.points.filter((point) => finite(point[measure]) && finite(point.y));
+    const trace = markTrace(points.map((point) => ({ line, point })), measure, among);
+    if (!kernels) return trace;
+    trace.marker.symbol = trace.marker.symbol.map((name) => `${name.replace("-open", "")}-dot`);
+    return { ...trace, hovertext: trace.hovertext.map((text) => `${text}, sparse kernels`) };
+  })).filter(({ x }) => x.length);
+  const seen = extent(all);
+  if (!seen) return [];
+  const dense = shownBoards().map(({ gains }) => gains.dense[`${field()}_seconds`]).filter(finite);
+  const level = dense.map((seconds) => ({
+    ...HOVER, mode: "lines", x: [seconds, seconds], y: [seen[0] / 1.5, seen[1] * 1.5], meta: { kind: "dense" },
+    line: { color: GREY, width: 2, dash: "dot" }, hovertext: Array(2).fill(`dense: ${shown(seconds)} s`), name: "dense",
+  }));
+  return [...level, ...all];
+}
+
+function speedCaption() {
+  const what = field() === "decode" ? "Seconds to decode one token" : "Seconds to read the prompt";
+  const others = page.data.other_devices;
+  const left_out = others.length ? ` Measured elsewhere and left out: ${others.join("; ")}.` : "";
+  return `${what}, medians; the dotted grey line is the dense model. ${gained(field())}${left_out} `
+    + "Marks with a dot: sparse kernels.";
+}
+
 function markTrace(entries, measure, among) {
   const look = entries.length ? lookOf(entries[0].line) : { color: GREY, symbol: "circle", dash: "dot" };
   const line = entries[0]?.line;

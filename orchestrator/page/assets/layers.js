@@ -22,7 +22,7 @@ function matrices(point, field) {
 /** The line or the two lines whose layers are shown: picked ones, else the lowest that has any. */
 function layerLines(lines) {
   const entries = pointsAt(lines.filter((line) => !line.control), target());
-  const read = entries.map((entry) => ({ ...entry, told: matrices(entry.point, state.field) }));
+  const read = entries.map((entry) => ({ ...entry, told: matrices(entry.point, field()) }));
   const known = read.filter((entry) => entry.told);
   const picked = state.pick.map((id) => known.find(({ line }) => line.id === id)).filter(Boolean);
   const lowest = known.filter(({ point }) => point.whole).sort((a, b) => a.point.y - b.point.y);
@@ -48,7 +48,7 @@ function layerTraces(lines) {
   const { cells, other } = found;
   const blocks = new Set(cells.map(({ block }) => block)).size;
   const kinds = new Set(cells.map(({ kind }) => kind)).size;
-  const log = state.field === "errors";
+  const log = field() === "errors";
   const shade = cells.map(({ value }) => (log ? Math.log10(Math.max(value, 1e-9)) : value));
   const [low, high] = [Math.min(...shade), Math.max(...shade)];
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => low + part * (high - low));
@@ -60,7 +60,7 @@ function layerTraces(lines) {
       symbol: "square", size, color: shade, colorscale: other ? "RdBu" : "YlOrRd", reversescale: !other,
       cmid: other ? (log ? 0 : 1) : undefined, line: { width: 0.5, color: color("--edge") },
       colorbar: {
-        title: { text: other ? "B over A" : VIEW_FIELDS[state.field], side: "right" }, thickness: 12,
+        title: { text: other ? "B over A" : VIEW_FIELDS[field()], side: "right" }, thickness: 12,
         tickvals: ticks, ticktext: ticks.map((v) => shown(Number((log ? 10 ** v : v).toPrecision(2)))),
       },
     },
@@ -72,7 +72,7 @@ const VIEW_FIELDS = { errors: "relative error", sparsity: "sparsity" };
 
 function layerCaption(lines, among) {
   const found = layerValues(lines);
-  const what = state.field === "errors"
+  const what = field() === "errors"
     ? "Change of each layer's output relative to its size, tr(D H Dᵀ) / tr(W H Wᵀ), in the cell's last prune stage. "
       + "0 is no change; 1 is as bad as no layer. Mean over seeds."
     : "Fraction of each matrix that is masked.";
@@ -86,7 +86,7 @@ function layerCaption(lines, among) {
 function layerTable(lines) {
   const found = layerValues(lines);
   if (!found) return { head: ["matrix"], body: [] };
-  const title = found.other ? "B over A" : VIEW_FIELDS[state.field];
+  const title = found.other ? "B over A" : VIEW_FIELDS[field()];
   const sorted = found.cells.toSorted((a, b) => b.value - a.value);
   return { head: ["worst first", "block", "matrix", title], body: sorted.map(({ name, block, kind, value }, i) => [
     `${i + 1}`, String(block), `${kind} (${name})`, shown(value),

@@ -45,15 +45,6 @@ function drawing(saved = false, size = null) {
   return { data, layout, panels: panels.length };
 }
 
-/** Lines of words in place of a plot that has no traces. */
-function nothingIn(view) {
-  const { later, commands } = page.data;
-  if (!later || !view.staged || live.address) return [view.nothing];
-  const look = Object.values(commands)[0]?.look ?? "python -m orchestrator.browse OUT_DIR";
-  const why = `A page of ${later.toLocaleString("en")} rows and more holds no layers and losses.`;
-  return [why, "The live page has them:", look];
-}
-
 function baseLayout(ink, box, labels, saved) {
   const right = labels ? Math.min(240, box.width * 0.24) : 14;
   return {
@@ -184,14 +175,6 @@ function drawPlot() {
   const hint = "Click a line to see it alone, with Shift to add another and compare.";
   byId("caption").textContent = board ? `${view.caption(shownLines(), among)}${more} ${hint}` : "No rows yet.";
   if (byId("numbers").open) drawNumbers();
-}
-
-function drawNumbers() {
-  const { head, body, first } = VIEWS[state.view].table(shownLines(), shownLines(true));
-  const most = first ?? 1000;
-  const rest = body.length - most;
-  const more = rest > 0 ? [[`and ${rest.toLocaleString("en")} more, all in the CSV`]] : [];
-  fillTable(byId("numbers-table"), head, [...body.slice(0, most), ...more], nothingIn(VIEWS[state.view]).join(" "));
 }
 
 /** Gives Plotly's buttons, made for the mouse, a name, a place in the tab order, and Enter. */

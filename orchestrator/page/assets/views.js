@@ -6,6 +6,7 @@
 // wide        true if names stand at points, which take room to the right
 // traces      function of (lines, all shown lines, places of targets): what is drawn, as Plotly takes it
 // lane        function of the same that returns marks of cells without a value, drawn above the plot; or absent
+// fields      names of what it can show, of which the reader chooses one
 // staged      true if it shows what stages recorded, which a page of many rows does not hold
 // references  true if the dense model and published values are drawn
 // ends        true if lines have their names at their right ends
@@ -13,6 +14,15 @@
 // caption     function of (lines, all shown lines): what a reader must know
 // table       function of (lines, all shown lines): the numbers, as `head` and `body`
 // nothing     words in place of a plot that has no traces
+
+/** The field that the reader chose, of those that the view offers. */
+function field() {
+  const { fields } = VIEWS[state.view];
+  return fields.includes(state.field) ? state.field : fields[0];
+}
+
+/** What Python says of bytes or seconds on the shown boards. */
+const gained = (measure) => [...new Set(shownBoards().map(({ gains }) => gains[measure]))].join(" ");
 
 const NO_VALUES = "No perplexity yet for this choice";
 const PERPLEXITY = { y: null, facets: true, table: pointTable, nothing: NO_VALUES };
@@ -30,21 +40,26 @@ const VIEWS = {
       + "Grey steps: no whole cell has fewer weights and a lower value.",
   },
   bytes: {
-    ...PERPLEXITY, label: "Bytes", x: "bytes of the remaining weights and a mask of one bit each", log: true,
-    traces: sizeTraces("bytes"),
-    caption: () => "In the sweep's number format. Grey steps: no whole cell has fewer bytes and a lower value.",
+    ...PERPLEXITY, label: "Bytes", x: "bytes of the model: values that are left, one bit a weight, the rest dense",
+    log: true, traces: sizeTraces("bytes"),
+    caption: () => `${gained("bytes") || "Prunable matrices only: these rows are of an earlier version."} `
+      + "Grey steps: no whole cell has fewer bytes and a lower value.",
+  },
+  speed: {
+    ...PERPLEXITY, label: "Speed", x: "measured seconds", log: true, traces: speedTraces, fields: ["decode", "prefill"],
+    caption: speedCaption, nothing: "No speed was measured: run the sweep with --eval.speed",
   },
   tokens: {
     ...PERPLEXITY, label: "Tokens", x: "training tokens", traces: costTraces("tokens"),
     caption: () => `At ${target()}. Training tokens count over the cell's whole history. Grey steps: the front.`,
   },
   seconds: {
-    ...PERPLEXITY, label: "Seconds", x: "seconds to prune and train", log: true, wide: true,
+    ...PERPLEXITY, label: "Time spent", x: "seconds to prune and train", log: true, wide: true,
     traces: costTraces("seconds"),
     caption: () => `At ${target()}. Seconds over the cell's whole history, without evaluation. Grey steps: the front.`,
   },
   layers: {
-    label: "Layers", staged: true, x: "block", y: "matrix", traces: layerTraces, caption: layerCaption, table: layerTable,
+    label: "Layers", staged: true, fields: ["errors", "sparsity"], x: "block", y: "matrix", traces: layerTraces, caption: layerCaption, table: layerTable,
     nothing: "No values of layers are recorded here: methods without calibration look at no inputs",
   },
   losses: {
@@ -54,3 +69,21 @@ const VIEWS = {
     table: lossTable, nothing: "Nothing was trained here",
   },
 };
+
+/** Lines of words in place of a plot that has no traces. */
+function nothingIn(view) {
+  const { later, commands } = page.data;
+  if (!later || !view.staged || live.address) return [view.nothing];
+  const look = Object.values(commands)[0]?.look ?? "python -m orchestrator.browse OUT_DIR";
+  const why = `A page of ${later.toLocaleString("en")} rows and more holds no layers and losses.`;
+  return [why, "The live page has them:", look];
+}
+
+/** The numbers of the figure as a table below it. */
+function drawNumbers() {
+  const { head, body, first } = VIEWS[state.view].table(shownLines(), shownLines(true));
+  const most = first ?? 1000;
+  const rest = body.length - most;
+  const more = rest > 0 ? [[`and ${rest.toLocaleString("en")} more, all in the CSV`]] : [];
+  fillTable(byId("numbers-table"), head, [...body.slice(0, most), ...more], nothingIn(VIEWS[state.view]).join(" "));
+}
