@@ -3,9 +3,13 @@
 /** All whole points by a measure; a step line joins those that no point beats in both. */
 function sizeTraces(measure) {
   return (lines, among) => {
-    const traces = lines.filter((line) => !line.control).map((line) => markTrace(
-      line.points.filter((p) => finite(p[measure]) && finite(p.y)).map((point) => ({ line, point })), measure, among,
-    ));
+    const traces = lines.filter((line) => !line.control).flatMap((line) => {
+      const entries = line.points.filter((p) => finite(p[measure]) && finite(p.y)).map((point) => ({ line, point }));
+      const isOfStructure = ({ point }) => point.target.includes(":");
+      const plain = markTrace(entries.filter((entry) => !isOfStructure(entry)), measure, among);
+      const structured = markTrace(entries.filter(isOfStructure), measure, among); // No line leads to a structure.
+      return [plain, { ...structured, mode: "markers" }].filter(({ x }) => x.length);
+    });
     return [...traces, frontTrace(lines.flatMap((line) => (line.control ? [] : line.points)), measure)];
   };
 }
@@ -34,6 +38,9 @@ function speedTraces(lines, among) {
     const measure = `${kernels}${field()}_seconds`;
     const points = line.points.filter((point) => finite(point[measure]) && finite(point.y));
     const trace = markTrace(points.map((point) => ({ line, point })), measure, among);
+    trace.mode = "markers";
+    const spreads_of = points.map((point) => (point[measure.replace("_seconds", "_spread")] ?? 0) / 2);
+    trace.error_x = { type: "data", array: spreads_of, color: trace.marker.color, thickness: 1, width: 2 };
     if (!kernels) return trace;
     trace.marker.symbol = trace.marker.symbol.map((name) => `${name.replace("-open", "")}-dot`);
     return { ...trace, hovertext: trace.hovertext.map((text) => `${text}, sparse kernels`) };
@@ -42,7 +49,7 @@ function speedTraces(lines, among) {
   if (!seen) return [];
   const dense = shownBoards().map(({ gains }) => gains.dense[`${field()}_seconds`]).filter(finite);
   const level = dense.map((seconds) => ({
-    ...HOVER, mode: "lines", x: [seconds, seconds], y: [seen[0] / 1.5, seen[1] * 1.5], meta: { kind: "dense" },
+    ...HOVER, mode: "lines", x: [seconds, seconds], y: seen, meta: { kind: "dense" },
     line: { color: GREY, width: 2, dash: "dot" }, hovertext: Array(2).fill(`dense: ${shown(seconds)} s`), name: "dense",
   }));
   return [...level, ...all];
@@ -52,8 +59,8 @@ function speedCaption() {
   const what = field() === "decode" ? "Seconds to decode one token" : "Seconds to read the prompt";
   const others = page.data.other_devices;
   const left_out = others.length ? ` Measured elsewhere and left out: ${others.join("; ")}.` : "";
-  return `${what}, medians; the dotted grey line is the dense model. ${gained(field())}${left_out} `
-    + "Marks with a dot: sparse kernels.";
+  const marks = "bars hold the middle half of all times; the dotted grey line is the dense model";
+  return `${what}, medians; ${marks}. ${gained(field())}${left_out} Marks with a dot: sparse kernels.`;
 }
 
 function markTrace(entries, measure, among) {

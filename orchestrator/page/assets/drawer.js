@@ -63,7 +63,10 @@ function commandsOf(members, state_told) {
     const text = command.replace("{cell}", id);
     const line = element("div", undefined, { className: "command" });
     const copy = button("Copy", {}, { ariaLabel: `Copy: ${label}`, onclick: () => copyText(text) });
-    line.append(element("code", text), copy);
+    const code = element("code");
+    // Each word is a box of its own, or a browser would break a line after the dash of a flag.
+    text.split(" ").forEach((word, i) => code.append(i ? " " : "", element("span", word, { className: "word" })));
+    line.append(code, copy);
     return [element("div", label), line];
   });
 }

@@ -47,6 +47,7 @@ function lossTraces(lines, among) {
 }
 
 function lossTable(lines, among) {
-  const body = lossCurves(lines, among).flatMap(({ name, x, y }) => x.map((tokens, i) => [name, shown(tokens), shown(y[i])]));
+  const numbers = ({ name, x, y }) => x.map((tokens, i) => [name, shown(tokens), shown(y[i])]);
+  const body = lossCurves(lines, among).flatMap(numbers);
   return { head: ["line", "training tokens", "loss (nats a token)"], body, first: 200 };
 }

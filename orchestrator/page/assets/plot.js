@@ -40,7 +40,8 @@ function drawing(saved = false, size = null) {
   const range = view.y === null ? heights(drawn.flatMap(({ traces }) => traces), shownBoards()) : null;
   drawn.forEach((panel, i) => addPanel({ view, panel, i, grid: grid[i], ink, places, range, data, layout, box, ends }));
   if (!data.some((trace) => trace.y?.some((v) => v !== null))) {
-    layout.annotations.push({ text: nothingIn(view).map(markup).join("<br>"), xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false });
+    const text = nothingIn(view).map(markup).join("<br>");
+    layout.annotations.push({ text, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false });
   }
   return { data, layout, panels: panels.length };
 }

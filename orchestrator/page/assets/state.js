@@ -69,6 +69,8 @@ function options(select, values, chosen) {
   select.value = chosen;
 }
 
+const NUMBER = /^[−+]?[\d.,]+(e[+-]?\d+)?( ± [\d.e+-]+)?( %|×)?( \(\d+\))?$/;
+
 /** Fills a table with texts; those that read as numbers stand to the right. */
 function fillTable(table, titles, lines, nothing) {
   const head = element("thead");
@@ -77,9 +79,9 @@ function fillTable(table, titles, lines, nothing) {
   const body = element("tbody");
   for (const texts of lines) {
     const line = body.insertRow();
-    for (const text of texts) {
+    for (const [i, text] of texts.entries()) {
       const cell = element("td", text, { title: String(text).slice(0, 500) });
-      if (/^[−+]?[\d.,]+(e[+-]?\d+)?( ± [\d.e+-]+)?( %|×)?( \(\d+\))?$/.test(String(text))) cell.className = "number";
+      if (i && NUMBER.test(String(text))) cell.className = "number";
       line.append(cell);
     }
   }

@@ -6,11 +6,13 @@ const NAMES = {
   num_finetune_tokens: "training tokens",
   prune_seconds: "pruning (s)", finetune_seconds: "training (s)", evaluate_seconds: "evaluation (s)",
   peak_memory_bytes: "peak memory (bytes)", num_pruned: "weights pruned", num_prunable: "prunable weights",
-  dense_bytes: "dense (bytes)", sparse_bytes: "sparse (bytes)", finetune_lr: "learning rate", cell_id: "cell id", in_current_grid: "in the current grid",
+  dense_bytes: "dense (bytes)", sparse_bytes: "sparse (bytes)",
+  finetune_lr: "learning rate", cell_id: "cell id", in_current_grid: "in the current grid",
 };
 const USUAL = ["model", "method", "regime", "target", "seeds", "status", "perplexity", "ratio", "num_finetune_tokens",
   "prune_seconds", "finetune_seconds", "eval_text", "error"];
-const humanName = (column) => NAMES[column] ?? column.replaceAll("_", " ").replace(/ seconds$/, " (s)").replace(/ spread$/, " spread (s)");
+const humanName = (column) => NAMES[column]
+  ?? column.replaceAll("_", " ").replace(/ seconds$/, " (s)").replace(/ spread$/, " spread (s)");
 
 /** Columns that are shown: the reader's, else the usual ones that have anything. */
 function tableColumns() {

@@ -35,7 +35,7 @@ const VIEWS = {
       + "Lane on top, cells without a value: × failed, ▲ not finite, ■ stopped, – not run.",
   },
   size: {
-    ...PERPLEXITY, label: "Weights left", x: "prunable weights that remain", log: true, traces: sizeTraces("params"),
+    ...PERPLEXITY, label: "Weights", x: "prunable weights that remain", log: true, traces: sizeTraces("params"),
     caption: () => "Models of different size share this axis. "
       + "Grey steps: no whole cell has fewer weights and a lower value.",
   },
@@ -46,7 +46,7 @@ const VIEWS = {
       + "Grey steps: no whole cell has fewer bytes and a lower value.",
   },
   speed: {
-    ...PERPLEXITY, label: "Speed", x: "measured seconds", log: true, traces: speedTraces, fields: ["decode", "prefill"],
+    ...PERPLEXITY, label: "Speed", x: "measured seconds", traces: speedTraces, fields: ["decode", "prefill"],
     caption: speedCaption, nothing: "No speed was measured: run the sweep with --eval.speed",
   },
   tokens: {
@@ -54,16 +54,18 @@ const VIEWS = {
     caption: () => `At ${target()}. Training tokens count over the cell's whole history. Grey steps: the front.`,
   },
   seconds: {
-    ...PERPLEXITY, label: "Time spent", x: "seconds to prune and train", log: true, wide: true,
+    ...PERPLEXITY, label: "Time", x: "seconds to prune and train", log: true, wide: true,
     traces: costTraces("seconds"),
     caption: () => `At ${target()}. Seconds over the cell's whole history, without evaluation. Grey steps: the front.`,
   },
   layers: {
-    label: "Layers", staged: true, fields: ["errors", "sparsity"], x: "block", y: "matrix", traces: layerTraces, caption: layerCaption, table: layerTable,
+    label: "Layers", staged: true, fields: ["errors", "sparsity"], x: "block", y: "matrix",
+    traces: layerTraces, caption: layerCaption, table: layerTable,
     nothing: "No values of layers are recorded here: methods without calibration look at no inputs",
   },
   losses: {
-    label: "Losses", staged: true, x: "training tokens", y: "training loss (nats a token)", facets: true, traces: lossTraces,
+    label: "Losses", staged: true, x: "training tokens", y: "training loss (nats a token)", facets: true,
+    traces: lossTraces,
     caption: () => `At ${target()}. At most 200 means a round. Each seed has a line; it breaks where weights were `
       + "pruned between rounds.",
     table: lossTable, nothing: "Nothing was trained here",
