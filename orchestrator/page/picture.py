@@ -173,8 +173,8 @@ def band(board: Board, line: Line, scale: Scale) -> Iterable[str]:
         if point is None or not point.perplexity or point.std is None or point.mask_structure:
             found.append([])
             continue
-        ends = ((point.perplexity + side * point.std) / dense for side in (-1, 1))
-        found[-1].append((scale.x(place), *(height_of(scale, end) for end in ends)))
+        low, high = ((point.perplexity + side * point.std) / dense for side in (-1, 1))
+        found[-1].append((scale.x(place), height_of(scale, low), height_of(scale, high)))
     for run in found:
         if len(run) > 1:
             outline = [(x, high) for x, _, high in run]

@@ -68,4 +68,4 @@ def in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Return the model, or a copy in this dtype: trained weights are stored as float32."""
     if next(model.parameters()).dtype == dtype:
         return model
-    return copy.deepcopy(model).to(dtype)
+    return torch.nn.Module.to(copy.deepcopy(model), dtype)
