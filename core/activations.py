@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from core.calibration_config import ExpertTokens
+from core.expert_statistics import ExpertLayer, Windows, expert_layers
 from core.finished_blocks import Resumption
+from core.groups import Group
 from core.models.blocks import Block, hidden_backbone
 from core.models.calls import Calls, run_block
-from core.models.matrices import Matrix
+from core.models.experts import Routing, observe_experts
 from core.models.residence import residence_of
 from core.precision import autocast
 from core.pruners.pruner import Statistic
@@ -37,19 +40,13 @@ class Calibration:
     """Dtype of forward passes; by default that of the weights."""
     resumption: Resumption = Resumption()
     """Blocks that need not be pruned again, and a keeper of those that are."""
+    experts: ExpertTokens = ExpertTokens()
+    """The tokens on which experts are observed, in a mixture of experts."""
 
     def batches(self, ranks: Ranks) -> tuple[Tensor, ...]:
         """Return this rank's share of the windows, by micro-batch."""
         assert self.windows is not None and len(self.windows) >= ranks.size
         return ranks.share(self.windows).split(self.micro_batch)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Matrices of one block that read the same input, and the statistic of that input."""
-
-    matrices: list[Matrix]
-    statistic: Statistic | None
 
 
 class EverySeen(Exception):  # noqa: N818
@@ -65,6 +62,7 @@ class Activations:
         batches: Iterable[Tensor],
         ranks: Ranks,
         compute_dtype: torch.dtype | None = None,
+        experts: ExpertTokens = ExpertTokens(),  # noqa: B008 - it is frozen
     ) -> None:
         """Compute the inputs of the first block.
 
@@ -73,7 +71,9 @@ class Activations:
             batches: this rank's tokens, [micro_batch, seq_len] each.
             ranks: this process among the others.
             compute_dtype: dtype of forward passes; by default that of the weights.
+            experts: the tokens on which experts are observed.
         """
+        self.experts = experts
         place = residence_of(model)
         stored = next(hidden_backbone(model).parameters()).dtype
         dtype = compute_dtype or stored
@@ -85,6 +85,11 @@ class Activations:
             self.calls = Calls(model, ranks.device)
             for batch in batches:
                 self.hidden.append(self.calls.add(batch))
+
+    def windows(self, ranks: Ranks) -> Windows:
+        """Return the number and length of the windows of all ranks (collective)."""
+        shapes = self.calls.shapes
+        return Windows(ranks.total(sum(shape[0] for shape in shapes)), shapes[0][1])
 
     def advance(self, block: Block, after: Callable[[], None] = lambda: None) -> None:
         """Make the block's outputs the next inputs; call `after` after each micro-batch."""
@@ -118,35 +123,93 @@ def gather_statistics(
         ranks: this process among the others.
         advance: also make the outputs the next inputs, for a block that is not pruned afterwards.
     """
-    matrices = block.matrices
     if kind is None or activations is None:
-        return [Group([matrix], None) for matrix in matrices.values()]
-    seen: dict[str, Tensor] = {}
-    statistics: dict[tuple[str, ...], Statistic] = {}
+        return [Group([matrix], None) for matrix in block.matrices.values()]
+    layers = []
+    if any(one.piece.expert is not None for one in block.matrices.values()):
+        windows = activations.windows(ranks)
+        layers = expert_layers(kind, block.matrices.values(), windows, activations.experts)
+    watch = Watch(kind, block, layers, ranks.device, stops=not advance)
+    with watch.hooked():
+        (activations.advance if advance else activations.look)(block, watch.update)
+    return watch.groups()
 
-    def see(name: str, x: Tensor) -> None:
-        seen[name] = x
-        if not advance and len(seen) == len(matrices):
+
+class Watch:
+    """The inputs of the matrices of a block, micro-batch after micro-batch."""
+
+    def __init__(
+        self,
+        kind: type[Statistic],
+        block: Block,
+        layers: Sequence[ExpertLayer],
+        device: torch.device,
+        stops: bool,
+    ) -> None:
+        """Begin with no input.
+
+        Args:
+            kind: the statistic to gather.
+            block: whole on this rank.
+            layers: the layers of experts among its matrices.
+            device: where statistics lie.
+            stops: end each forward pass with `EverySeen`.
+        """
+        self.kind, self.layers, self.device, self.stops = kind, layers, device, stops
+        routed = {one.name for layer in layers for one in layer.matrices}
+        self.matrices = {n: one for n, one in block.matrices.items() if n not in routed}
+        self.num_inputs = len(self.matrices) + len(layers)
+        self.seen: dict[object, Tensor] = {}
+        self.statistics: dict[tuple[str, ...], Statistic] = {}
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Watch all forward passes for this long."""
+        hooks = [m.observe(functools.partial(self.see, name)) for name, m in self.matrices.items()]
+        hooks += [
+            observe_experts(layer.module, functools.partial(self.see_experts, layer))
+            for layer in self.layers
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def see(self, name: object, x: Tensor) -> None:
+        """Note the input of a matrix, or of a layer of experts."""
+        self.seen[name] = x
+        if self.stops and len(self.seen) == self.num_inputs:
             raise EverySeen
 
-    def update() -> None:
-        assert len(seen) == len(matrices), f"never called: {sorted(matrices.keys() - seen.keys())}"
+    def see_experts(self, layer: ExpertLayer, routing: Routing) -> None:
+        """Add the inputs of the experts of a layer to their statistics."""
+        layer.update(routing)
+        self.see(layer, routing.hidden)
+
+    def update(self) -> None:
+        """Add the inputs of a micro-batch to the statistics, one for each tensor that was read."""
+        assert len(self.seen) == self.num_inputs, (
+            f"never called: {sorted(self.matrices.keys() - self.seen.keys())}"
+        )
         same: dict[tuple[int, torch.Size, tuple[int, ...]], list[str]] = {}
-        for name in matrices:
-            x = seen[name]
+        for name in self.matrices:
+            x = self.seen[name]
             same.setdefault((x.data_ptr(), x.shape, x.stride()), []).append(name)
         for names in same.values():
-            x = seen[names[0]].flatten(0, -2)
-            if tuple(names) not in statistics:
-                statistics[tuple(names)] = kind(x.shape[-1], ranks.device)
-            statistics[tuple(names)].update(x)
-        seen.clear()
+            x = self.seen[names[0]].flatten(0, -2)
+            if tuple(names) not in self.statistics:
+                self.statistics[tuple(names)] = self.kind(x.shape[-1], self.device)
+            self.statistics[tuple(names)].update(x)
+        self.seen.clear()
 
-    hooks = [m.observe(functools.partial(see, name)) for name, m in matrices.items()]
-    try:
-        (activations.advance if advance else activations.look)(block, update)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert sum(map(len, statistics)) == len(matrices), "a matrix changed its input between batches"
-    return [Group([matrices[n] for n in names], found) for names, found in statistics.items()]
+    def groups(self) -> list[Group]:
+        """Return the matrices by input, with their statistics."""
+        assert sum(map(len, self.statistics)) == len(self.matrices), (
+            "a matrix changed its input between batches"
+        )
+        found = [
+            Group([self.matrices[name] for name in names], statistic)
+            for names, statistic in self.statistics.items()
+        ]
+        return found + [group for layer in self.layers for group in layer.groups()]

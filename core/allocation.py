@@ -45,7 +45,7 @@ def outlier_ratios(model: PreTrainedModel, calibration: Calibration, ranks: Rank
         ranks: this process among the others.
     """
     batches, dtype = calibration.batches(ranks), calibration.compute_dtype
-    ratios, activations = [], Activations(model, batches, ranks, dtype)
+    ratios, activations = [], Activations(model, batches, ranks, dtype, calibration.experts)
     for block in prunable_blocks(model):
         with residence_of(model).opened(block.module):
             scores = []

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from core.calibration_config import CalibrationConfig, Sampling, require_window
 from core.checks import require, require_known, require_positive, require_unique, require_used
 from core.typed_values import give_types_
 
-Sampling = Literal["documents", "stream"]
 Budget = Literal["round", "total"]
 Refinement = Literal["swaps"]
 Allocation = Literal["uniform", "owl"]
@@ -25,26 +25,7 @@ Objective = Literal["next_token", "reconstruct"]
 Trainable = Literal["all", "bias_norm", "masklora"]
 
 
-@dataclass(frozen=True)
-class CalibrationConfig:
-    """Calibration: the text windows on which pruning observes the inputs of layers."""
-
-    text: str | None = None
-    """Text: c4, wikitext2 or ptb from the Hugging Face hub, NAME=FILE for a copy of one of these, a
-    local file, or embedded[:PART]. By default embedded for the embedded model, else c4. A file
-    holds prose, JSON, CSV or Parquet; FILE#COLUMN names the column to read instead of `text`."""
-    num_samples: int = 128
-    """Number of windows."""
-    seq_len: int | None = None
-    """Tokens in a window. By default the model's maximum, at most 2048."""
-    sampling: Sampling | None = None
-    """`documents`: a random window of each random document that is long enough; `stream`: random
-    windows of the joined text. By default documents for c4, else stream, as in the papers' code."""
-
-    def __post_init__(self) -> None:
-        give_types_(self, "calibration.")
-        require_positive("calibration.num-samples", self.num_samples, "use 1 or more")
-        require_window("calibration.seq-len", self.seq_len)
+__all__ = ["CalibrationConfig", "Sampling"]
 
 
 @dataclass(frozen=True)
@@ -256,11 +237,6 @@ class FinetuneConfig(Training):
         """Return the settings that every round reads."""
         names = (field.name for field in dataclasses.fields(Training))
         return Training(**{name: getattr(self, name) for name in names})
-
-
-def require_window(flag: str, seq_len: int | None) -> None:
-    """Refuse a window in which no token has a token before it."""
-    require(seq_len is None or seq_len > 1, flag, seq_len, "use 2 tokens or more")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ process. The caller keeps them: in files of this module, or in another way.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import safe_open
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.models.mask_files import Masks, packed, unpacked
+from core.models.matrices import Reader
 from core.parallel import whole
 from core.pruners.quantise import Grid
 from core.ranks import Ranks
@@ -26,8 +28,8 @@ class FinishedBlock:
     """A block after pruning; the same on every rank."""
 
     index: int
-    weights: Mapping[str, Tensor]
-    """The weight of each matrix by name: as the model holds it, or a full matrix from a file."""
+    weights: Mapping[str, Reader]
+    """A way to read the weight of each matrix by name: as the model holds it, or from a file."""
     masks: Masks
     """Full masks on the CPU, True = the weight survives."""
     grids: dict[str, Grid]
@@ -38,6 +40,8 @@ class FinishedBlock:
     """Matrices whose method did not do better than its starting point (`Pruned.fell_back`)."""
     dampening_frac: float | None
     """The largest damping that a solve needed; None if the method has none."""
+    expert_tokens: dict[str, int] = field(default_factory=dict)
+    """Tokens that the router sent to each expert, by the expert's path."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def save_blocks(directory: Path, blocks: list[FinishedBlock], ranks: Ranks) -> N
         mine = turn % ranks.size == ranks.rank
         tensors: dict[str, Tensor] = {}
         for name, weight in block.weights.items():
-            full = whole(weight)
+            full = whole(weight())
             if mine:
                 tensors[f"weight/{name}"] = full.cpu().contiguous()
         if mine:
@@ -83,6 +87,7 @@ def save_block(path: Path, block: FinishedBlock, tensors: dict[str, Tensor]) -> 
         "errors": block.errors,
         "fell_back": block.fell_back,
         "dampening_frac": block.dampening_frac,
+        "expert_tokens": block.expert_tokens,
     }
     save_file(tensors, path, metadata={"record": json.dumps(record)})
 
@@ -98,10 +103,16 @@ def load_block(path: Path) -> FinishedBlock:
         }
         return FinishedBlock(
             index=record["index"],
-            weights={name: file.get_tensor(f"weight/{name}") for name in shapes},
+            weights={n: functools.partial(got, file.get_tensor(f"weight/{n}")) for n in shapes},
             masks={n: unpacked(file.get_tensor(f"mask/{n}"), shape) for n, shape in shapes.items()},
             grids=grids,
             errors=record["errors"],
             fell_back=record["fell_back"],
             dampening_frac=record["dampening_frac"],
+            expert_tokens=record.get("expert_tokens", {}),
         )
+
+
+def got(tensor: Tensor) -> Tensor:
+    """Return a tensor that was read before."""
+    return tensor

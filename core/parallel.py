@@ -6,10 +6,11 @@ root, so that a rank holds only the block in whole that it is working on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -40,6 +41,23 @@ def whole(tensor: Tensor) -> Tensor:
         return tensor
     # Gather shards in host memory on the device: ranks may only reach each other through devices.
     return tensor.to(compute_device(tensor)).full_tensor()  # pyright: ignore
+
+
+def from_owner(part: Tensor, shape: Sequence[int], sharded: DTensor, row: int) -> Tensor:
+    """Return the tensor of the rank that holds a row of a sharded one, on all ranks (collective).
+
+    Args:
+        part: the tensor on that rank; not read on others.
+        shape: its shape.
+        sharded: FSDP2 deals out its rows as `torch.chunk` does.
+        row: index in its first dimension.
+    """
+    full = torch.empty(shape, dtype=part.dtype, device=compute_device(sharded))
+    mesh, rows = sharded.device_mesh, rows_of(sharded)
+    if rows.start <= row < rows.stop:
+        full.copy_(part)
+    dist.broadcast(full, group=mesh.get_group(), group_src=row // -(-len(sharded) // mesh.size()))
+    return full
 
 
 def compute_device(tensor: Tensor) -> torch.device:

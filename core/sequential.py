@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from core.activations import Activations, Calibration, gather_statistics
+from core.expert_statistics import parts_of_block, routed_tokens
 from core.finished_blocks import FinishedBlock
 from core.measures.sparsity import assert_growing
 from core.methods import require_matrices
@@ -21,7 +22,7 @@ from core.models.blocks import Block, prunable_blocks
 from core.models.mask_files import Masks, PackedMasks
 from core.models.residence import residence_of
 from core.parallel import gathered
-from core.pruners.pruner import Pruner
+from core.pruners.pruner import Pruned, Pruner
 from core.pruners.quantise import Grid
 from core.ranks import Ranks
 from core.solving import Problem, solve_block
@@ -42,6 +43,8 @@ class PruneReport:
     """`layer_error.relative_error` of every matrix, in model order."""
     fell_back: list[str]
     """Matrices whose method did not do better than its starting point (`Pruned.fell_back`)."""
+    expert_tokens: dict[str, int]
+    """Calibration tokens that the router sent to each expert, by the expert's path."""
 
 
 @torch.no_grad()
@@ -74,7 +77,8 @@ def prune_(
     activations = None
     if pruner.statistic is not None:
         batches = calibration.batches(ranks)
-        activations = Activations(model, batches, ranks, calibration.compute_dtype)
+        dtype, experts = calibration.compute_dtype, calibration.experts
+        activations = Activations(model, batches, ranks, dtype, experts)
     place = residence_of(model)
     done: list[FinishedBlock] = []
     for block in blocks:
@@ -82,9 +86,10 @@ def prune_(
             finished = calibration.resumption.earlier(block.index)
             if finished is not None:
                 for name, weight in finished.weights.items():
-                    block.matrices[name].write_(weight)
+                    block.matrices[name].write_(weight())
             else:
-                finished = finish_block_(block, pruner, targets, activations, masks or {}, ranks)
+                problem = Problem(pruner, targets, masks or {})
+                finished = finish_block_(block, problem, activations, ranks)
                 calibration.resumption.keep(finished)
             place.keep(block.module, finished.masks)
             done.append(replace(finished, weights={}, masks={}))
@@ -98,9 +103,11 @@ def report_of(done: Sequence[FinishedBlock], names: Sequence[str], masks: Masks)
     """Return the report of all blocks; `names` gives the order of the matrices."""
     grids: dict[str, Grid] = {}
     errors: dict[str, float | None] = {}
+    expert_tokens: dict[str, int] = {}
     for block in done:
         grids |= block.grids
         errors |= block.errors
+        expert_tokens |= block.expert_tokens
     fracs = [block.dampening_frac for block in done if block.dampening_frac is not None]
     lost = {name for block in done for name in block.fell_back}
     return PruneReport(
@@ -109,33 +116,42 @@ def report_of(done: Sequence[FinishedBlock], names: Sequence[str], masks: Masks)
         grids=grids,
         errors={name: errors[name] for name in names},
         fell_back=[name for name in names if name in lost],
+        expert_tokens=expert_tokens,
     )
 
 
 def finish_block_(
-    block: Block,
-    pruner: Pruner,
-    targets: Mapping[str, Target],
-    activations: Activations | None,
-    masks: Masks,
-    ranks: Ranks,
+    block: Block, problem: Problem, activations: Activations | None, ranks: Ranks
 ) -> FinishedBlock:
     """Observe the inputs of one block and prune it in place (collective)."""
+    masks = problem.masks
+    kind = problem.pruner.statistic
+    pruned: dict[str, Pruned] = {}
+    errors: dict[str, float | None] = {}
+    fracs: list[float | None] = []
+    expert_tokens: dict[str, int] = {}
     with gathered(block.module):
-        groups = gather_statistics(pruner.statistic, block, activations, ranks)
-        if pruner.config.keep_zeros and not masks:
+        if problem.pruner.config.keep_zeros and not masks:
             masks = {name: matrix.read() != 0 for name, matrix in block.matrices.items()}
-        solved = solve_block(Problem(pruner, targets, masks), groups, ranks)
-    pruned = {name: result.mask for name, result in solved.pruned.items()}
-    assert_growing({name: masks[name] for name in pruned if name in masks}, pruned)
-    for name, result in solved.pruned.items():
+        for part in parts_of_block(block, kind):
+            groups = gather_statistics(kind, part, activations, ranks)
+            if activations is not None:
+                expert_tokens |= routed_tokens(groups, activations.experts, ranks)
+            solved = solve_block(replace(problem, masks=masks), groups, ranks)
+            pruned |= solved.pruned
+            errors |= solved.errors
+            fracs.append(solved.dampening_frac)
+    kept = {name: result.mask for name, result in pruned.items()}
+    assert_growing({name: masks[name] for name in kept if name in masks}, kept)
+    for name, result in pruned.items():
         block.matrices[name].write_(result.weight)
     return FinishedBlock(
         index=block.index,
-        weights={name: matrix.read() for name, matrix in block.matrices.items()},
-        masks=PackedMasks(pruned),
-        grids={name: one.grid for name, one in solved.pruned.items() if one.grid is not None},
-        errors=solved.errors,
-        fell_back=sorted(name for name, one in solved.pruned.items() if one.fell_back),
-        dampening_frac=solved.dampening_frac,
+        weights={name: matrix.reader() for name, matrix in block.matrices.items()},
+        masks=PackedMasks(kept),
+        grids={name: one.grid for name, one in pruned.items() if one.grid is not None},
+        errors=errors,
+        fell_back=sorted(name for name, one in pruned.items() if one.fell_back),
+        dampening_frac=max((frac for frac in fracs if frac is not None), default=None),
+        expert_tokens=expert_tokens,
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from core.activations import Group
+from core.groups import Group
 from core.models.mask_files import Masks
 from core.pruners.layer_error import relative_error
 from core.pruners.pruner import Pruned, Pruner, PruningError, require_finite

@@ -12,9 +12,8 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
-    MixtralConfig,
+    Llama4TextConfig,
     MllamaConfig,
-    Qwen3MoeConfig,
     ViTConfig,
     XLMConfig,
 )
@@ -336,8 +335,7 @@ def test_a_missing_tokenizer_is_refused(tiny_opt_dir, tmp_path):
 @pytest.mark.parametrize(
     ("config", "remedy"),
     [
-        (MixtralConfig(**LLAMA, num_local_experts=4), "mixture of experts"),
-        (Qwen3MoeConfig(**LLAMA, num_experts=4), "mixture of experts"),
+        (Llama4TextConfig(**LLAMA, num_local_experts=4), "Llama4TextExperts. have a form of their"),
         (BertConfig(), "is an encoder .bert., which sees later tokens"),
         (ViTConfig(), "no causal language model of type 'vit'"),
         (
@@ -349,7 +347,7 @@ def test_a_missing_tokenizer_is_refused(tiny_opt_dir, tmp_path):
             "were not found: it has 4 lists of 2 modules",
         ),
     ],
-    ids=["mixtral", "qwen3-moe", "bert", "vit", "mllama", "xlm"],
+    ids=["llama4", "bert", "vit", "mllama", "xlm"],
 )
 def test_other_architectures_are_refused_in_one_line(tiny_llama_dir, tmp_path, config, remedy):
     copy = Path(shutil.copytree(tiny_llama_dir, tmp_path / "copy"))

@@ -20,6 +20,8 @@ This is the only package that knows model families and where a prunable weight i
     blocks.py        decoder blocks and their matrices
     calls.py         arguments of blocks, and one block run by itself
     block_check.py   blocks run one by one against the whole model
+    pieces.py        matrices that a module holds: one, or those of all experts of a layer
+    experts.py       inputs of experts: tokens by the router, and what down_proj reads
     matrices.py      one prunable matrix: read, write, observe its input
     sharding.py      a model sharded over ranks by FSDP2
     mask_files.py    masks and their bit-packed file

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from core.models.config_checks import EXPERT_COUNTS, count_of
 from core.models.families import family_of
-from core.models.matrices import KINDS, sizes_of
+from core.models.pieces import named_pieces, pieces_of
 from core.models.trace import Trace, Visit, storage, trace
 
 ATTRIBUTE = "anatomy"
@@ -184,19 +184,21 @@ def carried(last: Visit, visit: Visit) -> dict[int | str, int]:
 
 
 def linears(block: nn.Module) -> list[nn.Module]:
-    """Return the modules of a block that multiply by a matrix."""
-    return [module for module in block.modules() if isinstance(module, KINDS)]
+    """Return the modules of a block that multiply by matrices."""
+    return [module for module in block.modules() if pieces_of(module)]
 
 
 def shared_inputs(block: nn.Module, found: Trace) -> dict[str, str]:
     """Return the first matrix that reads the same input, for each matrix that runs."""
     first: dict[object, str] = {}
     groups = {}
-    for name, module in block.named_modules():
-        if isinstance(module, KINDS) and module in found.visits:
-            x = found.visits[module][-1].input
-            assert x is not None
-            key = (storage(x), x.shape, x.stride(), x.storage_offset())
+    for name, module, piece in named_pieces(block):
+        if module in found.visits:
+            key: object = (module, piece.expert, piece.leaf)
+            if piece.expert is None:
+                x = found.visits[module][-1].input
+                assert x is not None
+                key = (storage(x), x.shape, x.stride(), x.storage_offset())
             groups[name] = first.setdefault(key, name)
     return groups
 
@@ -237,14 +239,21 @@ def left_out(model: PreTrainedModel, block: nn.Module, found: Trace) -> dict[str
     heads = max(count_of(config, key) for key in HEAD_COUNTS)
     width = count_of(config, "head_dim") or count_of(config, "hidden_size") // max(heads, 1)
     reasons = {}
-    for name, module in block.named_modules():
-        if not isinstance(module, KINDS):
-            continue
-        rows, _ = sizes_of(module)
-        if any(part in ROUTERS for part in name.split(".")) or (experts > 1 and rows == experts):
+    for name, module, piece in named_pieces(block):
+        rows = module.get_parameter(piece.leaf).shape[-1 if piece.transposed else -2]
+        is_expert = piece.expert is not None
+        routes = any(part in ROUTERS for part in name.split(".")) or (
+            experts > 1 and rows == experts
+        )
+        if routes and not is_expert:
             reasons[name] = "router"
-        elif rows <= heads and rows < width:
+        elif rows <= heads and rows < width and not is_expert:
             reasons[name] = "one output a head"
         elif module not in found.visits:
             reasons[name] = "not called"
+    for name, module in block.named_modules():
+        weight = module._parameters.get("weight")
+        is_router = type(module).__name__.endswith("Router") or name.rpartition(".")[2] in ROUTERS
+        if is_router and not pieces_of(module) and weight is not None and weight.dim() == 2:
+            reasons[name] = "router"
     return reasons

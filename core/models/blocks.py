@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from core.checks import require
 from core.models.anatomy import BlockFacts, anatomy_of
-from core.models.matrices import KINDS, Matrix
+from core.models.matrices import Matrix
+from core.models.pieces import named_pieces
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def prunable_matrices(model: PreTrainedModel) -> dict[str, Matrix]:
 def matrices_of(module: nn.Module, path: str, index: int, facts: BlockFacts) -> dict[str, Matrix]:
     """Return the matrices of a block, or of a copy of it, that is found at `path` in the model."""
     return {
-        f"{path}.{name}": Matrix(f"{path}.{name}", index, part)
-        for name, part in module.named_modules()
-        if isinstance(part, KINDS) and name not in facts.left_out
+        f"{path}.{name}": Matrix(f"{path}.{name}", index, owner, piece)
+        for name, owner, piece in named_pieces(module)
+        if name not in facts.left_out
     }
 
 

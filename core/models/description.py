@@ -12,11 +12,17 @@ from transformers.models.auto.modeling_auto import (
 from core.checks import BadInputError, require
 from core.models.anatomy import AnatomyError, anatomy_of
 from core.models.blocks import prunable_matrices
+from core.models.config_checks import count_of
 from core.models.configs import CONFIG, named_errors, quiet, read_config
 from core.models.facts import NO_LIMIT, Linear, ModelFacts
+from core.models.matrices import Matrix
+from core.models.pieces import holds_experts_otherwise
 from core.models.sources import ModelSource
 from core.models.weight_files import meta_model
 
+CHOSEN_COUNTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
+CHOSEN_COUNTS += ("moe_top_k", "moe_k", "moe_num_experts_per_tok")
+"""Config keys that hold the number of experts of a token."""
 ENCODERS: dict[str, str] = {**MODEL_FOR_MASKED_LM_MAPPING_NAMES}
 """Class of each model type that predicts hidden tokens; a few are encoders and decoders."""
 
@@ -32,7 +38,7 @@ def describe_model(source: ModelSource) -> ModelFacts:
     stored = str(config.dtype or torch.float32).removeprefix("torch.")
     with named_errors(source.name, CONFIG), quiet():
         model = meta_model(config, torch.float32)
-    require_no_experts(source.name, model)
+    require_known_experts(source.name, model)
     try:
         with quiet():
             anatomy = anatomy_of(model)
@@ -45,6 +51,7 @@ def describe_model(source: ModelSource) -> ModelFacts:
         for path, block in blocks.items()
         for name, reads in block.inputs.items()
     }
+    matrices = prunable_matrices(model).values()
     return ModelFacts(
         name=source.name,
         model_type=config.model_type,
@@ -55,12 +62,13 @@ def describe_model(source: ModelSource) -> ModelFacts:
         dtype=stored,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         linears=tuple(
-            Linear(one.name, one.rows, one.cols, one.block, first[one.name])
-            for one in prunable_matrices(model).values()
+            Linear(one.name, one.rows, one.cols, one.block, first[one.name], share_of(one, text))
+            for one in matrices
         ),
         left_out={
             f"{p}.{name}": why for p, b in blocks.items() for name, why in b.left_out.items()
         },
+        has_experts=any(one.piece.expert is not None for one in matrices),
     )
 
 
@@ -73,9 +81,17 @@ def require_causal(name: str, config: PreTrainedConfig) -> None:
     require(kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "models", name, remedy)
 
 
-def require_no_experts(name: str, model: PreTrainedModel) -> None:
-    """Refuse a mixture of experts, whose weights lie in tensors of three dimensions."""
-    kind = model.config.model_type
-    remedy = f"a mixture of experts ({kind}) cannot be pruned; give a model without experts"
-    experts = any(type(module).__name__.endswith("Experts") for module in model.modules())
-    require(not experts, "models", name, remedy)
+def require_known_experts(name: str, model: PreTrainedModel) -> None:
+    """Refuse a mixture whose experts have a form of their own: they would be left out."""
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        remedy = f"its experts ({path}, {kind}) have a form of their own; give another model"
+        require(not holds_experts_otherwise(module), "models", name, remedy)
+
+
+def share_of(matrix: Matrix, config: PreTrainedConfig) -> float:
+    """Return the share of all tokens that a matrix multiplies: that of an expert by its config."""
+    if matrix.piece.expert is None:
+        return 1.0
+    chosen = max(count_of(config, key) for key in CHOSEN_COUNTS)
+    return min(1.0, max(chosen, 1) / len(matrix.parameter))

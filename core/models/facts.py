@@ -20,6 +20,8 @@ class Linear:
     block: int
     reads: str
     """The first matrix of the block that reads the same input."""
+    share: float = 1.0
+    """Share of all tokens that it multiplies: below 1 for a matrix of an expert."""
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,5 @@ class ModelFacts:
     linears: tuple[Linear, ...]
     left_out: dict[str, str]
     """Matrices of the blocks that are not pruned, each with the reason."""
+    has_experts: bool = False
+    """True for a mixture of experts."""

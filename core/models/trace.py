@@ -83,16 +83,28 @@ def followed(modules: list[nn.Module]) -> Iterator[Trace]:
             hook.remove()
 
 
-@torch.no_grad()
-def trace(model: PreTrainedModel, modules: list[nn.Module]) -> Trace:
-    """Return the calls of some modules in a forward pass of a model that is on `meta`.
+@contextmanager
+def experts_at_once(model: PreTrainedModel) -> Iterator[None]:
+    """Run experts by products of all tokens at once for this long: other ways ask for values.
 
-    Experts of a mixture run by a product of all tokens at once: the other ways ask for values.
+    Models of one config share this choice, so it must end.
     """
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    before = [(one, one._experts_implementation) for one in configs if one is not None]
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        for config, way in before:
+            config._experts_implementation = way
+
+
+@torch.no_grad()
+def trace(model: PreTrainedModel, modules: list[nn.Module]) -> Trace:
+    """Return the calls of some modules in a forward pass of a model that is on `meta`."""
     # Some models make positions without a device.
-    with followed(modules) as found, torch.device("meta"), Answers():
+    with followed(modules) as found, experts_at_once(model), torch.device("meta"), Answers():
         ids = torch.zeros((1, TRACED_TOKENS), dtype=torch.long)
         model(input_ids=ids, use_cache=False)
     return found

@@ -55,10 +55,10 @@ class Statistic(ABC):
     def tensors(self) -> list[Tensor]:
         """Return the tensors that ranks sum in place, `num_tokens` and `sums` among them."""
 
-    def merge_(self, other: Self) -> None:
-        """Add another statistic of the same input, gathered on other tokens."""
+    def merge_(self, other: Self, share: float = 1.0) -> None:
+        """Add another statistic of such inputs, as if this share of each of its tokens were one."""
         for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
-            mine.add_(theirs)
+            mine.add_(theirs, alpha=share)
 
     def require_finite(self) -> None:
         """Raise PruningError if no token was seen, or the sums are not finite."""

@@ -60,7 +60,7 @@ def finetune_(
         steps = Steps(batches, config, loop, losses_of(config, teacher))
         progress = train_in(model, masks, steps)
     for name, matrix in prunable_matrices(model).items():
-        kept = name not in masks or pruned_are_zero(matrix.parameter, matrix.cut(masks[name]))
+        kept = name not in masks or pruned_are_zero(matrix.part(), matrix.cut(masks[name]))
         assert kept, f"training filled a zero of {name}"
     num_tokens = sum(batch.numel() for batch in batches)
     return FinetuneReport(num_tokens, progress.losses, progress.first)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from core.joint_config import JointConfig
 from core.models.mask_files import Masks, PackedMasks
 from core.models.matrices import Matrix
-from core.parallel import local, whole
+from core.parallel import local
 from core.pruners.masks import group_mask, keep_earlier, lowest_pruned, num_pruned, require_room
 from core.ranks import Ranks
 from core.targets import Target
@@ -32,7 +32,7 @@ from core.targets import Target
 
 @dataclass
 class Split:
-    """One matrix: this rank's parts of its tensors, in the layout of its parameter."""
+    """One matrix: this rank's parts of its tensors, [rows, cols] of the part."""
 
     matrix: Matrix
     earlier: Tensor | None
@@ -47,7 +47,7 @@ class Split:
     @property
     def weight(self) -> Tensor:
         """The trained weights, x; writes to it stay."""
-        return local(self.matrix.parameter.detach())
+        return self.matrix.part()
 
 
 class Splitting:
@@ -64,6 +64,8 @@ class Splitting:
         """
         self.config, self.target, self.earlier, self.ranks = config, target, earlier, ranks
         self.splits: list[Split] = []
+        self.copies: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
+        """z and u of each parameter, of which the splits have the parts of each matrix."""
         self.optimizer: torch.optim.Optimizer | None = None
         self.num_steps, self.interval = 0, 1
         self.penalty = config.penalty_at(0.0)
@@ -90,19 +92,21 @@ class Splitting:
                     require_room(mask, structure)
                 earlier, gone = matrix.cut(mask), int((~mask).sum())
             count = max(gone, num_pruned(self.target.sparsity, matrix.numel))
-            empty = torch.zeros_like(local(matrix.parameter.detach()))
-            split = Split(matrix, earlier, count, empty, empty.clone())
-            split.sparse = split.weight * self.mask_of(split, split.weight.abs())
+            if matrix.parameter not in self.copies:
+                empty = torch.zeros_like(local(matrix.parameter.detach()))
+                self.copies[matrix.parameter] = empty, empty.clone()
+            sparse, dual = map(matrix.inside, self.copies[matrix.parameter])
+            split = Split(matrix, earlier, count, sparse, dual)
+            sparse.copy_(split.weight * self.mask_of(split, split.weight.abs()))
             self.splits.append(split)
 
     @torch.no_grad()
     def pull_(self) -> None:
         """Add the pull towards the sparse copies to the gradients."""
-        for split in self.splits:
-            grad = split.matrix.parameter.grad
-            assert grad is not None
-            away = (split.weight - split.sparse).add_(split.dual)
-            local(grad).add_(away, alpha=self.penalty)
+        for parameter, (sparse, dual) in self.copies.items():
+            assert parameter.grad is not None
+            away = (local(parameter.detach()) - sparse).add_(dual)
+            local(parameter.grad).add_(away, alpha=self.penalty)
 
     @torch.no_grad()
     def follow_(self, steps_done: int) -> None:
@@ -114,8 +118,8 @@ class Splitting:
                 split.dual.mul_(self.dual_penalty / self.penalty)
             goal = split.weight + split.dual
             mask = self.mask_of(split, self.scores(split, goal))
-            split.sparse = goal * mask
-            split.dual = goal - split.sparse
+            split.sparse.copy_(goal * mask)
+            split.dual.copy_(goal - split.sparse)
         self.dual_penalty = self.penalty
         self.penalty = self.config.penalty_at(steps_done / self.num_steps)
 
@@ -129,7 +133,7 @@ class Splitting:
             squares = weight.double().square()
             sums += torch.stack([(squares * ~mask).sum(), squares.sum()]).to(sums.device)
             weight.masked_fill_(~mask, 0.0)
-            masks[split.matrix.name] = whole_matrix(split.matrix, mask.byte()).bool()
+            masks[split.matrix.name] = split.matrix.gather(mask.byte()).bool()
         dropped, total = self.ranks.sum_(sums).tolist()
         self.masks, self.dropped_share = masks, dropped / total if total else 0.0
 
@@ -140,7 +144,7 @@ class Splitting:
         assert self.optimizer is not None
         # Without bias correction, which would not change the order.
         second: Tensor = self.optimizer.state[split.matrix.parameter]["exp_avg_sq"]
-        return local(second).sqrt().mul_(goal.abs())
+        return split.matrix.inside(local(second)).sqrt() * goal.abs()
 
     def mask_of(self, split: Split, scores: Tensor) -> Tensor:
         """Return this rank's part of the mask that keeps the highest scores (collective)."""
@@ -151,7 +155,7 @@ class Splitting:
         matrix = split.matrix
         if matrix.transposed:
             # A group of inputs may lie on two ranks.
-            full, earlier = whole_matrix(matrix, scores), self.earlier.get(matrix.name)
+            full, earlier = matrix.gather(scores), self.earlier.get(matrix.name)
             binding = None if earlier is None else earlier.to(full.device)
             return matrix.cut(group_mask(full, structure, binding))
         if scores.numel() == 0:
@@ -163,8 +167,8 @@ class Splitting:
     def tensors(self) -> dict[str, dict[nn.Parameter, Tensor]]:
         """Return this rank's parts of all tensors by name and parameter."""
         return {
-            "sparse": {split.matrix.parameter: split.sparse for split in self.splits},
-            "dual": {split.matrix.parameter: split.dual for split in self.splits},
+            "sparse": {parameter: sparse for parameter, (sparse, _) in self.copies.items()},
+            "dual": {parameter: dual for parameter, (_, dual) in self.copies.items()},
         }
 
     def numbers(self) -> dict[str, float]:
@@ -174,15 +178,3 @@ class Splitting:
     def restore(self, numbers: Mapping[str, float]) -> None:
         """Set the penalties that `numbers` returned."""
         self.penalty, self.dual_penalty = numbers["penalty"], numbers["dual_penalty"]
-
-
-def whole_matrix(matrix: Matrix, part: Tensor) -> Tensor:
-    """Return the full matrix [rows, cols] of which each rank has a part (collective).
-
-    Args:
-        matrix: says how the weight is cut.
-        part: this rank's part, cut and laid out as the weight.
-    """
-    full = torch.zeros_like(matrix.parameter.detach(), dtype=part.dtype)
-    local(full).copy_(part)
-    return matrix.turned(whole(full)).contiguous()

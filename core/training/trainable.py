@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from core.config import Training
 from core.models.matrices import Matrix
+from core.parallel import local
 from core.training import lora
 
 
@@ -53,8 +54,10 @@ def trained(
     everything = list(module.parameters())
     chosen = everything if among is None else list(among)
     if config.trainable != "all":
-        # In all known families the vectors are exactly the biases and norms.
-        chosen = [param for param in chosen if param.dim() == 1]
+        # In all known families the vectors are exactly the biases and norms. A layer of experts
+        # has a vector for each expert.
+        biases = {id(p) for name, p in module.named_parameters() if name.endswith("_bias")}
+        chosen = [param for param in chosen if param.dim() == 1 or id(param) in biases]
     places = {id(param) for param in chosen}
     updates: list[lora.LowRankUpdate] = []
     try:
@@ -80,8 +83,12 @@ def mask_shards(
     matrices: Mapping[str, Matrix], masks: Mapping[str, Tensor], places: set[int] | None = None
 ) -> list[tuple[Tensor, Tensor]]:
     """Return masked weights, of those in `places`, with this rank's part of each mask."""
-    return [
-        (matrix.parameter, matrix.cut(masks[name]))
-        for name, matrix in matrices.items()
-        if name in masks and (places is None or id(matrix.parameter) in places)
-    ]
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for name, matrix in matrices.items():
+        param = matrix.parameter
+        if name in masks and (places is None or id(param) in places):
+            # One parameter holds the matrices of all experts.
+            everything = torch.ones_like(local(param.detach()), dtype=torch.bool)
+            _, mask = found.setdefault(id(param), (param, everything))
+            matrix.inside(mask).copy_(matrix.cut(masks[name]))
+    return list(found.values())

@@ -100,6 +100,8 @@ def resolve_blocks(
     for model in (model for models in found for model in models):
         name, twin = model.source.name, seen.setdefault(model.source.identity, model.source.name)
         require(twin == name, "models", name, f"is the same model as {twin}; name each once")
+    for config, models in zip(blocks, found, strict=True):
+        require_experts(config, [model.facts for model in models])
     return [[known_one(model, recorded) for model in models] for models in found]
 
 
@@ -117,6 +119,18 @@ def known_one(model: ResolvedModel, recorded: Sequence[Recorded]) -> ResolvedMod
     name, source = as_known(model.inputs.name, model.source, recorded)
     inputs = replace(model.inputs, name=name, identity=source.identity)
     return replace(model, source=source, inputs=inputs)
+
+
+def require_experts(config: SweepConfig, facts: Sequence[ModelFacts]) -> None:
+    """Refuse a flag of calibration that only a mixture of experts reads."""
+    mixture = any(one.has_experts for one in facts)
+    remedy = "no model of --models has experts; leave it out"
+    for flag, value in (
+        ("all-experts", config.calibration.all_experts),
+        ("pseudo-tokens", config.calibration.pseudo_tokens),
+    ):
+        given = value is not None and value is not False
+        require(mixture or not given, f"calibration.{flag}", value, remedy)
 
 
 def all_missing(blocks: Iterable[SweepConfig]) -> list[NotFetchedError]:

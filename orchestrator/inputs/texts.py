@@ -81,7 +81,8 @@ class ModelTexts:
         seq_len = self.window_length("calibration.seq-len", config.seq_len, longest)
         sampling = config.sampling or default_sampling(text)
         windows = (config.num_samples, seq_len, sampling)
-        return CalibrationText(text.label, text.identity, *windows, bos=self.bos)
+        experts = config.experts() if self.facts.has_experts else None
+        return CalibrationText(text.label, text.identity, *windows, bos=self.bos, experts=experts)
 
     def training(self, name: str) -> TrainingText:
         """Return training text and window length."""

@@ -10,8 +10,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.config import Sampling
+from core.calibration_config import ExpertTokens, Sampling
 from orchestrator.plan.identity import values_of
+
+EXPERTS_VERSION = 1
+"""Raise it whenever the numbers change that are observed of experts."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,25 @@ class CalibrationText(TextInput):
     num_samples: int
     seq_len: int
     sampling: Sampling
+    experts: ExpertTokens | None = field(default=None, kw_only=True)
+    """The tokens on which experts are observed; None for a model without experts."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens of all windows."""
         return self.num_samples * self.seq_len
+
+    def fields(self) -> dict[str, Any]:
+        """Return all that numbers depend on; `experts` stands only where there are some."""
+        found = super().fields()
+        del found["experts"]
+        if self.experts is not None:
+            found["experts"] = {"version": EXPERTS_VERSION, **values_of(self.experts)}
+        return found
+
+    def drawn(self) -> dict[str, Any]:
+        """Return all that the windows depend on."""
+        return {name: value for name, value in self.fields().items() if name != "experts"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +142,7 @@ class Draw:
 
     def tokens_key(self) -> dict[str, Any]:
         """Return what names its token file, beside the tokenizer."""
-        return {"calibration": self.text.fields(), "seed": self.seed}
+        return {"calibration": self.text.drawn(), "seed": self.seed}
 
 
 Reading = Draw | TrainingText | ValidationText | EvaluationText

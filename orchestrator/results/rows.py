@@ -209,7 +209,12 @@ def calibration_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[s
     """Return method settings, and calibration text and tokens, of the last prune stage."""
     works = [(s, job.stage(s).work) for s in cell.stages]
     prunes = [(s, work) for s, work in works if isinstance(work, Prune)]
-    found = dict(prunes[-1][1].fields()["settings"]) if prunes else {}
+    found: dict[str, Any] = {}
+    if prunes:
+        last = prunes[-1][1]
+        found |= last.fields()["settings"]
+        if last.calibration is not None and last.calibration.experts is not None:
+            found |= last.calibration.experts.options()
     for _, work in works:
         if isinstance(work, Joint):
             found |= work.shown()

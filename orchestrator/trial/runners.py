@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from core.activations import Calibration
 from core.allocation import allocate, outlier_ratios
+from core.calibration_config import ExpertTokens
 from core.measures.counts import scored_units
 from core.models.blocks import prunable_matrices
 from core.models.mask_files import Masks, PackedMasks
@@ -47,6 +48,8 @@ def run_prune(space: Workspace, stage: Stage) -> None:
         metrics |= blocks.facts
         metrics["dampening_frac"] = done.dampening_frac
         metrics["matrices"] = matrix_record(done, None if statistic is None else statistic.__name__)
+        if done.expert_tokens:
+            metrics["expert_tokens"] = by_layer(done.expert_tokens)
         if blocks.resumed:
             metrics["blocks_resumed"] = blocks.resumed
         space.publish(stage, metrics | clock, done.grids)
@@ -73,9 +76,17 @@ def prune(
         ratios = blocks.facts["outlier_ratios"]
         targets = allocate(prunable_matrices(model), ratios, work.target)
     micro_batch = space.micro_batch(1 if work.calibration is None else work.calibration.seq_len)
-    calibration = Calibration(windows, micro_batch, DTYPES[work.dtype], blocks.resumption())
+    calibration = Calibration(
+        windows, micro_batch, DTYPES[work.dtype], blocks.resumption(), expert_tokens_of(work)
+    )
     pruner = make_pruner(work.method, work.settings)
     return prune_(model, pruner, targets, space.ranks, calibration, masks or None)
+
+
+def expert_tokens_of(work: Work) -> ExpertTokens:
+    """Return the tokens on which a prune stage observes experts; the default without experts."""
+    assert isinstance(work, Prune)
+    return (work.calibration and work.calibration.experts) or ExpertTokens()
 
 
 def matrix_record(done: PruneReport, statistic: str | None) -> dict[str, Any]:
@@ -84,6 +95,14 @@ def matrix_record(done: PruneReport, statistic: str | None) -> dict[str, Any]:
     rounded = [None if error is None else float(f"{error:.4g}") for error in errors.values()]
     record = {"names": [*errors], "errors": rounded, "statistic": statistic}
     return {**record, "fell_back": done.fell_back} if done.fell_back else record
+
+
+def by_layer(expert_tokens: dict[str, int]) -> dict[str, list[int]]:
+    """Return the calibration tokens that the router sent to each expert, layer by layer."""
+    found: dict[str, list[int]] = {}
+    for path, count in expert_tokens.items():
+        found.setdefault(path.rpartition(".")[0], []).append(count)
+    return found
 
 
 def dense_outlier_ratios(
@@ -98,7 +117,8 @@ def dense_outlier_ratios(
         parent = space.job.stage(parent).parent
     assert stage.parent == root, "only the dense model has outliers to measure"
     micro_batch = space.micro_batch(windows.shape[1])
-    calibration = Calibration(windows, micro_batch, DTYPES[space.weights.dense_dtype])
+    dtype, experts = DTYPES[space.weights.dense_dtype], expert_tokens_of(stage.work)
+    calibration = Calibration(windows, micro_batch, dtype, experts=experts)
     return outlier_ratios(model, calibration, space.ranks)
 
 
