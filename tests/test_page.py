@@ -326,6 +326,15 @@ def test_the_figure_is_split_by_any_dimension(browser, sweep_page, facet):
     values = browser.run(f"return dimension('{facet}').values.map(v => v.value)")
     assert set(values) <= set(titles)
     assert not any(" · " in title for title in titles), "names of lines would cover other panels"
+    main = browser.run(
+        "const l = byId('plot')._fullLayout; return Object.keys(l).filter(k =>"
+        " /^yaxis([1-9]|1\\d)?$/.test(k)).map(k => l[k].domain.join())"
+    )
+    assert len({*main}) == 1, "panels have one height, with or without cells in the lane"
+    if facet == "method":
+        marks = [t for t in browser.shown() if t["kind"] == "published"]
+        curves = {(t["method"], t["axis"]) for t in browser.curves()}
+        assert all((mark["method"], mark["axis"]) in curves for mark in marks)
     assert browser.errors() == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.results.schema import (
@@ -59,7 +59,7 @@ def packed_rows(rows: Sequence[Row], sweeps: Sequence[str]) -> dict[str, Any]:
     return {"count": len(rows), "names": names, "columns": columns}
 
 
-def cell_of(row: Mapping[str, Any], sweep: str) -> str:
+def cell_of(row: Row, sweep: str) -> str:
     """Return a short text that is equal for rows which differ in their seed only."""
     facts = [sweep, row["in_current_grid"], *(row.get(column) for column in CELL_COLUMNS)]
     facts += axes_in(row).items()

@@ -112,7 +112,7 @@ function laneTraces(lines, among, places) {
 }
 
 /** The dense model, and hollow marks for values of papers. */
-function referenceTraces(boards, places) {
+function referenceTraces({ boards, among }, places) {
   const ends = [Math.min(...places.values()), Math.max(...places.values())];
   const dense = boards.filter((board) => finite(board.dense) && places.size).slice(0, state.y === "ratio" ? 1 : 9);
   const level = (board) => (state.y === "ratio" ? 1 : board.dense);
@@ -122,7 +122,10 @@ function referenceTraces(boards, places) {
   }));
   if (isHidden("reference", "published")) return drawn;
   const ids = new Set(boards.map((board) => board.id));
-  const values = page.data.published.filter(({ board, method }) => ids.has(board) && !isHidden("method", method));
+  const run = new Set(among.map((line) => line.at.method)); // A panel of one method shows its values alone.
+  const values = page.data.published.filter(
+    ({ board, method }) => ids.has(board) && run.has(method) && !isHidden("method", method),
+  );
   const marks = values.map((value) => ({
     ...HOVER, mode: "markers", x: [places.get(value.target)], y: [state.y === "ratio" ? value.ratio : value.y],
     hovertext: [value.told.map(markup).join("<br>")], meta: { kind: "published", method: value.method },

@@ -34,11 +34,13 @@ function drawing(saved = false, size = null) {
   const layout = baseLayout(ink, box, ends, saved);
   const drawn = panels.map((panel) => {
     const traces = view.traces(panel.lines, panel.among, places);
-    if (view.references) traces.unshift(...referenceTraces(panel.boards, places));
+    if (view.references) traces.unshift(...referenceTraces(panel, places));
     return { ...panel, traces, lane: view.lane ? view.lane(panel.lines, panel.among, places) : [] };
   });
   const range = view.y === null ? heights(drawn.flatMap(({ traces }) => traces), shownBoards()) : null;
-  drawn.forEach((panel, i) => addPanel({ view, panel, i, grid: grid[i], ink, places, range, data, layout, box, ends }));
+  const lanes = drawn.some(({ lane }) => lane.length); // All panels leave room for it, so that their axes agree.
+  const shared = { view, ink, places, range, lanes, data, layout, box, ends };
+  drawn.forEach((panel, i) => addPanel({ panel, i, grid: grid[i], ...shared }));
   if (!data.some((trace) => trace.y?.some((v) => v !== null))) {
     const text = nothingIn(view).map(markup).join("<br>");
     layout.annotations.push({ text, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false });
@@ -68,9 +70,9 @@ function figureTitle() {
 }
 
 /** Adds the axes, traces and labels of one panel. */
-function addPanel({ view, panel, i, grid, ink, places, range, data, layout, box, ends }) {
+function addPanel({ view, panel, i, grid, ink, places, range, lanes, data, layout, box, ends }) {
   const suffix = i ? i + 1 : "";
-  const lane = panel.lane.length ? Math.min(0.09, 36 / (box.height * (grid.y[1] - grid.y[0]))) : 0;
+  const lane = lanes ? Math.min(0.09, 36 / (box.height * (grid.y[1] - grid.y[0]))) : 0;
   const top = grid.y[1] - (grid.y[1] - grid.y[0]) * lane;
   const rule = { gridcolor: ink.grid, linecolor: ink.edge, zeroline: false, automargin: true };
   const zoom = zoomed();
