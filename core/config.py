@@ -21,8 +21,9 @@ Budget = Literal["round", "total"]
 Refinement = Literal["swaps"]
 Allocation = Literal["uniform", "owl"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-Objective = Literal["next_token", "reconstruct"]
+Objective = Literal["next_token", "reconstruct", "adaptive"]
 Trainable = Literal["all", "bias_norm", "masklora"]
+DEFAULT_LR = 3e-4
 
 
 __all__ = ["CalibrationConfig", "Sampling"]
@@ -94,9 +95,9 @@ OPTIONS = ("refine", "allocation", "weight_bits", "quant_group_size", "keep_zero
 class Training:
     """Settings that every round of masked training reads: optimizer, objective, parameters."""
 
-    lr: float | tuple[float, ...] = 3e-4
+    lr: float | tuple[float, ...] | None = None
     """Peak learning rate of AdamW. With several, each round keeps the one that has the lowest loss
-    on --finetune.validation."""
+    on --finetune.validation. By default 3e-4; `adaptive` sets it by the damage."""
     warmup_frac: float = 0.1
     """Share of the steps in which the learning rate rises, 0 to 1. Then it falls linearly to 0."""
     weight_decay: float = 0.0
@@ -106,7 +107,10 @@ class Training:
     """Largest norm of the gradient of all parameters together. Larger ones are scaled down."""
     objective: Objective = "next_token"
     """`next_token`: loss of the next token; `reconstruct`: train the two halves of each block, one
-    after the other, to give the outputs of the dense block (arXiv 2510.14444)."""
+    after the other, to give the outputs of the dense block (arXiv 2510.14444). `adaptive` measures
+    before each round how far the predictions are from those of the dense model. Up to 1 nat a token
+    it reconstructs, above it learns these predictions. A larger gap gets a larger learning rate,
+    and a round that does not lower the gap is taken back."""
     distill: bool = False
     """Learn from the predictions of the dense model too."""
     distill_temperature: float | None = None
@@ -122,7 +126,8 @@ class Training:
 
     def __post_init__(self) -> None:
         give_types_(self, "finetune.")
-        require_unique("finetune.lr", self.lrs)
+        if isinstance(self.lr, tuple):
+            require_unique("finetune.lr", self.lr)
         for flag, value in (
             *(("finetune.lr", lr) for lr in self.lrs),
             ("finetune.clip-norm", self.clip_norm),
@@ -143,6 +148,8 @@ class Training:
         remedy = "reconstruct already learns from the dense model; leave out --finetune.distill"
         allowed = not (self.distill and self.objective == "reconstruct")
         require(allowed, "finetune.objective", self.objective, remedy)
+        remedy = "adaptive learns from the dense model already; add --finetune.objective next_token"
+        require(not (self.distill and self.adapts), "finetune.distill", "True", remedy)
         for flag, value, needed, given in (
             ("distill-temperature", self.distill_temperature, "--finetune.distill", self.distill),
             ("distill-mix", mix, "--finetune.distill", self.distill),
@@ -152,13 +159,20 @@ class Training:
 
     @property
     def lrs(self) -> tuple[float, ...]:
-        """The learning rates to choose from, one or more."""
+        """The learning rates to choose from; none if each round sets its own."""
+        if self.lr is None:
+            return () if self.adapts else (DEFAULT_LR,)
         return self.lr if isinstance(self.lr, tuple) else (self.lr,)
+
+    @property
+    def adapts(self) -> bool:
+        """True if each round chooses its objective by the damage."""
+        return self.objective == "adaptive"
 
     @property
     def needs_teacher(self) -> bool:
         """True if training learns from the dense model."""
-        return self.distill or self.objective == "reconstruct"
+        return self.distill or self.objective != "next_token"
 
     @property
     def temperature(self) -> float:
@@ -194,7 +208,7 @@ class Training:
     def fields(self) -> dict[str, Any]:
         """Return the settings as they enter identities."""
         return {
-            "lr": self.lrs[0] if len(self.lrs) == 1 else list(self.lrs),
+            "lr": self.lrs[0] if len(self.lrs) == 1 else list(self.lrs) or None,
             "warmup_frac": self.warmup_frac,
             "weight_decay": self.weight_decay,
             "clip_norm": self.clip_norm,
@@ -222,7 +236,7 @@ class FinetuneConfig(Training):
     """Tokens in a window. By default the model's maximum, at most 2048."""
     batch_tokens: int | None = None
     """Tokens in an optimizer step, over all workers. By default 2,048 for the embedded model, else
-    8 windows."""
+    8 windows; for `adaptive` so few of these that --finetune.tokens make 128 steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

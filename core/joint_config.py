@@ -89,7 +89,9 @@ class JointConfig:
 
     def training(self, shared: Training, model: str) -> Training:
         """Return the settings of masked training with the learning rates of joint training."""
-        return replace(shared, lr=self.lrs(model))
+        # No objective but a loss of the whole model moves its masks.
+        objective = "next_token" if shared.adapts else shared.objective
+        return replace(shared, lr=self.lrs(model), objective=objective)
 
     def steps_between(self, num_steps: int) -> int:
         """Return the steps between two projections of a training of so many steps."""
@@ -119,6 +121,7 @@ class JointConfig:
 def require_joint(training: Training) -> None:
     """Refuse settings of training that joint training cannot have."""
     remedy = "joint training needs the loss of the whole model; use next_token"
-    require(training.objective == "next_token", "finetune.objective", training.objective, remedy)
+    blockwise = training.objective == "reconstruct"
+    require(not blockwise, "finetune.objective", training.objective, remedy)
     remedy = "joint training moves all weights; use all"
     require(training.trainable == "all", "finetune.trainable", training.trainable, remedy)

@@ -25,6 +25,7 @@ protocol (the SparseGPT paper has 36.85 at 0.5 in such windows).
 
 import sys
 
+from core.config import FinetuneConfig
 from orchestrator.cli import main
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.publish.verdict import Claim, against_claims
@@ -37,6 +38,7 @@ PRESET = SweepConfig(
         sparsities=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         protocol="prune-and-tune",
     ),
+    finetune=FinetuneConfig(),  # The paper's loss of the next token.
     output=OutputConfig(out_dir="results/reproduce_prune_and_tune"),
 )
 

@@ -234,6 +234,11 @@ class OutputConfig:
             require_unique("trackers", self.trackers)
 
 
+def adaptive_training() -> FinetuneConfig:
+    """Return the training of a sweep that says nothing else."""
+    return FinetuneConfig(objective="adaptive")
+
+
 @dataclass(frozen=True)
 class SweepConfig:
     """All settings of a sweep; a record of them is written beside its results."""
@@ -241,7 +246,7 @@ class SweepConfig:
     grid: Unprefixed[GridConfig] = field(default_factory=GridConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    finetune: FinetuneConfig = field(default_factory=adaptive_training)
     joint: JointConfig = field(default_factory=JointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     resources: Unprefixed[ResourceConfig] = field(default_factory=ResourceConfig)
@@ -286,7 +291,8 @@ class SweepConfig:
         groups = {}
         for group in dataclasses.fields(cls):
             recorded = values.get(group.name, {})
-            default = group.default_factory()  # pyright: ignore
+            # Not the sweep's own defaults, which were others when the record was written.
+            default = type(group.default_factory())()  # pyright: ignore
             known = {field.name for field in dataclasses.fields(default)}
             for name in recorded:
                 remedy = "was recorded by another version, which knew this setting"

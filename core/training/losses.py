@@ -52,5 +52,7 @@ class Distillation:
         ]
         ours, theirs = (each.log_softmax(-1) for each in soft)
         divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
-        plain = token_losses(logits, ids)
-        return plain * (1 - self.mix) + divergence * (self.mix * self.temperature**2)
+        wanted_share = divergence * (self.mix * self.temperature**2)
+        if self.mix == 1.0:
+            return wanted_share
+        return token_losses(logits, ids) * (1 - self.mix) + wanted_share

@@ -35,6 +35,8 @@ from orchestrator.plan.inputs import ModelInputs
 
 EMBEDDED_TOKENS, EMBEDDED_BATCH_TOKENS = 32_768, 2_048
 HUB_TOKENS, HUB_BATCH_WINDOWS = 1_048_576, 8
+ADAPTIVE_STEPS = 128
+"""Fewest optimizer steps of adaptive training; more steps of fewer windows recover more."""
 
 
 @dataclass
@@ -172,6 +174,8 @@ def resolve_one(config: SweepConfig, name: str, resolver: Resolver) -> ResolvedM
     found = resolve_texts(texts, text_names(config, is_embedded))
     seq_len = found.training.seq_len if found.training else 0
     tokens, batch = config.finetune.tokens, config.finetune.batch_tokens
+    tokens = tokens or (EMBEDDED_TOKENS if is_embedded else HUB_TOKENS)
+    windows = tokens // (seq_len or 1) // ADAPTIVE_STEPS
     inputs = ModelInputs(
         name=name_in_results(source),
         identity=source.identity,
@@ -179,11 +183,12 @@ def resolve_one(config: SweepConfig, name: str, resolver: Resolver) -> ResolvedM
         training_dtype=training_dtype(config.grid.dtype, device),
         calibration=found.calibration,
         finetune=found.training,
-        finetune_tokens=tokens or (EMBEDDED_TOKENS if is_embedded else HUB_TOKENS),
+        finetune_tokens=tokens,
         batch_tokens=batch
         or (EMBEDDED_BATCH_TOKENS if is_embedded else HUB_BATCH_WINDOWS * seq_len),
         evaluations=found.evaluations,
         validation=found.validation,
+        adaptive_batch_tokens=batch or max(1, min(HUB_BATCH_WINDOWS, windows)) * seq_len,
     )
     if found.training is not None:
         require_whole_windows(config, inputs, seq_len)

@@ -43,7 +43,7 @@ def text_names(config: SweepConfig, is_embedded: bool) -> TextNames:
         rates = {"finetune.lr": config.finetune.lrs} if config.grid.finetunes else {}
         rates |= {"joint.lr": config.joint.lrs()} if config.grid.joins else {}
         for flag, lrs in rates.items():
-            if len(lrs) == 1:
+            if len(lrs) <= 1:
                 continue
             # By default the training text's own part for it.
             own = TextName.parse(finetune).short

@@ -243,12 +243,12 @@ class ModelPlanner:
         """Return the work of a round of training, with the text that a rate is chosen on."""
         model = self.model
         # With one rate here the text is there for the choice of the other kind of training.
-        is_others = self.grid.joins and len(training.lrs) == 1
+        is_others = self.grid.joins and len(training.lrs) <= 1
         assert model.finetune is not None
         return Finetune(
             text=model.finetune,
             tokens=tokens,
-            batch_tokens=model.batch_tokens,
+            batch_tokens=(training.adapts and model.adaptive_batch_tokens) or model.batch_tokens,
             training=training,
             dtype=model.training_dtype,
             seed=seed,

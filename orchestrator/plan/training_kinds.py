@@ -91,13 +91,13 @@ class Finetune(Work):
     def operations(self, model: Counts, text_tokens: int) -> Operations:
         """Return forward and backward passes for each learning rate."""
         seq_len, training = self.text.seq_len, self.training
-        if training.objective == "reconstruct":
+        if training.objective in ("reconstruct", "adaptive"):
             # Of each half: the dense block's output, ours and its gradient; then both once more.
             once = model.forward_operations(self.tokens, seq_len, head=False) * 20 / 3
         else:
             passes = 4 if training.distill else 3
             once = model.forward_operations(self.tokens, seq_len) * passes
-        return {("training", self.dtype): len(training.lrs) * once}
+        return {("training", self.dtype): max(1, len(training.lrs)) * once}
 
     def further_seconds(self, model: Counts) -> float:
         """Return what the optimizer takes to move weights and moments."""

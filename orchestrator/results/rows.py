@@ -29,6 +29,7 @@ FAILED_SINCE = "_failed"
 LABELS = ("protocol", "eval_text")
 """Columns that the sweep decides and that no stage knows."""
 TRAINING_COLUMNS = ("objective", "distill", "trainable", "lora_rank")
+ADAPTIVE_METRICS = ("objective", "lr", "gap_before", "gap_after", "taken_back")
 
 
 @dataclass(frozen=True)
@@ -246,14 +247,18 @@ def training_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str,
     stage_id, work = rounds[-1]
     fields, rates = work.training.fields(), work.training.lrs
     settings = {name: fields[name] for name in TRAINING_COLUMNS if name in fields}
-    chosen: float | None = rates[0]
-    if len(rates) > 1:
-        settings["lr"] = fields["lr"]
+    if len(rates) == 1 and not work.training.adapts:
+        chosen = rates[0]
+    else:
+        settings |= {"lr": fields["lr"]} if rates else {}
         chosen = metrics.get(stage_id, {}).get("lr")
+    done = [metrics[s] for s, work in rounds if work.training.adapts and s in metrics]
+    told = [{key: each[key] for key in ADAPTIVE_METRICS if key in each} for each in done]
     return {
         "num_finetune_tokens": tokens,
         "finetune_lr": chosen,
         "finetune_settings": json.dumps(settings, sort_keys=True) if settings else None,
+        **({"finetune_rounds": json.dumps(told)} if told else {}),
     }
 
 

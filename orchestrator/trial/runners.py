@@ -134,6 +134,9 @@ def run_training(space: Workspace, stage: Stage) -> None:
         masks = PackedMasks({name: whole(one.read()) != 0 for name, one in matrices.items()})
     with timed(space.ranks) as clock:
         metrics, masks = recover(space, stage, model, masks, windows)
+        if metrics.get("taken_back"):
+            space.weights.forget()
+            model, masks = space.weights.load(stage.parent, training=True)
     space.weights.hold(stage.id, model, masks)
     if work.changes_masks:
         metrics["matrices"] = {"names": [*masks], "errors": [None] * len(masks), "statistic": None}

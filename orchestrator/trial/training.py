@@ -1,7 +1,7 @@
 """A training stage: one round, or one for each learning rate and the best of them kept.
 
 Collective. The rate is chosen on validation text alone. The rates and the loss of each stand in the
-stage's metrics.
+stage's metrics, as do objective, rate and gap of a round that chooses them by the damage.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from core.config import Training
+from core.measures.gap import mean_gap
+from core.models.anatomy import anatomy_of
 from core.models.mask_files import Masks
 from core.parallel import local
 from core.precision import DTYPES
+from core.training.adaptive import GAP_TOKENS, NO_GAP, adapted
 from core.training.elsa import Aim, JointReport, elsa_
 from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
@@ -40,9 +44,19 @@ def work_of(stage: Stage) -> Finetune:
 
 
 def checkpoint_names(stage: Stage) -> list[str]:
-    """Return where the half-done rounds of a stage lie in the store, one for each rate."""
-    count = len(work_of(stage).training.lrs)
-    return [stage.id] if count == 1 else [f"{stage.id}-{i}" for i in range(count)]
+    """Return where half-done rounds of a stage can lie in the store."""
+    training = work_of(stage).training
+    if not training.adapts:
+        return names_of(stage.id, training)
+    # A checkpoint of one objective is none of the other.
+    chosen = (adapted(training, gap, hidden_size=1) for gap in (0.0, math.inf))
+    return [name for each in chosen for name in names_of(f"{stage.id}-{each.objective}", each)]
+
+
+def names_of(name: str, training: Training) -> list[str]:
+    """Return the names of the half-done rounds of a stage, one for each rate."""
+    count = len(training.lrs)
+    return [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
 
 
 def recover(
@@ -53,13 +67,57 @@ def recover(
     Raises:
         TrainingError: of the last learning rate, where every one of them ends in it.
     """
-    work, training = work_of(stage), work_of(stage).training
+    training = work_of(stage).training
+    if training.adapts:
+        return recover_adaptively(space, stage, model, masks, windows), masks
+    rounds = rounds_of(space, stage, stage.id, training)
+    return train_best(rounds, model, teacher_of(space, stage, training), masks, windows)
+
+
+def recover_adaptively(
+    space: Workspace, stage: Stage, model: PreTrainedModel, masks: Masks, windows: Tensor
+) -> dict[str, Any]:
+    """Train a model in place by the recipe that its gap to the dense model asks for.
+
+    Return the stage's metrics. If the gap is no smaller afterwards, the weights are those from
+    before, and the metrics say that the round was taken back.
+    """
+    work, micro_batch = work_of(stage), space.micro_batch(windows.shape[1])
+    dense = space.weights.teacher(space.weights.dense_dtype)
+    seen = windows[: max(space.ranks.size, GAP_TOKENS // windows.shape[1])]
+
+    def gap() -> float:
+        return mean_gap(model, dense, seen, space.ranks, micro_batch=micro_batch)
+
+    before = gap()
+    if before < NO_GAP:
+        return {"num_tokens": 0, "losses": [], "num_steps": 0, "lr": 0.0, "gap_before": before}
+    training = adapted(work.training, before, anatomy_of(model).hidden_size)
+    rounds = rounds_of(space, stage, f"{stage.id}-{training.objective}", training)
+    teacher = teacher_of(space, stage, training) if training.distill else dense
+    metrics, _ = train_best(rounds, model, teacher, masks, windows)
+    after = gap()
+    chosen = {"lr": rounds[0].training.lr, "gap_before": before, "gap_after": after}
+    chosen["objective"] = "distill" if training.distill else training.objective
+    return {**chosen, "taken_back": not after < before, **metrics}
+
+
+def teacher_of(space: Workspace, stage: Stage, training: Training) -> PreTrainedModel | None:
+    """Return the dense model if training learns from it, in the dtype that it has then."""
+    work = work_of(stage)
     dtype = work.dtype if work.mixes_precision else space.weights.dense_dtype
-    teacher = space.weights.teacher(dtype) if training.needs_teacher else None
-    rounds = [
-        Round(space, stage, rate, name)
-        for rate, name in zip(training.lrs, checkpoint_names(stage), strict=True)
-    ]
+    return space.weights.teacher(dtype) if training.needs_teacher else None
+
+
+def train_best(
+    rounds: list[Round],
+    model: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    masks: Masks,
+    windows: Tensor,
+) -> tuple[dict[str, Any], Masks]:
+    """Train a model in place, at the best of the rates; return metrics and masks."""
+    space, stage = rounds[0].space, rounds[0].stage
     if len(rounds) == 1:
         done = rounds[0].train(model, teacher, masks, windows)
         return metrics_of(done), masks_after(done, masks)
@@ -102,12 +160,24 @@ def metrics_of(done: FinetuneReport) -> dict[str, Any]:
     }
 
 
+def rounds_of(space: Workspace, stage: Stage, name: str, training: Training) -> list[Round]:
+    """Return a round for each learning rate, with checkpoints below `name`."""
+    names = names_of(name, training)
+    rates = zip(training.lrs, names, strict=True)
+    return [Round(space, stage, replace(training, lr=rate), each) for rate, each in rates]
+
+
 class Round:
     """One round with one learning rate, and the place of its checkpoints in the store."""
 
-    def __init__(self, space: Workspace, stage: Stage, rate: float, name: str) -> None:
-        self.space, self.stage, self.rate, self.name = space, stage, rate, name
+    def __init__(self, space: Workspace, stage: Stage, training: Training, name: str) -> None:
+        self.space, self.stage, self.training, self.name = space, stage, training, name
         self.work = work_of(stage)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self.training.lrs[0]
 
     def train(
         self,
@@ -132,11 +202,11 @@ class Round:
                 save_now=space.notice.save_now,
             )
             batches = windows.split(max(1, work.batch_tokens // seq_len))
-            training, whole = replace(work.training, lr=self.rate), self.stage.work
+            whole = self.stage.work
             if isinstance(whole, Joint):
-                aim = Aim(whole.target, training, whole.joint)
+                aim = Aim(whole.target, self.training, whole.joint)
                 return elsa_(model, masks, batches, aim, loop, teacher)
-            return finetune_(model, masks, batches, training, loop, teacher)
+            return finetune_(model, masks, batches, self.training, loop, teacher)
 
 
 def validation_nll(space: Workspace, stage: Stage, model: PreTrainedModel) -> float:

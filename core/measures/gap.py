@@ -1,0 +1,48 @@
+"""The gap to the dense model: the divergence of a model's predictions from the dense model's.
+
+`mean over tokens of KL(dense || model)`, in nats a token. It is zero for the dense model, and about
+the rise of the loss on text that the dense model predicts well.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from core.measures.perplexity import forward
+from core.ranks import Ranks
+
+
+@torch.no_grad()
+def mean_gap(
+    model: PreTrainedModel,
+    dense: PreTrainedModel,
+    windows: Tensor,
+    ranks: Ranks,
+    *,
+    micro_batch: int = 8,
+) -> float:
+    """Return the gap on windows [num_windows, seq_len] that the ranks share (collective).
+
+    Both models compute in the dtype of the dense model's weights, so that the dense model itself
+    has no gap. The last position of a window counts too: nothing is predicted that must be known.
+    """
+    # Forward passes of sharded models are collective: every rank runs the same number of them.
+    batches = windows.split(max(1, min(micro_batch, -(-len(windows) // ranks.size))))
+    turns = range(0, len(batches), ranks.size)
+    mine = [batches[min(turn + ranks.rank, len(batches) - 1)] for turn in turns]
+    dtype = next(dense.parameters()).dtype
+    total = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    outputs = (forward(one.eval(), mine, ranks, dtype) for one in (model, dense))
+    for turn, (_, ours), (_, wanted) in zip(turns, *outputs):
+        if turn + ranks.rank < len(batches):
+            total += divergence(ours, wanted).double().sum()
+    return ranks.sum_(total).item() / windows.numel()
+
+
+def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Return KL(wanted || logits) of each position in nats, [batch, seq_len]."""
+    ours, theirs = (each.float().log_softmax(-1) for each in (logits, wanted))
+    return functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
