@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from core.checks import require, require_known, require_positive, require_unique
-from core.config import Training
 from core.methods import METHODS
+from core.training_config import Training
 from core.typed_values import give_types_
 
 PenaltySchedule = Literal["constant", "linear", "cosine", "exponential"]

@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 from core import accelerator
 from core.activations import Calibration
 from core.allocation import allocate, outlier_ratios
-from core.config import PruneConfig, Training
+from core.config import PruneConfig
 from core.joint_config import JointConfig, Score
 from core.measures.perplexity import evaluate
 from core.models.anatomy import ATTRIBUTE
@@ -51,6 +51,7 @@ from core.texts.windows import evaluation_windows
 from core.training.elsa import Aim, elsa_
 from core.training.finetune import finetune_
 from core.training.loop import Loop
+from core.training_config import Training
 
 ASSETS = Path(__file__).resolve().parents[1] / "core" / "assets"
 SAMPLES, SEQ_LEN = 32, 64

@@ -241,9 +241,13 @@ CASES: dict[str, Case] = {
     "tasks-models": Case(MANY, tasks=("arc_easy",), models=(model(), HALF)),
 }
 
+NEXT_TOKEN = ("--finetune.objective", "next_token")
+"""The objective that was the default when most grids were recorded."""
 EMBEDDED: dict[str, list[str]] = {
-    "embedded": ["--sparsities", "0.5"],
+    "embedded": ["--sparsities", "0.5", *NEXT_TOKEN],
+    "embedded-adaptive": ["--sparsities", "0.5"],
     "embedded-everything": [
+        *NEXT_TOKEN,
         *("--methods", *METHODS, "--mask-structures", "2:4", "--seeds", "0", "1"),
         *("--finetune.lr", "1e-4", "1e-3", "--eval.texts", "embedded", "embedded:validation"),
         *("--finetune.validation", "embedded:calibration", "--calibration.text", "embedded:train"),
@@ -258,14 +262,17 @@ EMBEDDED: dict[str, list[str]] = {
     ],
     "embedded-wanda": ["--protocol", "wanda", "--sparsities", "0.5", "--regimes", "oneshot"],
     "embedded-prune-and-tune": [
+        *NEXT_TOKEN,
         *("--protocol", "prune-and-tune", "--eval.seq-len", "64", "--eval.stride", "32"),
         *("--sparsities", "0.1", "0.2", "--methods", "magnitude"),
     ],
     "embedded-alps-hub-texts": [
+        *NEXT_TOKEN,
         *("--protocol", "alps", "--methods", "alps", "--sparsities", "0.7", "--calibration.text"),
         *("c4", "--finetune.text", "wikitext2", "--eval.texts", "c4", "wikitext2", "embedded"),
     ],
     "embedded-sparsegpt-hub-texts": [
+        *NEXT_TOKEN,
         *("--methods", "sparsegpt", "--sparsities", "0.7", "--calibration.text", "wikitext2"),
         *("--finetune.text", "c4:train", "--eval.texts", "c4", "wikitext2", "embedded:test"),
     ],

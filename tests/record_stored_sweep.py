@@ -35,6 +35,7 @@ FLAGS = [
     *("--calibration.num-samples", "4", "--calibration.seq-len", "64"),
     *("--finetune.text", "embedded:validation", "--finetune.tokens", "1024"),
     *("--finetune.seq-len", "64", "--finetune.batch-tokens", "256"),
+    *("--finetune.objective", "next_token", "--finetune.lr", "3e-4"),  # The defaults of then.
     *("--eval.seq-len", "64", "--eval.max-windows", "4"),
     *("--cpus-per-worker", "1", "--out-dir", "out"),
 ]

@@ -14,7 +14,6 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import GPT2Config, LlamaConfig, OPTConfig
 
-from core.config import Training
 from core.joint_config import JointConfig
 from core.measures.sparsity import assert_growing, measure
 from core.models.blocks import prunable_matrices
@@ -26,6 +25,7 @@ from core.targets import Target
 from core.training.elsa import Aim, JointReport, elsa_
 from core.training.loop import Loop
 from core.training.optimizer import BETAS, TrainingError, learning_rate
+from core.training_config import Training
 
 STEPS = 8
 WINDOWS = torch.randint(320, (4 * STEPS, 24), generator=torch.Generator().manual_seed(0))

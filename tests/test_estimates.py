@@ -3,10 +3,11 @@ import dataclasses
 import pytest
 from transformers import LlamaConfig, OPTConfig
 
-from core.config import PruneConfig, Training
+from core.config import PruneConfig
 from core.models.description import describe_model
 from core.models.sources import ModelSource
 from core.targets import Target
+from core.training_config import Training
 from orchestrator.estimate import memory
 from orchestrator.estimate.devices import GIB, GPUS
 from orchestrator.estimate.model_cost import ModelCost

@@ -179,6 +179,8 @@ def place(tmp_path, tiny_opt_dir, write_texts):
         *("--calibration.num-samples", "8", "--calibration.seq-len", "32"),
         *("--finetune.text", str(tmp_path / "train.txt"), "--finetune.tokens", "4096"),
         *("--finetune.seq-len", "32", "--finetune.batch-tokens", "64"),
+        # The dense control trains too, which adaptive training leaves out.
+        *("--finetune.objective", "next_token"),
         *("--eval.texts", str(tmp_path / "test.txt"), "--eval.seq-len", "32"),
         *("--eval.max-windows", "8", "--cpus-per-worker", "1", "--max-concurrent-trials", "1"),
         *("--checkpoint-seconds", "0"),

@@ -69,7 +69,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "line"), CHANGES, ids=lambda value: str(value)[:20])
 def test_the_field_of_the_identity_that_changed_is_named(change, line):
-    assert FinetuneConfig().lr == 0.0003
+    assert FinetuneConfig().lrs == (0.0003,)
     assert said(plan_of(**change), plan_of()) == line
 
 

@@ -42,6 +42,7 @@ SETTINGS = {
     "bias_norm": {"trainable": "bias_norm"},
     "masklora": {"trainable": "masklora", "lora_rank": 4},
     "rates": {"lr": (1e-5, 3e-3)},
+    "adaptive": {"objective": "adaptive", "lr": 1e-3},
 }
 
 
@@ -294,6 +295,7 @@ def test_the_validation_text_enters_where_a_rate_is_chosen():
         ({"trainable": "masklora", "lora_rank": 0}, "--finetune.lora-rank 0"),
         ({"validation": "embedded"}, "--finetune.validation embedded: has no effect without"),
         ({"distill": True, "objective": "reconstruct"}, "--finetune.objective reconstruct"),
+        ({"distill": True, "objective": "adaptive"}, "--finetune.distill True: adaptive learns"),
     ],
 )
 def test_what_would_have_no_effect_or_no_meaning_is_refused(settings, message):

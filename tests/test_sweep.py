@@ -119,6 +119,7 @@ def test_the_same_command_again_recomputes_nothing(place, first):
 def test_cells_that_fail_do_not_end_the_sweep_and_nothing_done_is_redone(place, first):
     before = {p.name for p in (place / "out" / "stages").iterdir()}
     grid = ("--sparsities", "0.5", "0.7", "0.8", "--finetune.lr", "1e30")
+    grid = (*grid, "--finetune.objective", "next_token")
     code, said = run_sweep(*grid, methods=("sparsegpt",))
     assert code == 1, said
     rows = read_rows(str(place / "out" / "results.parquet"))

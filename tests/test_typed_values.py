@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy
 import pytest
 
-from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConfig, Training
+from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConfig
 from core.targets import Target
+from core.training_config import Training
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig
 from orchestrator.plan.identity import canonical_json
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from core.config import Training
+from core.training_config import Training
 
 GAP_TOKENS = 4_096
 """Tokens that the gap is measured on, at least one window: the first of the round."""
@@ -36,7 +36,8 @@ class Rate:
         """Return the rate for a gap in nats a token; a gap of NaN or infinity gets the highest."""
         wanted = self.at_one * gap**self.power
         # The comparison is false for NaN.
-        return (wanted if wanted < self.highest else self.highest) * WIDTH / hidden_size
+        rate = wanted if wanted < self.highest else self.highest
+        return rate * min(1.0, WIDTH / hidden_size)
 
 
 RECONSTRUCT = Rate(at_one=4e-3, power=0.5, highest=8e-3)

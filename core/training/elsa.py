@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.config import Training
 from core.joint_config import JointConfig, require_joint
 from core.measures.sparsity import assert_growing
 from core.models.mask_files import Masks
@@ -20,6 +19,7 @@ from core.targets import Target
 from core.training.finetune import Steps, losses_of, train_in
 from core.training.loop import FinetuneReport, Loop
 from core.training.splitting import Splitting
+from core.training_config import Training
 
 
 @dataclass(frozen=True)

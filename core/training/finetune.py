@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.config import Training
 from core.measures.sparsity import pruned_are_zero
 from core.models.blocks import prunable_matrices
 from core.training.loop import FinetuneReport, Loop, Progress
@@ -27,6 +26,7 @@ from core.training.recompute import recomputed
 from core.training.reconstruction import reconstruct_
 from core.training.splitting import Splitting
 from core.training.trainable import trained
+from core.training_config import Training
 
 
 def finetune_(

@@ -11,11 +11,11 @@ import math
 import torch
 from torch import Tensor
 
-from core.config import Training
 from core.parallel import compute_device, local, whole
 from core.ranks import Ranks
 from core.training.splitting import Splitting
 from core.training.trainable import Trained
+from core.training_config import Training
 
 BETAS = (0.9, 0.95)
 

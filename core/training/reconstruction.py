@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from core.config import Training
 from core.models.blocks import decoder_blocks
 from core.models.calls import Calls
 from core.parallel import gathered
@@ -32,6 +31,7 @@ from core.training.halves import Half, PlainBlocks
 from core.training.loop import Loop, Progress
 from core.training.optimizer import MaskedAdamW
 from core.training.trainable import trained
+from core.training_config import Training
 
 
 class Chain:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from core.config import Training
 from core.models.matrices import Matrix
 from core.parallel import local
 from core.training import lora
+from core.training_config import Training
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from plain_loop import MICRO_BATCH, PlainLoop
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.config import FinetuneConfig, Training
+from core.config import FinetuneConfig
 from core.models.mask_files import Masks
 from core.models.sources import EMBEDDED, EMBEDDED_DIR
 from core.models.tokenizers import load_tokenizer
@@ -33,6 +33,7 @@ from core.texts.sources import resolve_text
 from core.texts.windows import token_stream
 from core.training.finetune import finetune_
 from core.training.loop import Loop
+from core.training_config import Training
 
 VALIDATION_TOKENS = 16_384
 OBJECTIVES = {

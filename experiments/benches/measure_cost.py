@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from core.activations import Calibration
-from core.config import FinetuneConfig, PruneConfig, Training
+from core.config import FinetuneConfig, PruneConfig
 from core.measures.perplexity import evaluate
 from core.models.description import describe_model
 from core.models.facts import ModelFacts
@@ -33,6 +33,7 @@ from core.targets import Target
 from core.texts.windows import evaluation_windows
 from core.training.finetune import finetune_
 from core.training.loop import Loop
+from core.training_config import Training
 from orchestrator.estimate.memory import phases
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.rates import measured_rates

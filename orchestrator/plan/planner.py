@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.config import FinetuneConfig, PruneConfig, Training
+from core.config import FinetuneConfig, PruneConfig
 from core.joint_config import JointConfig
 from core.methods import JOINT_METHODS, needs_calibration
 from core.schedule import round_tokens
 from core.targets import Target
+from core.training_config import Training
 from orchestrator.config import GridConfig, is_pair
 from orchestrator.plan.cell import DENSE, Cell, Point, Settings
 from orchestrator.plan.inputs import Draw, ModelInputs, TaskInput

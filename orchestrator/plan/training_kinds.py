@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from core.config import PruneConfig, Training
+from core.config import PruneConfig
 from core.joint_config import JointConfig
 from core.methods import JOINT_METHODS
 from core.targets import Target
+from core.training_config import Training
 from orchestrator.plan.inputs import Reading, TrainingDraw, TrainingText, ValidationText
 from orchestrator.plan.work import Counts, Operations, Work
 

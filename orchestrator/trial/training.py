@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.config import Training
 from core.measures.gap import mean_gap
 from core.models.anatomy import anatomy_of
 from core.models.mask_files import Masks
 from core.parallel import local
 from core.precision import DTYPES
-from core.training.adaptive import GAP_TOKENS, NO_GAP, adapted
+from core.training.adaptive import GAP_TOKENS, NO_GAP, SMALL_GAP, adapted
 from core.training.elsa import Aim, JointReport, elsa_
 from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
 from core.training.optimizer import TrainingError
+from core.training_config import Training
 from orchestrator.plan.kinds import Finetune, Joint
 from orchestrator.plan.stages import Stage
 from orchestrator.results.numbers import thinned
@@ -49,7 +49,7 @@ def checkpoint_names(stage: Stage) -> list[str]:
     if not training.adapts:
         return names_of(stage.id, training)
     # A checkpoint of one objective is none of the other.
-    chosen = (adapted(training, gap, hidden_size=1) for gap in (0.0, math.inf))
+    chosen = (adapted(training, gap, hidden_size=1) for gap in (SMALL_GAP, math.inf))
     return [name for each in chosen for name in names_of(f"{stage.id}-{each.objective}", each)]
 
 
@@ -95,11 +95,18 @@ def recover_adaptively(
     training = adapted(work.training, before, anatomy_of(model).hidden_size)
     rounds = rounds_of(space, stage, f"{stage.id}-{training.objective}", training)
     teacher = teacher_of(space, stage, training) if training.distill else dense
-    metrics, _ = train_best(rounds, model, teacher, masks, windows)
-    after = gap()
-    chosen = {"lr": rounds[0].training.lr, "gap_before": before, "gap_after": after}
-    chosen["objective"] = "distill" if training.distill else training.objective
-    return {**chosen, "taken_back": not after < before, **metrics}
+    objective = "distill" if training.distill else training.objective
+    chosen = {"objective": objective, "lr": rounds[0].rate, "gap_before": before}
+    try:
+        metrics, _ = train_best(rounds, model, teacher, masks, windows)
+        after = gap()
+    except TrainingError as failed:
+        if not math.isfinite(before):
+            raise
+        logger.warning("a round is taken back: %s", failed)
+        metrics, after = {"num_tokens": 0, "losses": [], "num_steps": 0}, math.nan
+    told = after if math.isfinite(after) else None
+    return {**chosen, "gap_after": told, "taken_back": not after < before, **metrics}
 
 
 def teacher_of(space: Workspace, stage: Stage, training: Training) -> PreTrainedModel | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.activations import Calibration
-from core.config import PruneConfig, Training
+from core.config import PruneConfig
 from core.measures.sparsity import assert_growing
 from core.models.mask_files import Masks
 from core.models.sharding import shard_
@@ -26,6 +26,7 @@ from core.targets import Target
 from core.texts.windows import training_windows
 from core.training.finetune import finetune_
 from core.training.loop import Loop
+from core.training_config import Training
 from gpu_check.embedded import (
     STRICT,
     Bounds,

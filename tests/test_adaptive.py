@@ -1,0 +1,211 @@
+"""Adaptive training: the gap to the dense model, the recipe that it asks for, rounds taken back."""
+
+import copy
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_recovery_stages import plan_of, rows_of, sweep_config, texts, walk  # noqa: F401
+from transformers import OPTConfig, OPTForCausalLM
+
+from core.config import FinetuneConfig
+from core.joint_config import JointConfig
+from core.measures.gap import mean_gap
+from core.ranks import Ranks
+from core.training import adaptive
+from core.training.adaptive import DISTILL, RECONSTRUCT, SMALL_GAP, WIDTH, adapted
+from core.training.loop import Progress
+from core.training.optimizer import TrainingError
+from core.training_config import Training
+from orchestrator.config import OutputConfig, SweepConfig
+from orchestrator.trial import training as recovery
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ADAPTIVE = Training(objective="adaptive")
+NO_RATE = {"objective": "adaptive", "lr": None, "batch_tokens": 32}
+
+
+def tiny_model(seed: int) -> OPTForCausalLM:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = OPTConfig(vocab_size=50, max_position_embeddings=24, word_embed_proj_dim=16, **sizes)
+    return OPTForCausalLM(config).eval()
+
+
+# The gap -----------------------------------------------------------------------------------------
+
+
+def test_the_gap_is_the_mean_divergence_of_all_positions():
+    model, dense = tiny_model(0), tiny_model(1)
+    windows = torch.randint(50, (5, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, wanted = (m(windows).logits.double().softmax(-1) for m in (model, dense))
+    expected = (wanted * (wanted / ours).log()).sum(-1).mean().item()
+    found = mean_gap(model, dense, windows, Ranks.current(), micro_batch=2)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_dense_model_has_no_gap():
+    dense = tiny_model(1)
+    windows = torch.randint(50, (3, 8), generator=torch.Generator().manual_seed(0))
+    assert mean_gap(copy.deepcopy(dense), dense, windows, Ranks.current()) == 0.0
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_share_the_windows_of_a_gap(size):
+    class Part(Ranks):
+        def sum_(self, tensor):
+            return tensor
+
+    model, dense = tiny_model(0), tiny_model(1)
+    windows = torch.randint(50, (5, 8), generator=torch.Generator().manual_seed(0))
+    cpu = torch.device("cpu")
+    parts = [mean_gap(model, dense, windows, Part(rank, size, cpu)) for rank in range(size)]
+    assert sum(parts) == pytest.approx(mean_gap(model, dense, windows, Ranks.current()), rel=1e-6)
+
+
+# The recipe --------------------------------------------------------------------------------------
+
+
+def test_a_small_gap_is_reconstructed_and_a_large_one_distilled():
+    small, large = adapted(ADAPTIVE, SMALL_GAP, WIDTH), adapted(ADAPTIVE, 1.01 * SMALL_GAP, WIDTH)
+    assert (small.objective, small.distill) == ("reconstruct", False)
+    assert (large.objective, large.distill, large.mix, large.temperature) == (
+        *("next_token", True, 1.0, 1.0),
+    )
+
+
+@pytest.mark.parametrize("rule", [RECONSTRUCT, DISTILL])
+def test_the_rate_grows_with_the_gap_up_to_a_limit_and_falls_with_the_width(rule):
+    rates = [rule.at(gap, WIDTH) for gap in (0.01, 0.1, 1.0, 3.0, 1e9, math.inf, math.nan)]
+    assert rates == sorted(rates) and len(set(rates[:4])) == 4
+    assert rates[2] == rule.at_one and rates[-1] == rates[-2] == rates[-3] == rule.highest
+    assert rule.at(1.0, 4 * WIDTH) == pytest.approx(rule.at_one / 4)
+    assert rule.at(1.0, WIDTH // 4) == rule.at_one
+
+
+def test_a_rate_that_was_given_stays():
+    given = dataclasses.replace(ADAPTIVE, lr=(1e-3, 2e-3))
+    assert adapted(given, 0.5, 16).lrs == adapted(given, 5.0, 16).lrs == (1e-3, 2e-3)
+
+
+def test_all_else_stays_as_it_was_given():
+    given = dataclasses.replace(ADAPTIVE, trainable="masklora", warmup_frac=0.3, clip_norm=2.0)
+    for gap in (0.5, 5.0):
+        found = adapted(given, gap, 16)
+        assert (found.trainable, found.warmup_frac, found.clip_norm) == ("masklora", 0.3, 2.0)
+
+
+def test_it_is_the_default_of_sweeps_and_not_of_records():
+    assert SweepConfig().finetune.objective == "adaptive"
+    recorded = SweepConfig.from_dict({"finetune": {"lr": 3e-4}})
+    assert recorded.finetune == FinetuneConfig(lr=3e-4)
+
+
+def test_joint_training_keeps_its_identity_beside_it():
+    joint = JointConfig()
+    plain = joint.training(Training(), "embedded")
+    assert joint.training(ADAPTIVE, "embedded") == plain
+
+
+def test_its_smaller_batches_are_those_of_no_other_training():
+    of = [plan_of(FinetuneConfig(**each), adaptive_batch_tokens=16) for each in ({}, NO_RATE)]
+    sizes = [
+        {stage.work.batch_tokens for stage in plan.stages.values() if stage.work.trains}
+        for plan in of
+    ]
+    assert sizes == [{64}, {16}]
+
+
+# Rounds in a trial -------------------------------------------------------------------------------
+
+
+def trained_rows(sweep) -> list[dict]:
+    return [row for row in rows_of(sweep) if row["regime"] == "finetune"]
+
+
+def weights_of(row, folder):
+    return load_file(next((folder / row["stage_dir"]).rglob("model.safetensors")))
+
+
+def test_a_round_records_its_gap_objective_and_rate(tiny_opt_dir, texts, tmp_path):  # noqa: F811
+    sweep = walk(sweep_config(tiny_opt_dir, texts, tmp_path / "out", NO_RATE))
+    for row in trained_rows(sweep):
+        (told,) = json.loads(row["finetune_rounds"])
+        assert row["finetune_lr"] == told["lr"]
+        if row["method"] == "dense":
+            assert told == {"lr": 0.0, "gap_before": 0.0} and row["num_finetune_tokens"] == 0
+            continue
+        assert row["num_finetune_tokens"] == 512
+        assert told["objective"] == "reconstruct" and not told["taken_back"]
+        assert told["gap_after"] < told["gap_before"] < SMALL_GAP
+        expected = RECONSTRUCT.at(told["gap_before"], 32)
+        assert told["lr"] == pytest.approx(expected)
+    control = {row["perplexity"] for row in rows_of(sweep) if row["method"] == "dense"}
+    assert len(control) == 1, "the dense model learns nothing from itself"
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_a_round_that_does_not_lower_the_gap_is_taken_back(
+    tiny_opt_dir,
+    texts,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    diverges,
+):
+    def diverge(*_, **__):
+        raise TrainingError("loss nan at step 1; try --finetune.lr 0.01")
+
+    if diverges:
+        monkeypatch.setattr(recovery, "finetune_", diverge)
+    harmful = {"objective": "adaptive", "lr": 3.0, "batch_tokens": 32}
+    sweep = walk(sweep_config(tiny_opt_dir, texts, tmp_path / "out", harmful))
+    for row in trained_rows(sweep):
+        if row["method"] == "dense":
+            continue
+        assert row["status"] == "done"
+        (told,) = json.loads(row["finetune_rounds"])
+        assert told["taken_back"] and not (told["gap_after"] or math.inf) < told["gap_before"]
+        assert row["perplexity"] == row["perplexity_before_finetune"]
+
+
+class KilledError(BaseException):
+    """Stands for a process that is killed."""
+
+
+@pytest.mark.parametrize("small_gap", [SMALL_GAP, 1e-9], ids=["reconstruct", "distill"])
+def test_a_killed_round_goes_on_with_its_recipe(
+    tiny_opt_dir,
+    texts,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    small_gap,
+):
+    monkeypatch.setattr(adaptive, "SMALL_GAP", small_gap)
+    monkeypatch.setattr(recovery, "SMALL_GAP", small_gap)
+    grid = {"sparsities": (0.5,)}
+    configs = [sweep_config(tiny_opt_dir, texts, tmp_path / n, NO_RATE, **grid) for n in "ab"]
+    output = OutputConfig(out_dir=str(tmp_path / "b"), checkpoint_seconds=0.0)
+    calm, config = walk(configs[0]), dataclasses.replace(configs[1], output=output)
+    save = Progress.save_if_due
+
+    def save_and_die(self):
+        save(self)
+        if self.seen > 2:
+            raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(Progress, "save_if_due", save_and_die)
+        walk(config)
+    assert (tmp_path / "b" / "checkpoints").exists()
+    resumed = walk(config)
+    one, two = (next(r for r in trained_rows(s) if r["sparsity"]) for s in (calm, resumed))
+    metrics = resumed.store.stages.at(two["stage_id"]).manifest()["metrics"]
+    assert metrics["steps_resumed"] > 0
+    assert one["finetune_rounds"] == two["finetune_rounds"]
+    ours, theirs = weights_of(one, tmp_path / "a"), weights_of(two, tmp_path / "b")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not [*(tmp_path / "b" / "checkpoints").rglob("*")]
