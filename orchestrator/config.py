@@ -234,11 +234,6 @@ class OutputConfig:
             require_unique("trackers", self.trackers)
 
 
-def adaptive_training() -> FinetuneConfig:
-    """Return the training of a sweep that says nothing else."""
-    return FinetuneConfig(objective="adaptive")
-
-
 @dataclass(frozen=True)
 class SweepConfig:
     """All settings of a sweep; a record of them is written beside its results."""
@@ -246,7 +241,7 @@ class SweepConfig:
     grid: Unprefixed[GridConfig] = field(default_factory=GridConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
-    finetune: FinetuneConfig = field(default_factory=adaptive_training)
+    finetune: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(objective="adaptive"))
     joint: JointConfig = field(default_factory=JointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     resources: Unprefixed[ResourceConfig] = field(default_factory=ResourceConfig)
