@@ -80,6 +80,17 @@ def test_rows_of_earlier_versions_count_their_prunable_matrices():
     assert bytes_of([make_row(num_pruned=None)]) is None
 
 
+def test_the_table_of_rows_has_no_mean_over_devices(browser, tmp_path):
+    from orchestrator.page.document import write_html
+
+    rows = [make_row(seed=0, **timed(0.2)), make_row(seed=1, **timed(0.4, device="CPU B"))]
+    rows += [make_row(sparsity=0.7, seed=s, **timed(0.2 + 0.1 * s)) for s in (0, 1)]
+    write_html([DENSE, *rows], tmp_path / "page.html")
+    browser.open(tmp_path / "page.html", fragment="columns=target,decode_seconds,seeds")
+    cells = {row[0]: row[1] for row in browser.table()}
+    assert cells["0.5"] == "several devices" and float(cells["0.7"]) == pytest.approx(0.25)
+
+
 def test_the_page_draws_measured_seconds_beside_the_dense_model(browser, tmp_path):
     from orchestrator.page.document import write_html
 

@@ -173,6 +173,20 @@ def test_a_method_on_the_device_is_compared_with_the_cpu(check, tmp_path):
     assert [words.split()[0] for words in broken] == ["first", "masks", "perplexity", "the", "loss"]
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_decoding_with_dense_and_sparse_kernels_is_compared(check, tmp_path, monkeypatch):
+    import torch
+    from gpu_check import sizes, token_rates
+
+    place = sizes.Place("cpu", sizes.SIZES["smallest"], tmp_path)
+    finding = token_rates.CASES["opt-125m decoding"](place)
+    assert finding.broken == [] and set(finding.figures) == {"dense_seconds", "tokens_a_second"}
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", lambda weight: weight)
+    assert token_rates.CASES["opt-125m decoding"](place).figures["difference"] == 0
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", lambda weight: 2 * weight)
+    assert "sparse kernels differ" in token_rates.CASES["opt-125m decoding"](place).broken[0]
+
+
 def test_the_column_loop_prunes_as_the_solver_does():
     import torch
 

@@ -155,6 +155,23 @@ def test_trained_weights_are_timed_in_the_dtype_of_the_others():
     )
 
 
+def test_a_streamed_model_is_not_timed_and_the_row_says_why():
+    from core.ranks import Ranks
+    from orchestrator.results.bought import speed_columns
+    from orchestrator.trial.speed import run_speed
+
+    stored = {}
+    space = SimpleNamespace(
+        ranks=Ranks.current(),
+        weights=SimpleNamespace(streams=True),
+        publish_metrics=lambda stage, metrics: stored.update(metrics),
+    )
+    run_speed(space, SimpleNamespace(work=Speed("float32"), parent="p"))
+    manifest = {"kind": "speed", "metrics": stored, "environment": {"machine": "a GPU"}}
+    columns = speed_columns(manifest)
+    assert columns == {"speed_device": "a GPU", "speed_note": "the model is larger than memory"}
+
+
 def test_what_sparse_kernels_refuse_is_recorded(monkeypatch):
     from orchestrator.trial import speed
 

@@ -15,6 +15,6 @@ In the order of the flow:
     solvers.py        part: seconds of solves at the shapes of known models
     random_models.py  random models of known shapes, and the memory expected for them
     whole_models.py   part: seconds and memory of whole models
-    token_rates.py    part: tokens a second of training and evaluation
+    token_rates.py    part: tokens a second of training, evaluation and decoding
     table.py page.py  the table in the terminal, and the page
 """

@@ -1,4 +1,4 @@
-"""Part: tokens a second of masked training, of a Trainer and of evaluation, and their memory."""
+"""Part: tokens a second of masked training, of a Trainer, of evaluation and of decoding."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from transformers import PreTrainedModel
 
 from core.config import FinetuneConfig
 from core.measures.perplexity import evaluate
+from core.measures.speed import measure_speed
+from core.models.blocks import prunable_matrices
+from core.models.semi_structured import with_sparse_kernels
 from core.precision import DTYPES, inference_dtype, training_dtype
 from core.ranks import Ranks
 from core.texts.windows import evaluation_windows
@@ -115,8 +118,43 @@ def score(shape: str, place: Place) -> Finding:
     return finding
 
 
+def decode(shape: str, place: Place) -> Finding:
+    """Time decoding of a 2:4 model with dense kernels and with sparse ones, which have to agree."""
+    device = torch.device(place.device)
+    dtype = DTYPES[inference_dtype("auto", "bfloat16", device)]
+    model = model_of(shape, place).to(dtype)
+    for matrix in prunable_matrices(model).values():
+        weight = matrix.read()
+        scores = weight.abs().unflatten(1, (-1, 4))
+        least = scores.argsort(-1)[..., :2]
+        kept = torch.ones_like(scores, dtype=torch.bool).scatter_(-1, least, False).flatten(1)
+        matrix.write_(weight * kept)
+    prompt = torch.randint(4, 50_000, (1, place.sizes.batch[2]), generator=torch.Generator())
+    dense = measure_speed(model, prompt, num_new=16, repeats=5).decode.seconds
+    figures = {"dense_seconds": dense, "tokens_a_second": 1 / dense}
+    finding = Finding(f"{1 / dense:,.1f} tokens/s dense", figures)
+    try:
+        sparse = with_sparse_kernels(model)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        finding.require(device.type != "cuda", f"sparse kernels: {str(error).splitlines()[0]}")
+        return finding
+    with torch.inference_mode():
+        wanted, found = (one(prompt.to(device)).logits.float() for one in (model, sparse))
+    apart = float((wanted - found).norm() / wanted.norm())
+    finding.require(apart < 0.02, f"sparse kernels differ by {apart:.1%}")
+    seconds = measure_speed(sparse, prompt, num_new=16, repeats=5).decode.seconds
+    finding.figures |= {"sparse_seconds": seconds, "difference": apart}
+    finding.text += f", {1 / seconds:,.1f} with sparse kernels"
+    return finding
+
+
 CASES = {
     f"{shape} {word}": partial(action, shape)
     for shape in SHAPES
-    for word, action in (("training", train), ("Trainer", train_with_trainer), ("scoring", score))
+    for word, action in (
+        ("training", train),
+        ("Trainer", train_with_trainer),
+        ("scoring", score),
+        ("decoding", decode),
+    )
 }

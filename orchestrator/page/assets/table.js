@@ -9,6 +9,7 @@ const NAMES = {
   dense_bytes: "dense (bytes)", sparse_bytes: "sparse (bytes)",
   finetune_lr: "learning rate", cell_id: "cell id", in_current_grid: "in the current grid",
 };
+const MEASURED = /^(sparse_)?(prefill|decode)_/;
 const USUAL = ["model", "method", "regime", "target", "seeds", "status", "perplexity", "ratio", "num_finetune_tokens",
   "prune_seconds", "finetune_seconds", "eval_text", "error"];
 const humanName = (column) => NAMES[column]
@@ -36,6 +37,8 @@ function cellValue(members, column) {
   if (column === "error") return members.map((i) => valueOf("error", i)).find(Boolean) ?? null;
   if (column === "perplexity" && members.length === 1 && value !== null) return value;
   if (!members.some((i) => finite(valueOf(column, i)))) return value;
+  const devices = new Set(members.map((i) => valueOf("speed_device", i)).filter(Boolean));
+  if (MEASURED.test(column) && devices.size > 1) return "several devices"; // Their seconds have no mean.
   return spread(members, column).mean;
 }
 
