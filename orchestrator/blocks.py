@@ -84,7 +84,7 @@ def axes_of(blocks: Sequence[SweepConfig]) -> list[dict[str, float | str]]:
 
 def in_words(value: object) -> str:
     """Return a value as a flag takes it; values of a list have a plus between them."""
-    return "+".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return "+".join(map(str, value)) or "None" if isinstance(value, tuple) else str(value)
 
 
 def science_of(config: SweepConfig) -> Mapping[str, Any]:

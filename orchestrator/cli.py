@@ -16,12 +16,14 @@ from core.joint_config import DENSE
 from core.methods import EVERY_METHOD, METHODS
 from core.paths import local_path
 from orchestrator import interruption
+from orchestrator.block_flags import Reader
 from orchestrator.config import REGIMES, SweepConfig
 from orchestrator.failure import is_no_space, no_space
 from orchestrator.flag_words import as_typed
 from orchestrator.flags import parse_flags
+from orchestrator.help import flags_of
 from orchestrator.terminal import use_any_terminal
-from orchestrator.unread_flags import explicit_flags, require_alone, require_read
+from orchestrator.unread_flags import explicit_flags, require_alone
 
 DESCRIPTION = """\
 How far can a language model be pruned, with which method, and how much does
@@ -85,13 +87,18 @@ def parse(preset: SweepConfig, arguments: list[str], description: str) -> SweepC
     methods = "".join(f"    {m.name:{width}}  {m.summary}\n" for m in EVERY_METHOD.values())
     text = f"{description.strip()}\n\nMethods:\n\n{methods}"
     choices = {"methods": EVERY_METHOD, "regimes": REGIMES, "joint.start": [DENSE, *METHODS]}
-    config = parse_flags(SweepConfig, arguments, preset, text, FIRST, choices)
+
+    def read(words: list[str]) -> SweepConfig:
+        return at_places(parse_flags(SweepConfig, words, preset, text, FIRST, choices))
+
+    if {"-h", "--help"} & set(arguments):
+        return read(arguments)
     explicit = explicit_flags(arguments)
-    if config.output.from_row is None:
-        require_read(config, explicit)
-    else:
+    if "from-row" in explicit:
         require_alone(explicit)
-    return at_places(config)
+        return read(arguments)
+    flags = list(flags_of(SweepConfig, preset))
+    return Reader(read, flags, choices).config(arguments)
 
 
 def at_places(config: SweepConfig) -> SweepConfig:

@@ -21,10 +21,13 @@ from core.schedule import Schedule, scheduled_path, structured_path, unstructure
 from core.targets import MaskStructure, Target
 from core.texts.protocols import PROTOCOLS, ProtocolName
 from core.typed_values import give_types_
+from orchestrator.help import AXES
 
 T = TypeVar("T")
 Unprefixed = Annotated[T, tyro.conf.arg(name="")]
 """A group whose flags carry no prefix."""
+Axes = Annotated[T, AXES]
+"""A group whose flags take several values: each value makes cells of its own."""
 
 Keep = Literal["none", "final", "all"]
 Tracker = Literal["wandb", "mlflow"]
@@ -67,6 +70,9 @@ class GridConfig:
     texts are read. Flags that you give win. See core/texts/protocols.py."""
     dtype: DType = "auto"
     """Data type of weights and activations. `auto` is the one in which the weights are stored."""
+    grid: str | None = None
+    """YAML or TOML file of blocks of settings, for grids that are no product of lists. The names
+    are those of flags. The record of a sweep, OUT_DIR/sweeps/ID.json, is such a file too."""
 
     def __post_init__(self) -> None:
         give_types_(self)
@@ -239,10 +245,12 @@ class SweepConfig:
     """All settings of a sweep; a record of them is written beside its results."""
 
     grid: Unprefixed[GridConfig] = field(default_factory=GridConfig)
-    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    prune: PruneConfig = field(default_factory=PruneConfig)
-    finetune: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(objective="adaptive"))
-    joint: JointConfig = field(default_factory=JointConfig)
+    calibration: Axes[CalibrationConfig] = field(default_factory=CalibrationConfig)
+    prune: Axes[PruneConfig] = field(default_factory=PruneConfig)
+    finetune: Axes[FinetuneConfig] = field(
+        default_factory=lambda: FinetuneConfig(objective="adaptive")
+    )
+    joint: Axes[JointConfig] = field(default_factory=JointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     resources: Unprefixed[ResourceConfig] = field(default_factory=ResourceConfig)
     output: Unprefixed[OutputConfig] = field(default_factory=OutputConfig)

@@ -37,6 +37,13 @@ class Given:
         return self.joint.join([self.word, " ".join(self.values)])
 
     @property
+    def words(self) -> list[str]:
+        """The words of the command line."""
+        if self.joint == "=":
+            return [f"{self.word}={self.values[0]}", *self.values[1:]]
+        return [self.word, *self.values]
+
+    @property
     def name(self) -> str:
         """The flag as the help writes it."""
         return self.word.replace("_", "-")
@@ -176,8 +183,21 @@ def checked_values(flag: Flag, values: list[str], choices: Choices) -> list[str]
                 repr(value),
                 "a value is empty; give one or leave the flag out",
             )
-            found.append(one_value(name, value, part, known or [kinds[0]]))
+            found.append(one_of_list(name, value, part, known or [kinds[0]]))
     return found
+
+
+def one_of_list(name: str, typed: str, value: str, known: list[str]) -> str:
+    """Return one value as `one_value` does; a list of values that a plus joins keeps its pluses."""
+    single, bracket, _ = known[0].partition("[+")
+    if not bracket:
+        return one_value(name, typed, value, known)
+    return "+".join(one_value(name, typed, part, [single]) for part in joined_values(value))
+
+
+def joined_values(word: str) -> list[str]:
+    """Return the values that a plus joins; the plus of an exponent is no such."""
+    return re.split(r"(?<![\deE][eE])\+", word)
 
 
 def listed(flag: Flag, value: str) -> list[str]:
@@ -189,6 +209,8 @@ def listed(flag: Flag, value: str) -> list[str]:
     paths = (os.path.expanduser(os.path.expandvars(each)) for each in (value, file))
     if "," not in value or flag.values.startswith("STR") and any(map(os.path.exists, paths)):
         return [value]
+    if flag.is_axis and re.fullmatch(r"\d{1,3}(,\d{3})+", value):
+        return [value]  # More likely one number with its thousands apart.
     # `0,5` may stand for 0.5 or for 0 and 5.
     is_decimal = flag.values.startswith("FLOAT") and re.fullmatch(r"-?\d+,\d+", value) is not None
     remedy = f"write {value.replace(',', '.')}, or {value.replace(',', ' ')} for two values"

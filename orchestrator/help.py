@@ -22,6 +22,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 FIRST = "Flags that most people need"
 NOTE = "--no-FLAG turns a flag without a value off, or --GROUP.no-FLAG. "
 NOTE += "Spaces or commas separate values."
+AXES = "axes"
+"""Annotation of a group of settings whose flags take several values, one after another."""
+EACH = "each-"
+"""Start of the name that gives a flag of a list several lists; a plus joins the values of one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Flag:
     text: str
     group: str
     """First line of the docstring of its settings."""
+    is_axis: bool = False
+    """True if each of several values makes cells of its own."""
 
     def lines(self, width: int) -> list[str]:
         """Return the lines of help, at most `width` characters each."""
@@ -74,8 +80,17 @@ def help_text(
     return "\n".join([*lines, "", *textwrap.wrap(NOTE, width), ""])
 
 
-def flags_of(settings: type, default: Any, prefix: str = "--") -> Iterator[Flag]:
-    """Yield the flags of a dataclass in the order of its fields."""
+def flags_of(
+    settings: type, default: Any, prefix: str = "--", are_axes: bool = False
+) -> Iterator[Flag]:
+    """Yield the flags of a dataclass in the order of its fields.
+
+    Args:
+        settings: the dataclass.
+        default: instance that holds the defaults; None for those of the class.
+        prefix: start of the names of flags.
+        are_axes: True if its flags take several values, one after another.
+    """
     hints, texts = get_type_hints(settings, include_extras=True), field_texts(settings)
     group = (inspect.getdoc(settings) or "").partition("\n")[0]
     for field in dataclasses.fields(settings):
@@ -85,13 +100,32 @@ def flags_of(settings: type, default: Any, prefix: str = "--") -> Iterator[Flag]
         name = field.name.replace("_", "-")
         value = default_of(field) if default is None else getattr(default, field.name)
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-            # The only annotation of a group is that its flags have no prefix.
-            yield from flags_of(inner, value, prefix if is_annotated else f"{prefix}{name}.")
+            marked = is_annotated and get_args(kind)[1] == AXES
+            # The other annotation of a group is that its flags have no prefix.
+            start = prefix if is_annotated and not marked else f"{prefix}{name}."
+            yield from flags_of(inner, value, start, marked)
         elif is_annotated:
             words = f"{field.name.upper().removesuffix('S')} ..."
             yield Flag("", words, None, texts[field.name], group)
         else:
-            yield Flag(prefix + name, values_of(kind), value, texts[field.name], group)
+            flag = Flag(prefix + name, values_of(kind), value, texts[field.name], group)
+            yield from axis_flags(flag) if are_axes else [flag]
+
+
+def axis_flags(flag: Flag) -> list[Flag]:
+    """Return a flag that takes several values; one of a list has a second flag for that."""
+    if not flag.values.endswith("..."):
+        values = f"{flag.values} ..." if flag.values else ""
+        return [dataclasses.replace(flag, values=values, is_axis=True)]
+    group, _, name = flag.name.rpartition(".")
+    kind = flag.values.removesuffix(" ...")
+    text = f"As --{group.strip('-')}.{name}, but each value makes cells of its own."
+    text += f" A plus joins values to one list, such as {EXAMPLES[kind]}."
+    each = Flag(f"{group}.{EACH}{name}", f"{kind}[+{kind}] ...", None, text, flag.group, True)
+    return [flag, each]
+
+
+EXAMPLES = {"FLOAT": "1e-4+3e-4", "STR": "k_proj+v_proj"}
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
