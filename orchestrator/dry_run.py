@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from core.models.facts import ModelFacts
 from core.models.sources import is_stored
+from orchestrator.blocks import lines_left_out
 from orchestrator.estimate import forecast
 from orchestrator.estimate.block_costs import MICRO_BATCH_TOKENS
 from orchestrator.estimate.devices import GPUS, cpus_per_worker, gpus_per_worker, usable_bytes
@@ -40,9 +43,14 @@ def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial], num_slots: in
     ]
     lines += [damage(sweep, stage) for stage in sweep.found.damaged]
     stored = StoredStages(sweep.found.manifests)
+    block = -1
     for cell in plan.cells.values():
+        if cell.block != block:
+            block = cell.block
+            lines += with_settings(plan.axes[block])
         state = why(sweep, cell, stored) if cell.id in to_run else found(sweep, cell)
         lines.append(f"  {CellName.of_cell(cell).full:<52} {state}")
+    lines += lines_left_out(sweep.config)
     lines.append(f"{len(trials)} trials")
     if plan.task_stages():
         lines.append(f"{len(sweep.missing_tasks())} task evaluations")
@@ -52,10 +60,38 @@ def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial], num_slots: in
             f"  {trial.model}: {len(trial.cells)} cells, "
             f"{len(trial.stages)} stages, roughly {clock(seconds)}"
         )
+    lines += axis_lines(sweep, texts.seconds)
     lines += [TIMES_NOTE] if trials else []
     for model in sweep.models:
         lines += ["", *describe_model(sweep, texts, model, at_once)]
     return "\n".join(lines)
+
+
+def with_settings(axes: Mapping[str, Any]) -> list[str]:
+    """Return a heading of further cells: their settings, of those in which blocks differ."""
+    told = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in axes.items())
+    if not told:
+        return []
+    return textwrap.wrap(f"with {told}:", 79, subsequent_indent="    ")
+
+
+def axis_lines(sweep: Sweep, seconds: Mapping[str, float]) -> list[str]:
+    """Return the cost of each value of each axis: its cells, and the time that only they take."""
+    plan, lines = sweep.plan, []
+    axes = {cell.id: plan.axes_of(cell) for cell in sweep.cells}
+    for name in dict.fromkeys(name for block in plan.axes for name in block):
+        cells: Counter[Any] = Counter()
+        users: dict[str, set[Any]] = {}
+        for cell in sweep.cells:
+            value = axes[cell.id].get(name)
+            cells[value] += 1
+            for stage in {*cell.all_stages()} & sweep.needed:
+                users.setdefault(stage, set()).add(value)
+        for value in dict.fromkeys(block[name] for block in plan.axes):
+            own = sum(seconds[stage] for stage, found in users.items() if found == {value})
+            told = f"{name.replace('_', '-')} {value}"
+            lines.append(f"  {told}: {cells[value]} cells, roughly {clock(own)} for them alone")
+    return lines
 
 
 def damage(sweep: Sweep, stage: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import torch
 
+from orchestrator.blocks import lines_left_out
 from orchestrator.cluster import slots
 from orchestrator.cluster.temp_folder import temp_folder
 from orchestrator.cluster.trackers import require_usable
@@ -57,6 +58,8 @@ def run_sweep(config: SweepConfig) -> int:
         print(describe_plan(sweep, texts, trials, planned))
         return 0
     mark(sweep.store)
+    for line in lines_left_out(config):
+        print(line, flush=True)
     sweep.store.save_indexes()
     sweep.store.stages.set_aside(sweep.found.damaged)
     if told := sweep.store.remove_leftovers(sweep.found.manifests):

@@ -8,6 +8,7 @@ from typing import Any
 
 from core.targets import Target
 from orchestrator.plan.cell import Cell
+from orchestrator.results.schema import axes_in
 
 CONTROL = "fine-tuned alike"
 """Shown in place of a regime for the dense model that was trained like the pruned ones."""
@@ -33,6 +34,8 @@ class CellName:
     target: Target
     round: int | None
     seed: int | None
+    axes: tuple[str, ...] = ()
+    """Settings in which blocks of its sweep differ, each with its value."""
 
     @classmethod
     def of_cell(cls, cell: Cell) -> CellName:
@@ -43,7 +46,9 @@ class CellName:
     def of_row(cls, row: Mapping[str, Any]) -> CellName:
         """Return the name of the cell of a row, or of a cell as a record describes it."""
         known = (row["model"], row["method"], row["regime"], target_of(row))
-        return cls(*known, row.get("round"), row.get("seed"))
+        axes = {**row.get("axes", {}), **axes_in(row)}
+        told = tuple(f"{name.replace('_', '-')} {value}" for name, value in axes.items())
+        return cls(*known, row.get("round"), row.get("seed"), told)
 
     @property
     def short(self) -> str:
@@ -55,9 +60,9 @@ class CellName:
 
     @property
     def full(self) -> str:
-        """All facts: `facebook/opt-125m wanda oneshot 0.5 seed 0`."""
+        """All facts: `facebook/opt-125m wanda oneshot 0.5 seed 0`, then values of axes."""
         seed = "" if self.seed is None else f" seed {self.seed}"
-        return f"{self.model} {self.short}{seed}"
+        return " ".join([f"{self.model} {self.short}{seed}", *self.axes])
 
     @property
     def title(self) -> str:
