@@ -25,11 +25,10 @@ from core.models.pieces import DOWN
 from core.pruners.hessian import Hessian
 from core.pruners.pruner import PruningError, Statistic
 from core.ranks import Ranks
+from core.split.costs import EXPERT_BYTES
 
 SAMPLED = 4
 """Tokens for each input of `down_proj` whose mean stands for that of all tokens."""
-EXPERT_BYTES = 8 * 2**30
-"""Bytes of the Hessians and new weights of experts that are observed in one forward pass."""
 HESSIAN_WIDTH = 4
 
 

@@ -126,7 +126,10 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
 
 def matrix_lines(facts: ModelFacts) -> list[str]:
     """Return the numbers of matrices by kind, of those that are pruned and those that are not."""
-    pruned = Counter(one.name.rpartition(".")[2] for one in facts.linears)
+    pruned = Counter(
+        one.name.rpartition(".")[2] + (" of experts" if one.share < 1 else "")
+        for one in facts.linears
+    )
     told = ", ".join(f"{count} {kind}" for kind, count in pruned.items())
     lines = [f"  prunes {pruned.total()} matrices: {told}"]
     left = Counter((name.rpartition(".")[2], why) for name, why in facts.left_out.items())

@@ -167,3 +167,9 @@ def test_matrices_are_counted_by_kind_and_those_left_out_named():
         "  prunes 4 matrices: 2 in_proj, 2 out_proj",
         "  leaves out 2 matrices: 2 dt_proj (not called)",
     ]
+    experts = tuple(Linear(f"layers.0.experts.{e}.up_proj", 8, 8, 0, "", 0.5) for e in range(4))
+    facts = replace(facts, linears=linears[:2] + experts, left_out={"layers.0.gate": "router"})
+    assert matrix_lines(facts) == [
+        "  prunes 6 matrices: 1 in_proj, 1 out_proj, 4 up_proj of experts",
+        "  leaves out 1 matrices: 1 gate (router)",
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,10 @@ def test_a_flag_for_experts_is_refused_where_no_model_has_any(two_cells):
         object.__setattr__(config, "calibration", CalibrationConfig(**settings))
         with pytest.raises(BadInputError, match=f"--calibration.{flag} .*has experts"):
             prepare(config)
+
+
+def test_low_rank_updates_of_experts_are_refused(sweep_config):
+    config = sweep_config()
+    config = replace(config, finetune=replace(config.finetune, trainable="masklora"))
+    with pytest.raises(BadInputError, match="cannot train experts; use all or bias_norm"):
+        prepare(config)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from core.config import PruneConfig
 from core.models.facts import Linear, ModelFacts
 from orchestrator.estimate.model_cost import ModelCost
 
@@ -31,3 +33,19 @@ def test_blocks_that_differ_are_counted_apart():
     cost = cost_of(shared, mixer, shared)
     assert [(count, len(groups)) for count, groups in cost.blocks] == [(2, 1), (1, 1)]
     assert cost.groups == cost.blocks[1][1]  # The largest block needs the most memory.
+
+
+def test_an_expert_costs_as_many_operations_as_it_has_tokens():
+    def experts(share):
+        block = {f"{e}.up": (8, 4, f"{e}.up") for e in range(8)}
+        facts = cost_of(block).facts
+        linears = tuple(replace(one, share=share) for one in facts.linears)
+        return ModelCost(replace(facts, linears=linears), NO_INPUTS, "cpu")
+
+    some, every = experts(0.25), experts(1.0)
+    assert some.block_parameters == every.block_parameters == 8 * 32
+    head, attention = 16 * 8, 8 * 32
+    assert some.forward_operations(10, 32) == 2 * 10 * (64 + head + attention)
+    assert every.forward_operations(10, 32) == 2 * 10 * (256 + head + attention)
+    solved = [cost.solve_operations("sparsegpt", PruneConfig(), 1000) for cost in (some, every)]
+    assert solved[1] - solved[0] == 8 * 4**2 * 750

@@ -57,6 +57,8 @@ def require_sizes(name: str, values: Mapping[str, Any]) -> None:
         for value in (values.get(key), text.get(key) if isinstance(text, dict) else None):
             if value is None or isinstance(value, list):
                 continue  # A default, a size for each block, or else transformers refuses it.
+            if (key, value) == ("sliding_window", 0) and not values.get("use_sliding_window"):
+                continue  # Qwen2-MoE writes 0 for none.
             told = f"its config.json says {key} {value!r}"
             is_whole = isinstance(value, int) and not isinstance(value, bool)
             remedy = f"{told}; it is a whole number from 1 to {most:,}"

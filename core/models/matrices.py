@@ -166,8 +166,9 @@ class Matrix:
     def replace_product_(self, product: Product, parameters: dict[str, nn.Parameter]) -> None:
         """Compute the product by `product` and register its parameters beside the weight.
 
-        The bias, where there is one, is still added.
+        The bias, where there is one, is still added. An expert's product cannot be replaced.
         """
+        assert self.piece.expert is None, f"{self.name} is no module of its own"
         for name, parameter in parameters.items():
             self.module.register_parameter(name, parameter)
         self.module.forward = functools.partial(forward, self, product)  # pyright: ignore

@@ -18,6 +18,8 @@ OPERATIONS_OF_A_CHOICE = 100.0
 """Operations in whose time a processor scores and compares one weight, which memory bounds."""
 ROUNDS_OF_A_CHOICE = 4
 """Collectives of a few KB for one choice of the lowest scores of whole matrices."""
+EXPERT_BYTES = 8 * 2**30
+"""Bytes of the Hessians and new weights of experts that are observed in one forward pass."""
 ACCUMULATION_BLOCK = 256
 """Columns of one product while H accumulates: wide enough for full speed, narrow enough to skip the
 half above the diagonal. Ranks sum the block rows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from core.models.families import family_of
+from core.split.costs import EXPERT_BYTES
 from orchestrator.estimate.devices import BASE_BYTES, WIDTHS
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.training import HEAD_WIDTH, offloaded_parts, training_parts
@@ -53,8 +54,9 @@ class Sizes:
         self.weights = self.width * facts.num_parameters / num_workers
         # Masks are bits in host memory; training keeps this rank's booleans on the device.
         self.masks = cost.block_parameters / 8 if cost.device == "cpu" else 0.0
-        self.reads = sum(group[0].cols for group in self.groups)
-        self.makes = sum(one.rows for group in self.groups for one in group)
+        # An expert reads and makes values of few tokens.
+        self.reads = sum(group[0].cols * group[0].share for group in self.groups)
+        self.makes = sum(one.rows * one.share for group in self.groups for one in group)
         self.logits = tokens * facts.vocab_size
         self.base = float(BASE_BYTES[cost.device])
 
@@ -89,8 +91,15 @@ class Sizes:
         seen = self.tokens * (self.reads * self.width + 4 * cols)
         found["activations"] = tokens * self.cost.facts.hidden_size * self.width + seen
         solve = 4 * 3 * cols**2 + 16 * cols * rows
-        found["hessians"] = 4.0 * sum(group[0].cols ** 2 for group in self.groups) + solve
+        found["hessians"] = self.hessians() + solve
         return found
+
+    def hessians(self) -> float:
+        """Return the bytes of the Hessians of a block; those of experts are made part by part."""
+        sums = [0.0, 0.0]
+        for group in self.groups:
+            sums[group[0].share < 1] += 4.0 * group[0].cols ** 2
+        return sums[0] + min(sums[1], EXPERT_BYTES)
 
     def training(self) -> Parts:
         """Return the parts of training."""
@@ -131,7 +140,7 @@ class Sizes:
         outputs = self.makes
         if family.kept_outputs is not None:
             rows = {one.name.rsplit(".", 1)[-1]: one.rows for group in self.groups for one in group}
-            outputs = sum(rows[name] for name in family.kept_outputs)
+            outputs = float(sum(rows[name] for name in family.kept_outputs))
         block = compute * (self.reads + outputs + narrow) + 4 * wide
         # The final norm is half of a block's norms. Its output is the input of the head.
         outside = compute * (narrow / 2 + facts.hidden_size + facts.vocab_size) + 2 * wide

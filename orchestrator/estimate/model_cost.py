@@ -47,6 +47,11 @@ class ModelCost:
         """Weights of all prunable matrices."""
         return sum(linear.rows * linear.cols for linear in self.facts.linears)
 
+    @cached_property
+    def active_parameters(self) -> float:
+        """Weights of prunable matrices that multiply a token, on average: few are of experts."""
+        return sum(linear.rows * linear.cols * linear.share for linear in self.facts.linears)
+
     @property
     def head_parameters(self) -> int:
         """Weights of the output head, tied or not."""
@@ -60,7 +65,7 @@ class ModelCost:
             by_block.setdefault(one.block, {}).setdefault(one.reads, []).append(one)
         found: dict[tuple[object, ...], tuple[int, list[list[Linear]]]] = {}
         for groups in (list(groups.values()) for groups in by_block.values()):
-            shapes = tuple(tuple((one.rows, one.cols) for one in group) for group in groups)
+            shapes = tuple(tuple((o.rows, o.cols, o.share) for o in group) for group in groups)
             count, first = found.get(shapes, (0, groups))
             found[shapes] = count + 1, first
         return list(found.values())
@@ -79,7 +84,7 @@ class ModelCost:
     def forward_operations(self, tokens: int, seq_len: int, head: bool = True) -> float:
         """Return products with weights, and causal attention within a window."""
         attention = self.facts.num_blocks * self.facts.hidden_size * seq_len
-        weights = self.block_parameters + (self.head_parameters if head else 0)
+        weights = self.active_parameters + (self.head_parameters if head else 0)
         return 2.0 * tokens * (weights + attention)
 
     def solve_operations(self, method: str, settings: PruneConfig, tokens: int) -> float:

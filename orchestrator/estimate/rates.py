@@ -62,7 +62,7 @@ def measured_rates(
 def sample_operations(facts: ModelFacts, tokens: torch.Tensor) -> float:
     """Return the operations of one forward pass of the small model."""
     blocks = min(SAMPLE_BLOCKS, facts.num_blocks)
-    weights = sum(one.rows * one.cols for one in facts.linears if one.block < blocks)
+    weights = sum(o.rows * o.cols * o.share for o in facts.linears if o.block < blocks)
     attention = blocks * facts.hidden_size * tokens.shape[1]
     return 2.0 * tokens.numel() * (weights + facts.vocab_size * facts.hidden_size + attention)
 

@@ -32,11 +32,14 @@ Groups = Sequence[Sequence[Linear]]
 
 
 def solve_operations(groups: Groups, pruner: Pruner, tokens: int) -> float:
-    """Return half of X XT for each input, and the method's products; none without a Hessian."""
+    """Return half of X XT for each input, and the method's products; none without a Hessian.
+
+    The mean of all tokens, which the statistics of experts have in part, is not counted.
+    """
     if pruner.statistic is not Hessian:
         return 0.0
     return sum(
-        group[0].cols ** 2 * tokens
+        group[0].cols ** 2 * tokens * group[0].share
         + pruner.work([one.rows for one in group], group[0].cols).operations
         for group in groups
     )

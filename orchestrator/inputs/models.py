@@ -124,7 +124,7 @@ def known_one(model: ResolvedModel, recorded: Sequence[Recorded]) -> ResolvedMod
 
 
 def require_experts(config: SweepConfig, facts: Sequence[ModelFacts]) -> None:
-    """Refuse a flag of calibration that only a mixture of experts reads."""
+    """Refuse flags that only a mixture of experts reads, and training that it cannot have."""
     mixture = any(one.has_experts for one in facts)
     remedy = "no model of --models has experts; leave it out"
     for flag, value in (
@@ -133,6 +133,9 @@ def require_experts(config: SweepConfig, facts: Sequence[ModelFacts]) -> None:
     ):
         given = value is not None and value is not False
         require(mixture or not given, f"calibration.{flag}", value, remedy)
+    trainable = config.finetune.trainable
+    fits = trainable != "masklora" or not mixture
+    require(fits, "finetune.trainable", trainable, "cannot train experts; use all or bias_norm")
 
 
 def all_missing(blocks: Iterable[SweepConfig]) -> list[NotFetchedError]:
