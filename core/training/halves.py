@@ -7,7 +7,7 @@ Where no place lies between two halves, the block is one piece.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,11 @@ class Reached(Exception):  # noqa: N818
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
         self.hidden = hidden
+
+    @classmethod
+    def stop(cls, hidden: Tensor) -> None:
+        """Raise it."""
+        raise cls(hidden)
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Half:
         """
         if self.is_last:
             return run_block(self.block, hidden, call)
-        with self.stopping_before_mlp():
+        with self.at_mlp(Reached.stop):
             try:
                 run_block(self.block, hidden, call)
             except Reached as reached:
@@ -67,14 +72,14 @@ class Half:
         raise AssertionError("no module of the MLP half ran")
 
     @contextmanager
-    def stopping_before_mlp(self) -> Iterator[None]:
-        """Make a forward of the block raise `Reached` as soon as a module of the MLP half runs."""
+    def at_mlp(self, act: Callable[[Tensor], None]) -> Iterator[None]:
+        """For this long call `act` with its input whenever a module of the MLP half runs."""
 
-        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            raise Reached(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)))
+        def reach(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            act(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)))
 
         children = [self.block.get_submodule(name) for name in self.mlp]
-        hooks = [one.register_forward_pre_hook(stop, with_kwargs=True) for one in children]
+        hooks = [one.register_forward_pre_hook(reach, with_kwargs=True) for one in children]
         try:
             yield
         finally:

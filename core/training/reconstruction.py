@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -58,13 +59,22 @@ class Chain:
                 self.hidden.append([self.calls.add(ids).float() for ids in pieces])
 
     @torch.no_grad()
-    def advance(self, block: nn.Module) -> None:
-        """Replace the inputs of this block by its outputs, which the next block reads."""
-        for first, pieces in zip(self.first, self.hidden):
+    def advance(self, block: nn.Module, half: Half | None = None) -> list[list[Tensor]]:
+        """Replace the inputs of this block by its outputs, which the next block reads.
+
+        Return its hidden states after the first half, of each batch and piece, if `half` is given.
+        """
+        between: list[list[Tensor]] = [[] for _ in self.hidden]
+        for first, pieces, states in zip(self.first, self.hidden, between):
             for i, hidden in enumerate(pieces):
-                with self.autocast():
+                seen: list[Tensor] = []
+                noting = nullcontext() if half is None else half.at_mlp(seen.append)
+                with self.autocast(), noting:
                     pieces[i] = self.calls.run(block, self.index, first + i, hidden).float()
+                # Of the modules of the MLP half, the first gets the states between the halves.
+                states += [state.view(hidden.shape).float() for state in seen[:1]]
         self.index += 1
+        return between
 
     def output(self, half: Half, step: int, piece: int) -> Tensor:
         """Return the output of a half of this block for one piece of the inputs of a batch."""
@@ -93,25 +103,27 @@ def reconstruct_(
     ours, dense = Chain(model, batches, loop), Chain(teacher, batches, loop)
     for index in range(num_blocks):
         block, dense_block = plain.take(index, device), dense_plain.take(index, device)
+        halves = plain.halves(block, index)
+        attention, *mlp = dense_plain.halves(dense_block, index)
+        between = dense.advance(dense_block, attention if mlp else None)
+        targets = [between, dense.hidden][-len(halves) :]
         if sum(steps[: index + 1]) > progress.first:
-            halves = plain.halves(block, index), dense_plain.halves(dense_block, index)
-            for half, wanted in zip(*halves):
-                train_half_(Lesson(half, wanted, ours, dense, batches), masks, config, progress)
+            for half, target in zip(halves, targets, strict=True):
+                train_half_(Lesson(half, ours, target, batches), masks, config, progress)
             plain.put_(index, block)
         ours.advance(block)
-        dense.advance(dense_block)
         progress.save_if_due()
     return progress
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One half to train, the dense half whose outputs it should give, and the inputs of both."""
+    """One half to train, its inputs, and the outputs that it should give."""
 
     half: Half
-    wanted: Half
     ours: Chain
-    dense: Chain
+    targets: list[list[Tensor]]
+    """Outputs of the dense half, of each batch and piece."""
     batches: tuple[Tensor, ...]
 
 
@@ -133,11 +145,9 @@ def accumulate_gradients(lesson: Lesson, step: int, ranks: Ranks) -> Tensor:
 
     Return this rank's part of that error.
     """
-    ours, dense, num_windows = lesson.ours, lesson.dense, len(lesson.batches[step])
+    ours, num_windows = lesson.ours, len(lesson.batches[step])
     total = torch.zeros((), dtype=torch.float64, device=ranks.device)
-    for piece in range(len(ours.hidden[step])):
-        with torch.no_grad():
-            target = dense.output(lesson.wanted, step, piece)
+    for piece, target in enumerate(lesson.targets[step]):
         error = (ours.output(lesson.half, step, piece) - target).flatten(1).square().sum(1)
         loss = (error / target.flatten(1).square().sum(1)).sum() / num_windows
         (loss * ranks.size).backward()

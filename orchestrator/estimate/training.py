@@ -43,7 +43,8 @@ def training_parts(
     teacher = width * facts.num_parameters / num_workers
     if config.objective == "reconstruct":
         # One block at a time is whole, the dense one beside it, and half of it trains; no logits.
-        hidden_states = 2 * 4.0 * cost.inputs.finetune_tokens / num_workers * hidden
+        # Hidden states are ours, those of the dense model, and the latter between the halves.
+        hidden_states = 3 * 4.0 * cost.inputs.finetune_tokens / num_workers * hidden
         parts |= {
             "weights": 4.0 * facts.num_parameters / num_workers + teacher + 2 * 4 * block,
             "gradients": 4 * block * 2 / 3,

@@ -93,8 +93,8 @@ class Finetune(Work):
         """Return forward and backward passes for each learning rate."""
         seq_len, training = self.text.seq_len, self.training
         if training.objective in ("reconstruct", "adaptive"):
-            # Of each half: the dense block's output, ours and its gradient; then both once more.
-            once = model.forward_operations(self.tokens, seq_len, head=False) * 20 / 3
+            # The dense block once; of ours each half's output and its gradient, then all once more.
+            once = model.forward_operations(self.tokens, seq_len, head=False) * 16 / 3
         else:
             passes = 4 if training.distill else 3
             once = model.forward_operations(self.tokens, seq_len) * passes
