@@ -60,6 +60,12 @@ def test_settings_panel_lists_every_value_and_the_command():
     assert "<dd>python x.py --a b</dd>" in page_html(contents, plotly_js="")
 
 
+def test_the_command_that_retries_says_so_once():
+    for command in ("python x.py --a 1", "python x.py --retry-failed --a 1"):
+        contents = page_contents([make_row()], provenance={"command to reproduce": command})
+        assert contents["commands"][""]["retry"].count("--retry-failed") == 1
+
+
 def test_the_head_says_models_methods_texts_seeds_date_and_commit():
     head = page_contents([DENSE, *seeds("wanda", 40.0, 41.0), *seeds("alps", "failed")])["head"]
     assert head["title"] == "Pruning facebook/opt-125m on wikitext2"

@@ -15,10 +15,10 @@ from orchestrator.page.picture import look_of, picture
 from orchestrator.results.answer import (
     SHOWN,
     TOLERANCES,
-    answer,
     finding,
     start_column,
     tolerance_words,
+    within,
 )
 from orchestrator.results.board import Board, Line
 from orchestrator.results.names import in_words
@@ -53,11 +53,9 @@ def answers(board: Board) -> str:
     lines = []
     for tolerance in TOLERANCES:
         hidden = "" if tolerance in SHOWN else " hidden"
-        text = answer(board, tolerance)
-        words, colon, rest = text.partition(":")
         lines.append(
             f'<p class="within" data-tolerance="{tolerance:g}"{hidden}><strong>'
-            f"{escaped(words + colon)}</strong>{escaped(rest)}</p>"
+            f"Within {tolerance_words(tolerance)}:</strong> {escaped(within(board, tolerance))}</p>"
         )
     return "".join(lines)
 

@@ -44,6 +44,7 @@ SETTINGS = {
 """Titles of the settings panel, each with the columns of rows behind it."""
 COMMAND, OUT_DIR = "command to reproduce", "out-dir"
 """Names in a sweep's provenance that the page makes commands of."""
+RETRY = "--retry-failed"
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def commands_of(provenance: Mapping[str, object]) -> dict[str, str]:
     script = re.split(r" -", command, maxsplit=1)[0]
     place = shlex.quote(out_dir)
     return {
-        "retry": f"{command} --retry-failed",
+        "retry": command if RETRY in command.split() else f"{command} {RETRY}",
         "look": f"python -m orchestrator.browse {place}",
         "get": f"python -m orchestrator.browse {place} --get {{cell}} DEST",
         "repeat": f"{script} --from-row {{cell}} --out-dir {place}",

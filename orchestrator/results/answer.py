@@ -32,25 +32,29 @@ def percent(part: float) -> str:
 
 
 def answer(board: Board, tolerance: float) -> str:
-    """Return one line: the highest target that costs no more than a tolerance, and how sure.
+    """Return one line: a tolerance, and what lies within it."""
+    return f"Within {tolerance_words(tolerance)}: {within(board, tolerance)}"
+
+
+def within(board: Board, tolerance: float) -> str:
+    """Return the highest target that costs no more than a tolerance, and how sure that is.
 
     A cell that lacks a seed does not count. Structures count where there is no sparsity at all.
     """
-    within = f"Within {tolerance_words(tolerance)}"
     dense = board.dense_perplexity
     if dense is None or board.dense is None:
-        return f"{within}: not known, the dense model has no perplexity yet."
+        return "not known, the dense model has no perplexity yet."
     found = [i for i in range(len(board.targets)) if ratio_at(board, i) <= tolerance]
     plain = [i for i in found if board.targets[i].mask_structure is None]
     column = max(plain or found, key=lambda i: board.targets[i].order, default=None)
     if column is None:
-        return f"{within}: {nothing_within(board)}"
+        return nothing_within(board)
     best = board.lines[board.standings[column].best or 0].cells[column]
     assert best is not None
     names = ", ".join([best_names(board, column), certainty_within(best, dense, tolerance)])
     structures = [board.targets[i].label for i in found if i not in plain and plain]
     also = f"; {' and '.join(structures)} too" if structures else ""
-    return f"{within}: {aim(board, column)} ({names}){also}."
+    return f"{aim(board, column)} ({names}){also}."
 
 
 def aim(board: Board, column: int) -> str:
