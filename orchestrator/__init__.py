@@ -17,5 +17,7 @@ goes through `preparation.py`, then `dry_run.py` or `jobs.py` and `report.py`. `
 cell again. `failure.py` puts errors into words; `interruption.py` handles Ctrl-C.
 
 The settings in `config.py` are the flags: `flags.py` reads them, `help.py` explains them, and
-`unread_flags.py` refuses those that have no effect.
+`unread_flags.py` refuses those that have no effect. Several values of a flag are an axis
+(`axes.py`). Combinations of values, and the blocks of a file (`grid_file.py`), become blocks: whole
+settings of one sweep (`block_flags.py`, `blocks.py`).
 """

@@ -34,6 +34,8 @@ fine-tuning win back?
     prune-sweep --models facebook/opt-125m --regimes oneshot
 
 The same command again goes on where it stopped and computes nothing twice.
+Several values of a flag of calibration, prune, finetune or joint make cells of
+each: --calibration.num-samples 16 64 128.
 """
 FIRST = ("models", "methods", "regimes", "sparsities", "mask-structures", "out-dir", "dry-run")
 FIRST += ("num-workers", "use-gpu")

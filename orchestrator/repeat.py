@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.checks import require
+from core.models.sources import EMBEDDED
 from core.paths import local_path, look_up
 from orchestrator.config import ResourceConfig, SweepConfig
 from orchestrator.plan.cell import Cell
@@ -152,7 +153,7 @@ def recorded_settings(
 
 def recorded_path(store: Store, model: str) -> str:
     """Return the name of a row's model; its recorded path if the name leads nowhere from here."""
-    if look_up("models", model, local_path("models", model)) is None:
+    if model != EMBEDDED and look_up("models", model, local_path("models", model)) is None:
         for known in recorded_models(store):
             path = known["path_or_repo"]
             if known["row_name"] == model and known["revision"] is None and os.path.isdir(path):

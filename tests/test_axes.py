@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,8 @@ from core.checks import BadInputError
 from orchestrator.blocks import axes_of, blocks_of, lines_left_out, science_of
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def config_of(line: str) -> SweepConfig:
@@ -210,6 +215,15 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(BadInputError, match=message) as caught:
         config_of(f"{written(tmp_path, 'a.yaml', text)} --sparsities 0.5")
     assert "\n" not in str(caught.value)
+
+
+def test_the_file_of_the_documentation_is_read(tmp_path):
+    said = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    text = textwrap.dedent(re.search(r"\n(    methods: .*?)\n\n", said, re.DOTALL)[1] + "\n")
+    blocks = blocks_of(config_of(written(tmp_path, "a.yaml", text)))
+    found = [(b.calibration.num_samples, b.prune.refine, b.grid.sparsities) for b in blocks]
+    assert found[2:] == [(128, None, (0.5, 0.7)), (128, None, (0.9,)), (128, "swaps", (0.9,))]
+    assert {block.eval.max_windows for block in blocks} == {16}
 
 
 def test_an_absent_file_is_refused():

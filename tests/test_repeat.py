@@ -267,3 +267,12 @@ def test_a_model_with_a_relative_name_is_found_from_another_folder(tmp_path, mon
     monkeypatch.chdir("/")
     assert recorded_path(store, "m/llama") == str(path)
     assert recorded_path(store, "org/m") == "org/m"
+
+
+def test_the_embedded_model_keeps_its_name_which_its_texts_follow(tmp_path):
+    store = Store(str(tmp_path))
+    source = {"path_or_repo": str(tmp_path), "revision": None}
+    record = json.dumps({"sources": {"embedded": source, "other": source}}).encode()
+    store.files.write_bytes(record, "sweeps", "a.json")
+    assert recorded_path(store, "embedded") == "embedded"
+    assert recorded_path(store, "other") == str(tmp_path)
