@@ -70,13 +70,17 @@ class JointConfig:
         fits = given is None or 0 < given < 1
         require(fits, "joint.start-sparsity", given, "use a fraction between 0 and 1")
 
-    def require_start(self, sparsities: Sequence[float], structures: Sequence[str]) -> None:
+    def require_start(
+        self, sparsities: Sequence[float], structures: Sequence[str], within: Sequence[float] = ()
+    ) -> None:
         """Refuse a start that does not fit the targets of a grid."""
         if self.start_sparsity is None:
             return
         require_known("joint.start", self.start, [DENSE, *METHODS])
         remedy = "an unstructured start has no room for --mask-structures; use dense"
         require(not structures, "joint.start", self.start, remedy)
+        remedy = "the search of --within may go below it; leave one of them out"
+        require(not within, "joint.start-sparsity", self.start_sparsity, remedy)
         remedy = f"use one below all --sparsities, the lowest of which is {min(sparsities):g}"
         fits = self.start_sparsity < min(sparsities)
         require(fits, "joint.start-sparsity", self.start_sparsity, remedy)

@@ -62,6 +62,9 @@ class GridConfig:
     seeds: tuple[int, ...] = (0,)
     """Seeds of the calibration samples and of the order of training data. All seeds of a setting
     make one curve with a band."""
+    within: tuple[float, ...] = ()
+    """Ratios to the dense perplexity, such as 1.05 1.5. For each curve and ratio, find the highest
+    sparsity within it, to 0.005, by up to six more sparsities beside those of --sparsities."""
     schedule: Schedule = "grid"
     """Sparsities between the rounds of the iterative regime: those of --sparsities (`grid`), or
     --num-rounds steps that are equal (`linear`) or first large, then small (`cubic`)."""
@@ -98,6 +101,9 @@ class GridConfig:
         given, remedy = self.num_rounds, "only --schedule linear or cubic has rounds of its own"
         require(given is None or self.schedule != "grid", "num-rounds", given, remedy)
         require(given is None or 1 <= given <= 1000, "num-rounds", given, "use 1 to 1000")
+        for ratio in self.within:
+            require(1 < ratio < 1e9, "within", ratio, "use ratios above 1, such as 1.05")
+            require(bool(self.sparsities), "within", ratio, "needs some --sparsities")
 
     def _require_pairs(self) -> None:
         """Refuse a method without a regime of the grid, and a regime without a method."""
@@ -220,7 +226,7 @@ class SweepConfig:
         require(workers == 1 or not self.eval.speed, "eval.speed", "True", "needs --num-workers 1")
         if self.grid.joins:
             require_joint(self.finetune)
-            self.joint.require_start(self.grid.sparsities, structures)
+            self.joint.require_start(self.grid.sparsities, structures, self.grid.within)
         price = self.resources.price_per_gpu_hour
         planned = price is None or self.output.dry_run
         require(planned, "price-per-gpu-hour", price, "only --dry-run prints it; add that flag")

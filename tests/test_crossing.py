@@ -23,12 +23,11 @@ def searched(
     shape: Shape | dict[int | None, Shape],
     ratio: float,
     coarse: tuple[float, ...] = COARSE,
-    floor: float = 0.0,
 ) -> tuple[Crossing, dict[float, dict[int | None, float]]]:
     """Measure whatever is asked for until the search is over."""
     shapes = shape if isinstance(shape, dict) else {None: shape}
     curve: dict[float, dict[int | None, float]] = {}
-    while (found := follow(curve, coarse, ratio, floor)).next is not None:
+    while (found := follow(curve, coarse, ratio)).next is not None:
         assert found.next not in curve
         curve[found.next] = {seed: each(found.next) for seed, each in shapes.items()}
     return found, curve
@@ -156,9 +155,3 @@ def test_a_coarse_point_that_lacks_is_measured_first() -> None:
     """Nothing is said, and nothing is asked for, before the coarse grid is whole."""
     found = follow({0.3: {None: 1.0}, 0.7: {None: 2.0}}, (0.3, 0.5, 0.7), 1.5)
     assert found.next == 0.5 and found.value is None and found.asked == ()
-
-
-def test_nothing_is_asked_for_at_or_below_the_floor() -> None:
-    """Joint training from a pruned model cannot have fewer zeros than that model."""
-    found, curve = searched(lambda s: 2.0, 1.5, (0.7, 0.9), floor=0.5)
-    assert min(curve) > 0.5 and found.low == 0.5 and found.value is not None

@@ -30,9 +30,10 @@ def model_inputs(name="tiny", **changes) -> ModelInputs:
     return dataclasses.replace(inputs, **changes)
 
 
-def plan_of(finetune=None, prune=None, models=None, **grid):
+def plan_of(finetune=None, prune=None, models=None, extras=(), **grid):
     grid = {"sparsities": SPARSITIES, "methods": ("magnitude", "sparsegpt"), **grid}
-    planner = Planner(GridConfig(**grid), prune or PruneConfig(), finetune or FinetuneConfig())
+    settings = (GridConfig(**grid), prune or PruneConfig(), finetune or FinetuneConfig())
+    planner = Planner(*settings, extras=extras)
     return planner.build(models or [model_inputs()])
 
 

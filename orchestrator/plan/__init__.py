@@ -8,6 +8,7 @@ stages.py            a stage: its work, its parent, its name
 cell.py              a cell: its point of the grid, its settings, its stages
 planner.py           blocks of settings -> cells and stages
 plan.py              the plan: all cells and the trees of stages
+crossing.py          the sparsity at which a curve crosses a ratio to the dense perplexity
 missing.py           cells that lack a row or a stage
 branches.py          branches of stages, cut into enough parts to keep all slots busy
 trials.py            missing work -> trials

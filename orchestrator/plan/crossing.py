@@ -66,21 +66,20 @@ class Crossing:
         return statistics.stdev(found) if len(found) > 1 else None
 
 
-def follow(curve: Curve, coarse: Iterable[float], ratio: float, floor: float = 0.0) -> Crossing:
+def follow(curve: Curve, coarse: Iterable[float], ratio: float) -> Crossing:
     """Return how far the search has come: the next sparsity to measure, or the answer.
 
     Args:
         curve: the points that have been measured, also those that other searches asked for.
         coarse: sparsities of the grid; one that is no point yet is the first to measure.
         ratio: to the dense perplexity, above 1.
-        floor: nothing at or below this sparsity can be measured.
     """
     coarse = sorted(coarse)
     missing = [sparsity for sparsity in coarse if sparsity not in curve]
     if missing:
         return Crossing(ratio, next=missing[0])
     level, asked = math.log(ratio), []
-    logs = {s: mean_log(curve[s]) for s in coarse} | {floor: -math.inf if floor else 0.0}
+    logs = {s: mean_log(curve[s]) for s in coarse} | {0.0: 0.0}
     low, high = bracket(logs, level)
     most = MOST if high is None else most_in(low, high)
     while high is not None and high - low > WIDTH + 1e-9:

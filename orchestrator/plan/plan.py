@@ -7,12 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.inputs import ModelInputs
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.work import Work
+
+
+class CurveName(NamedTuple):
+    """All that the cells of one curve have in common."""
+
+    block: int
+    model: str
+    method: str
+    regime: str
+
+
+@dataclass
+class PlannedCurve:
+    """Cells that differ in sparsity and seed only: what a search follows."""
+
+    cells: dict[float, dict[str, Cell]] = field(default_factory=dict)
+    """Cells by sparsity, then by id."""
+    coarse: set[float] = field(default_factory=set)
+    """Sparsities of the grid; a search has added the others."""
 
 
 @dataclass
@@ -24,6 +43,12 @@ class Plan:
     """Facts of the run; kinds whose numbers depend on some of them name these."""
     stages: dict[str, Stage] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
+    curves: dict[CurveName, PlannedCurve] = field(default_factory=dict)
+    """Curves of all blocks, which may share cells. N:M cells are on none."""
+    within: list[tuple[float, ...]] = field(default_factory=list)
+    """Ratios to the dense perplexity that a search follows, of each block."""
+    extras: set[str] = field(default_factory=set)
+    """Cells that no block's grid asks for, but a search."""
     looks: dict[str, list[str]] = field(default_factory=dict)
     """Stages that only look at weights, by the stage that has these."""
     steps: dict[str | None, list[str]] = field(default_factory=dict)
@@ -48,9 +73,16 @@ class Plan:
                 self.looks.setdefault(parent, []).append(stage.id)
         return stage.id
 
-    def add_cell(self, cell: Cell) -> None:
-        """Add a cell; equal cells (a seed without effect) are one."""
-        self.cells.setdefault(cell.id, cell)
+    def add_cell(self, cell: Cell) -> Cell:
+        """Add a cell, or find the equal one (a seed without effect); return it."""
+        return self.cells.setdefault(cell.id, cell)
+
+    def add_to_curve(self, name: CurveName, cell: Cell, is_extra: bool) -> None:
+        """Note that a cell is a point of a curve, asked for by the grid or by a search alone."""
+        curve, sparsity = self.curves.setdefault(name, PlannedCurve()), cell.target.sparsity
+        curve.cells.setdefault(sparsity, {})[cell.id] = cell
+        if not is_extra:
+            curve.coarse.add(sparsity)
 
     def axes_of(self, cell: Cell) -> dict[str, Any]:
         """Return the settings that a cell reads, of those in which blocks differ."""

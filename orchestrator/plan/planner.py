@@ -22,7 +22,7 @@ from orchestrator.config import GridConfig, is_pair
 from orchestrator.plan.cell import DENSE, Cell, Point, Settings
 from orchestrator.plan.inputs import Draw, ModelInputs, TaskInput
 from orchestrator.plan.kinds import Dense, Evaluate, Finetune, Joint, Prune, Speed, Tasks
-from orchestrator.plan.plan import Plan
+from orchestrator.plan.plan import CurveName, Plan
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,21 @@ def build_plan(
         blocks: each with its resolved models and texts.
         circumstances: facts of the run, for kinds whose numbers depend on them.
     """
-    plan, planners = Plan({}, circumstances or {}), list[Planner]()
-    for planner, models in blocks:
+    plan, blocks = Plan({}, circumstances or {}), list(blocks)
+    planners: list[ModelPlanner] = []
+    for number, (planner, models) in enumerate(blocks):
         for model in models:
             plan.models.setdefault(model.name, model)
-            ModelPlanner(planner, plan, model, len(planners)).add_all()
-        planners.append(planner)
+            planners.append(ModelPlanner(planner, plan, model, number))
+            planners[-1].add_all()
         plan.axes.append(planner.axes)
+        plan.within.append(planner.grid.within)
+    grid = set(plan.cells)
+    for each in planners:
+        each.add_extras()
+    plan.extras |= plan.cells.keys() - grid
     for cell in plan.cells.values():
-        planner = planners[cell.block]
+        planner = blocks[cell.block][0]
         for task in planner.tasks:
             work = Tasks(task, planner.task_limit, plan.models[cell.model].dtype)
             plan.add_stage(work, cell.model, cell.method, cell.stages[-1])
@@ -117,20 +123,24 @@ class ModelPlanner:
                 for regime, target in aims:
                     if is_pair(method, regime):
                         self.add_pruned(Point(method, regime, target, seed))
+
+    def add_extras(self) -> None:
+        """Add the cells beside the grid."""
         for extra in (e for e in self.config.extras if e.model == self.model.name):
             target = Target(round(extra.sparsity, 6))
-            for seed in grid.seeds:
-                self.add_pruned(Point(extra.method, extra.regime, target, seed))
+            for seed in self.grid.seeds:
+                self.add_pruned(Point(extra.method, extra.regime, target, seed), is_extra=True)
 
-    def add_pruned(self, point: Point) -> None:
+    def add_pruned(self, point: Point, is_extra: bool = False) -> None:
         """Add one cell of a method, with all stages on the way to it."""
-        if point.method in JOINT_METHODS:
-            self.add_joint_branch(point)
-        else:
-            self.add_branch(point)
+        add = self.add_joint_branch if point.method in JOINT_METHODS else self.add_branch
+        cell = add(point)
+        if point.target.mask_structure is None:
+            name = CurveName(self.block, self.model.name, point.method, point.regime)
+            self.plan.add_to_curve(name, cell, is_extra)
 
-    def add_cell(self, point: Point, stages: list[str], **facts: Any) -> None:
-        """Add a cell at the end of `stages`, with the evaluations of its last weights."""
+    def add_cell(self, point: Point, stages: list[str], **facts: Any) -> Cell:
+        """Add a cell at the end of `stages`, with the evaluations of its weights; return it."""
         evaluations = self.add_evaluations(point.method, stages[-1])
         trains = any(self.plan.stages[stage].work.trains for stage in stages)
         settings = Settings(
@@ -140,7 +150,7 @@ class ModelPlanner:
         )
         facts |= {"block": self.block, "looks": self.add_looks(point.method, stages[-1])}
         cell = Cell(self.model.name, point, settings, tuple(stages), evaluations, **facts)
-        self.plan.add_cell(cell)
+        return self.plan.add_cell(cell)
 
     def add_control(self, seed: int) -> None:
         """Add the dense model trained with the same tokens, round by round, as a reference."""
@@ -151,7 +161,7 @@ class ModelPlanner:
             stages.append(self.add_finetune(DENSE, stages[-1], tokens, seed, i))
             self.add_cell(point, stages, round=i, num_rounds=rounds)
 
-    def add_branch(self, point: Point) -> None:
+    def add_branch(self, point: Point) -> Cell:
         """Add one cell that prunes, once or by turns, with all stages on the way to it."""
         path = self.path_to(point)
         seed = point.seed
@@ -164,7 +174,7 @@ class ModelPlanner:
                 stages.append(self.add_finetune(point.method, stages[-1], tokens, seed, i))
         seeded = any(self.plan.stages[stage].work.draws() for stage in stages)
         rounds = len(path)
-        self.add_cell(
+        return self.add_cell(
             Point(point.method, point.regime, point.target, seed if seeded else None),
             stages,
             before=before,
@@ -173,7 +183,7 @@ class ModelPlanner:
             path=tuple(step.sparsity for step in path),
         )
 
-    def add_joint_branch(self, point: Point) -> None:
+    def add_joint_branch(self, point: Point) -> Cell:
         """Add one cell that finds its mask by training, from the dense model or a pruned one."""
         joint, seed, stages = self.config.joint, point.seed, [self.root]
         assert seed is not None
@@ -192,7 +202,7 @@ class ModelPlanner:
         )
         stages.append(self.plan.add_stage(work, self.model.name, point.method, stages[-1]))
         steps = tuple(step.sparsity for step in path)
-        self.add_cell(point, stages, round=1, num_rounds=1, path=steps)
+        return self.add_cell(point, stages, round=1, num_rounds=1, path=steps)
 
     def path_to(self, point: Point) -> list[Target]:
         """Return the targets that a branch to a point passes through, its last one included."""
