@@ -21,6 +21,8 @@ from orchestrator.results.answer import (
     within,
 )
 from orchestrator.results.board import Board, Line
+from orchestrator.results.found import KEY as KEY_OF_SEARCH
+from orchestrator.results.found import found_lines, found_notes, found_table
 from orchestrator.results.names import in_words
 from orchestrator.results.numbers import format_perplexity
 from orchestrator.results.points import Point
@@ -43,8 +45,26 @@ def board_html(shown: Shown, number: int) -> str:
     return (
         f'<section class="board" data-board="{shown.id}" data-start="{escaped(start)}" '
         f'aria-label="{escaped(title)}">\n<h2 class="of">{escaped(title)}</h2>\n'
-        f'<div class="answer">{answers(board)}{findings(board)}</div>\n'
+        f'<div class="answer">{searched(board)}{answers(board)}{findings(board)}</div>\n'
         f"{heat_table(shown)}{picture(board) if number < MANY_BOARDS else NO_PICTURE}</section>\n"
+    )
+
+
+def searched(board: Board) -> str:
+    """Return the answers of a search: a line for each ratio, and the table of all; or nothing."""
+    table = found_table(board)
+    if not table:
+        return ""
+    lines = "".join(f'<p class="found">{escaped(line)}</p>' for line in found_lines(board))
+    head, *rest = (
+        "".join(f"<t{kind}>{escaped(text)}</t{kind}>" for text in texts)
+        for kind, texts in [("h", table[0]), *(("d", line) for line in table[1:])]
+    )
+    body = "".join(f"<tr>{cells}</tr>" for cells in rest)
+    notes = escaped(" ".join([KEY_OF_SEARCH, *found_notes(board)]))
+    return (
+        f'{lines}<details class="search"><summary>All answers of the search</summary><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{notes}</p></details>"
     )
 
 

@@ -121,11 +121,7 @@ def lines_of(shown: Shown, dimensions: Iterable[str]) -> list[dict[str, Any]]:
                 "name": line.name,
                 "control": line.is_control,
                 "at": {name: place.get(name, "") for name in dimensions},
-                "points": [
-                    point_of(shown, point, target.label)
-                    for point, target in zip(line.cells, shown.board.targets)
-                    if point is not None
-                ],
+                "points": [point_of(shown, each, each.target.label) for each in line.points],
             }
         )
     return found

@@ -20,7 +20,7 @@ from orchestrator.results.collection import refresh_results
 from orchestrator.results.gathering import gather, task_columns
 from orchestrator.results.published import Published, known_values
 from orchestrator.results.record import FOLDER as RECORDS
-from orchestrator.results.record import Record, asks_tasks, axes_of, labels_of
+from orchestrator.results.record import Record, asks_tasks, grid_columns, labels_of
 from orchestrator.results.schema import Row
 from orchestrator.store.files import read_object
 from orchestrator.store.names import row_is_safe
@@ -116,7 +116,7 @@ class Watched:
         """Return all rows, with those of the newest sweep's grid marked."""
         with self.lock:
             labels = labels_of(self.record) if self.record else {}
-            axes = axes_of(self.record) if self.record else {}
+            axes = grid_columns(self.record) if self.record else {}
             # A copy, because another thread may read further manifests meanwhile.
             return gather(self.stored, labels, task_columns(dict(self.manifests)), axes)
 

@@ -12,6 +12,7 @@ student.py     quantiles of Student's t
 verdict.py     the one rule over seeds: which cell is better, and which are the best of a target
 board.py       curves -> lines of methods and regimes, columns of targets, with their verdicts
 answer.py      a board in words: how far a model can be pruned, and how sure that is
+found.py       the answers of a search: how far each line goes within each ratio
 details.py     errors of layers and losses of training, from manifests
 published.py   perplexities that papers report
 summary.py     the table and the answer that close a sweep

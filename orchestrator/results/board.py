@@ -27,8 +27,17 @@ class Line:
     settings: str
     """Settings that lines of the same method and regime do not share; empty if they share all."""
     cells: tuple[Point | None, ...]
+    """A point for each target of the board."""
     curve: Curve
     """The curve that the line was made of; structures may have curves of their own."""
+    others: tuple[Point, ...] = ()
+    """Points of the curve that have no column, because only a search has asked for them."""
+
+    @property
+    def points(self) -> list[Point]:
+        """All points of the line in the order of their targets, those without a column too."""
+        present = [point for point in (*self.cells, *self.others) if point is not None]
+        return sorted(present, key=lambda point: point.target.order)
 
     @property
     def is_control(self) -> bool:
@@ -79,7 +88,7 @@ def boards_of(curves: Iterable[Curve]) -> list[Board]:
 def make_board(curves: Sequence[Curve]) -> Board:
     """Return the board of the curves of one model and evaluation."""
     pruned = [curve for curve in curves if curve.regime != "dense"]
-    targets = {p.target for c in pruned for p in c.points if not c.is_control}
+    targets = {p.target for c in pruned for p in c.points if not (c.is_control or p.searched)}
     ordered = tuple(sorted(targets, key=lambda target: target.order))
     groups: dict[tuple[str, str, str], dict[Target, Point]] = defaultdict(dict)
     first: dict[tuple[str, str, str], Curve] = {}
@@ -88,7 +97,12 @@ def make_board(curves: Sequence[Curve]) -> Board:
         groups[name] |= {point.target: point for point in curve.points}
         first.setdefault(name, curve)
     lines = tuple(
-        Line(*name, tuple(points.get(t) for t in ordered), first[name])
+        Line(
+            *name,
+            tuple(points.get(target) for target in ordered),
+            first[name],
+            tuple(point for target, point in points.items() if target not in targets),
+        )
         for name, points in sorted(groups.items(), key=lambda item: item[0][0] != "dense")
     )
     rivals = [

@@ -15,7 +15,7 @@ from orchestrator.results.record import (
     Record,
     all_records,
     asks_tasks,
-    axes_of,
+    grid_columns,
     labels_of,
     newest_record,
 )
@@ -36,7 +36,7 @@ def stamp_of(store: Store, record: Record) -> str:
     stages = sorted(store.stages.ids()) if asks_tasks(record) else []
     rows = sorted(store.files.stamps(ROWS, ".json").items())
     made_of: list[object] = [record["sweep_id"], rows, stages, SCHEMA.names]
-    return identity([*made_of, *filter(None, [axes_of(record)])])
+    return identity([*made_of, *filter(None, [grid_columns(record)])])
 
 
 def write_results(store: Store, rows: Iterable[Row], stamp: str) -> None:
@@ -74,5 +74,5 @@ def refresh_results(store: Store, record: Record | None = None) -> None:
             return
         # Results of tasks are in manifests alone. To read all of these takes long.
         manifests = store.stages.inspect()[0] if any(map(asks_tasks, all_records(store))) else {}
-        tasks, axes = task_columns(manifests), axes_of(record)
+        tasks, axes = task_columns(manifests), grid_columns(record)
         write_results(store, gather(stored, labels_of(record), tasks, axes), stamp)

@@ -148,6 +148,8 @@ class Curve:
     """`"N:M"`, or None for unstructured."""
     settings: Settings
     points: tuple[Point, ...] = ()
+    within: tuple[float, ...] = ()
+    """Ratios to dense that a search has followed the curve for."""
 
     @property
     def facet(self) -> tuple[str, Evaluation]:
@@ -188,7 +190,8 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
             points = control_points(members, [row for other in alike for row in groups[other]])
         else:
             points = points_of(_on_one_branch(curve, members), seeds[curve.facet])
-        curves.append(replace(curve, points=points))
+        within = {ratio for row in members for ratio in row.get("within") or ()}
+        curves.append(replace(curve, points=points, within=tuple(sorted(within))))
     return sorted(curves, key=_drawing_order)
 
 
@@ -268,6 +271,8 @@ def _on_one_branch(curve: Curve, rows: list[Row]) -> list[Row]:
     paths = {key_of(row): [round(s, 6) for s in row.get("path") or ()] for row in rows}
     newest = max(rows, key=lambda row: (len(paths[key_of(row)]), row.get("finished_at") or ""))
     longest = paths[key_of(newest)]
+    # The newest may lie beside the grid in its last step: the branch itself goes farthest.
+    longest = max(path for path in paths.values() if path[:-1] == longest[:-1])
 
     def is_on_branch(path: list[float]) -> bool:
         return path == [s for s in longest if s < path[-1]] + path[-1:] if path else True

@@ -29,7 +29,7 @@ def gather(
     stored: Mapping[str, Row],
     labels: Labels,
     tasks: Mapping[str, Mapping[str, Any]] | None = None,
-    axes: Mapping[str, Mapping[str, Any]] | None = None,
+    columns: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Row]:
     """Return the rows of a store as results show them.
 
@@ -37,7 +37,7 @@ def gather(
         stored: Rows by key. Names that begin with an underscore stay in the store.
         labels: Rows of the grid, from `labels_of`.
         tasks: Columns of task results by the stage that has the weights.
-        axes: Columns of the settings in which blocks differ, by cell, from `axes_of`.
+        columns: Columns that the grid gives, by cell, from `grid_columns`.
     """
     rows: list[tuple[bool, Row]] = []
     for key, row in stored.items():
@@ -52,7 +52,7 @@ def gather(
         {
             **{name: value for name, value in row.items() if not name.startswith("_")},
             **(tasks or {}).get(row["stage_id"], {}),
-            **(axes.get(row["cell_id"], {}) if axes and current else {}),
+            **(columns.get(row["cell_id"], {}) if columns and current else {}),
             "in_current_grid": current,
             "dense_perplexity": dense.get(row.get("_dense_evaluation", "")),
         }

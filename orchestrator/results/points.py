@@ -40,6 +40,8 @@ class Point:
 
     tokens: float = 0.0
     """Mean over the seeds of the training tokens of the whole history."""
+    searched: bool = False
+    """True if only a search has asked for the point: it has no column in tables."""
 
     @functools.cached_property
     def target(self) -> Target:
@@ -126,5 +128,6 @@ def _point(rows: list[Row], sparsity: float, seeds: Collection[int] = ()) -> Poi
         rows=tuple(key_of(row) for row in rows),
         values=tuple(finite.items()),
         tokens=mean_and_std([row.get("num_finetune_tokens") or 0 for row in rows])[0] or 0.0,
+        searched=all(row.get("searched") for row in rows),
         missing=tuple(sorted(({*seeds, *drawn} if drawn else set()) - finite.keys())),
     )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import row_key
 from orchestrator.plan.plan import Plan
 from orchestrator.results import versions
@@ -22,6 +23,8 @@ from orchestrator.store.store import Store
 FOLDER = "sweeps"
 BLOCKS = "blocks"
 """Name under which a record has the settings of each block, where there are several."""
+SEARCH = ("within", "searched")
+"""Names in a recorded cell, and columns: ratios that are searched, and if only a search asks."""
 Record = dict[str, Any]
 Labels = Mapping[str, Mapping[str, str]]
 
@@ -40,9 +43,16 @@ def describe_cells(plan: Plan) -> list[dict[str, Any]]:
             "round": cell.round,
             "rows": {row_key(cell.id, e): plan.stages[e].text for e in cell.evaluations},
             **({"axes": axes} if (axes := plan.axes_of(cell)) else {}),
+            **search_of(plan, cell),
         }
         for cell in plan.cells.values()
     ]
+
+
+def search_of(plan: Plan, cell: Cell) -> dict[str, Any]:
+    """Return what a search says of a cell; nothing if its block has none."""
+    within = plan.within[cell.block]
+    return {"within": list(within), "searched": cell.id in plan.extras} if within else {}
 
 
 def read_record(store: Store, sweep_id: str) -> Record:
@@ -104,13 +114,20 @@ def newest_record(store: Store) -> Record | None:
     return find_record(store, max(stamps, key=stamps.__getitem__).removesuffix(".json"))
 
 
-def axes_of(record: Record) -> dict[str, dict[str, float | str]]:
-    """Return the columns of the settings in which blocks differ, by the id of the cell."""
-    return {
-        cell["id"]: {f"{AXIS_PREFIX}{name}": value for name, value in cell["axes"].items()}
+def grid_columns(record: Record) -> dict[str, Record]:
+    """Return the columns that rows have by the grid that asks for them, by the id of the cell.
+
+    They are the settings in which blocks differ, the ratios that a search follows, and whether only
+    the search asks for the cell.
+    """
+    found = {
+        cell["id"]: {
+            **{f"{AXIS_PREFIX}{name}": value for name, value in cell.get("axes", {}).items()},
+            **{name: cell[name] for name in SEARCH if name in cell},
+        }
         for cell in record["cells"]
-        if "axes" in cell
     }
+    return {cell: columns for cell, columns in found.items() if columns}
 
 
 def labels_of(record: Record) -> Labels:

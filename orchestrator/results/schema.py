@@ -76,17 +76,21 @@ _COLUMNS: dict[str, pa.DataType] = {
     "sweep_id": _TEXT,
     "in_current_grid": pa.bool_(),
 }
-FURTHER = {
+FURTHER: dict[str, pa.DataType] = {
     "environment": _TEXT,
     "lm_eval_version": _TEXT,
     "window_start": _TEXT,
     "finetune_rounds": _TEXT,
+    "within": pa.list_(_REAL),
+    "searched": pa.bool_(),
 }
 """Columns that a table has if a row has them. `environment`: JSON of all that the process of the
 evaluation recorded, such as the hash of its sources, threads, TF32 and the attention's
 implementation. `lm_eval_version`: version of the harness behind the columns of tasks.
 `window_start`: `bos` where every window of calibration, training and evaluation begins with it.
-`finetune_rounds`: JSON of what adaptive training measured and chose, a list with each round."""
+`finetune_rounds`: JSON of what adaptive training measured and chose, a list with each round.
+`within`: ratios to dense that the current sweep searches for, in all rows of its grid. `searched`:
+true in rows of cells that only its search has asked for."""
 BOUGHT: dict[str, pa.DataType] = {"dense_bytes": _COUNT, "sparse_bytes": _COUNT}
 BOUGHT |= {
     f"{kernels}{what}_{value}": _REAL

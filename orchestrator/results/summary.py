@@ -12,6 +12,7 @@ from core.targets import Target
 from orchestrator.results.answer import answer_lines, finding, start_column
 from orchestrator.results.board import boards_of
 from orchestrator.results.curves import Settings, curves_from_rows
+from orchestrator.results.found import found_lines
 from orchestrator.results.names import CONTROL, target_of
 from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.schema import Row, regime_order, sort_key
@@ -52,7 +53,7 @@ def _model_block(rows: list[Row], width: int) -> str:
     text += _control_lines([row for row in dense if row["regime"] != "dense"], width)
     lines: Cells = {}
     for row in sorted(rows, key=lambda row: (row["method"], regime_order(row["regime"]))):
-        if row["method"] != "dense":
+        if row["method"] != "dense" and not row.get("searched"):
             line = Line(row["method"], row["regime"], Settings.of_row(row))
             lines.setdefault(line, {}).setdefault(target_of(row), []).append(row)
     order = sorted(
@@ -133,7 +134,7 @@ def answers(rows: Iterable[Row], width: int = 79) -> str:
     for board in boards[:MOST_ANSWERS]:
         if len(boards) > 1:
             lines.append(f"{board.model} on {board.evaluation.text}:")
-        lines += answer_lines(board)
+        lines += found_lines(board) or answer_lines(board)
         if board.targets:
             found = finding(board, start_column(board))
             lines += [" ".join(filter(None, (found.best, found.certainty)))]
