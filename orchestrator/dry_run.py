@@ -22,8 +22,10 @@ from orchestrator.estimate.streaming import untrained_bytes
 from orchestrator.inputs.models import ResolvedModel
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.changed_settings import StoredStages, changes
+from orchestrator.plan.search import most_further
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial
+from orchestrator.planning import standing
 from orchestrator.preparation import Sweep, Texts
 from orchestrator.results.names import CellName
 from orchestrator.results.numbers import clock
@@ -42,6 +44,7 @@ def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial], num_slots: in
         f"{len(sweep.needed)} stages to run of {len(plan.stages)}"
     ]
     lines += [damage(sweep, stage) for stage in sweep.found.damaged]
+    lines += search_lines(sweep)
     stored = StoredStages(sweep.found.manifests)
     block = -1
     for cell in plan.cells.values():
@@ -92,6 +95,14 @@ def axis_lines(sweep: Sweep, seconds: Mapping[str, float]) -> list[str]:
             told = f"{name.replace('_', '-')} {value}"
             lines.append(f"  {told}: {cells[value]} cells, roughly {clock(own)} for them alone")
     return lines
+
+
+def search_lines(sweep: Sweep) -> list[str]:
+    """Return how many cells a search may add; the rows that are there bound it."""
+    if not any(sweep.plan.within):
+        return []
+    count = most_further(sweep.plan, standing(sweep.config, sweep.plan, sweep.found))
+    return [f"the search (--within) adds at most {count} cells, whose time is not counted here"]
 
 
 def damage(sweep: Sweep, stage: str) -> str:

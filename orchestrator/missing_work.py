@@ -24,14 +24,14 @@ def run_trials(sweep: Sweep, texts: Texts) -> set[str]:
     """Join or start Ray, and run the trials; tokens of training texts are made meanwhile.
 
     Returns:
-        The stages that several trials share.
+        The stages whose weights outlive their trials.
     """
     texts.training.start()
     resources = sweep.config.resources
     connection.connect()
     found = slots.slots_of_cluster(resources)
     trials = trials_of(sweep, texts.seconds, found.count)
-    shared = shared_stages(trials)
+    shared = shared_stages(trials) | sweep.held
     print(
         f"{len(sweep.cells)} of {len(sweep.plan.cells)} cells to run in {len(trials)} trials, "
         f"{min(found.count, len(trials))} at a time",

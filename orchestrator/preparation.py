@@ -10,16 +10,15 @@ import json
 import shlex
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from core.checks import require
-from orchestrator.blocks import axes_of, blocks_of, science_of
+from orchestrator.blocks import blocks_of, science_of
 from orchestrator.config import SweepConfig
 from orchestrator.estimate.block_costs import device_of, micro_batch_of, model_costs
 from orchestrator.estimate.forecast import count_text_tokens
@@ -41,11 +40,10 @@ from orchestrator.out_dir import require_out_dir, told_if_unwritable
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.identity import identity
 from orchestrator.plan.inputs import EvaluationText
-from orchestrator.plan.missing import cells_for_tasks, dropped_cells, to_run
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.planner import Extra, Planner, build_plan
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.trials import Trial, needed_stages, pack_trials
+from orchestrator.planning import Found, Resolved, missing_cells, searched_plan
 from orchestrator.results import versions
 from orchestrator.results.keeping import KEEPS, Wishes
 from orchestrator.results.published import known_values
@@ -62,29 +60,12 @@ from orchestrator.store.store import Store
 
 
 @dataclass(frozen=True)
-class Found:
-    """The contents of a store when a sweep begins."""
-
-    manifests: dict[str, dict[str, Any]]
-    """Manifests of whole stages by id."""
-    damaged: dict[str, str]
-    """Stages that are not whole, and why: they count as missing, and a run sets them aside."""
-    rows: dict[str, dict[str, Any]]
-    """Rows by key."""
-
-    @cached_property
-    def kept(self) -> set[str]:
-        """Stages whose files are there; weights that a keep policy dropped are not."""
-        return {stage for stage, found in self.manifests.items() if not found.get("dropped")}
-
-
-@dataclass(frozen=True)
 class Sweep:
     """A resolved sweep: what is asked for, what is there, what is missing."""
 
     config: SweepConfig
     """The settings; where blocks have settings of their own, those of the first."""
-    models: tuple[ResolvedModel, ...]
+    resolved: Resolved
     plan: Plan
     store: Store
     found: Found
@@ -100,11 +81,18 @@ class Sweep:
     """Name of this run, which the rows that it writes carry."""
 
     @cached_property
+    def models(self) -> tuple[ResolvedModel, ...]:
+        """The models of all blocks, each once."""
+        return tuple(together(self.resolved))
+
+    @cached_property
     def id(self) -> str:
         """Name of this grid: a hash of its rows, and of what they are called."""
-        rows = [cell["rows"] for cell in describe_cells(self.plan)]
-        names = {key: text for found in rows for key, text in found.items()}
-        return identity([self.config.grid.protocol, names])[:12]
+        cells = [cell for cell in describe_cells(self.plan) if not cell.get("searched")]
+        names = {key: text for cell in cells for key, text in cell["rows"].items()}
+        # Cells that a search adds one after another do not change the name.
+        search = [self.plan.within] if any(self.plan.within) else []
+        return identity([self.config.grid.protocol, names, *search])[:12]
 
     @cached_property
     def blocks(self) -> tuple[SweepConfig, ...]:
@@ -136,6 +124,13 @@ class Sweep:
         """Stages whose weights the keep policy does not keep."""
         return stages_to_drop(self.plan, self.costs, self.config.output.keep)
 
+    @cached_property
+    def held(self) -> set[str]:
+        """Stages from which a search may go on: their weights stay as long as it lasts."""
+        cells = self.plan.cells.values() if any(self.plan.within) else ()
+        on_path = {s for cell in cells if cell.regime == "iterative" for s in cell.stages}
+        return {stage for stage in on_path if self.plan.stages[stage].work.trains}
+
     def model(self, name: str) -> ResolvedModel:
         """Return a model by name."""
         return next(model for model in self.models if model.inputs.name == name)
@@ -162,17 +157,12 @@ class Texts:
     """Tokens of evaluated texts by model, as a dry run tells them."""
 
 
-def prepare(
-    config: SweepConfig,
-    repeated: Store | None = None,
-    extras: Mapping[int, Sequence[Extra]] | None = None,
-) -> Sweep:
+def prepare(config: SweepConfig, repeated: Store | None = None) -> Sweep:
     """Resolve names, plan, and find out what is done; write nothing.
 
     Args:
         config: the settings.
         repeated: the store of the sweep that this one repeats; models have its names.
-        extras: cells beside the grid, by the number of the block that they belong to.
 
     Raises:
         ValueError: bad input, in one line.
@@ -180,48 +170,25 @@ def prepare(
     known_values(config.output.published)
     store = Store(config.output.out_dir)
     require_out_dir(store, writes=not config.output.dry_run)
-    tasks = resolve_tasks(config.eval)
     blocks = blocks_of(config)
     resolved = resolve_blocks(blocks, recorded_models(repeated or store))
-    models, axes = tuple(together(resolved)), axes_of(blocks)
-    planners = [
-        Planner(
-            *(block.grid, block.prune, block.finetune, tasks, block.eval.task_limit, block.joint),
-            extras=tuple((extras or {}).get(i, ())),
-            axes=axes[i],
-            speed=block.eval.speed,
-        )
-        for i, block in enumerate(blocks)
-    ]
-    inputs = ([model.inputs for model in found] for found in resolved)
-    plan = build_plan(zip(planners, inputs), {"device": device_of(config)})
     remedy = "tasks start from kept weights; use --keep final"
-    keep = config.output.keep
-    require(keep != "none" or not plan.task_stages(), "keep", keep, remedy)
+    keep, asks_tasks = config.output.keep, bool(resolve_tasks(config.eval))
+    require(keep != "none" or not asks_tasks, "keep", keep, remedy)
+    sweep = planned(config, resolved, store)
+    if sweep.cells:
+        require_checked(config, sweep.models)
+    return sweep
+
+
+def planned(config: SweepConfig, resolved: Resolved, store: Store) -> Sweep:
+    """Plan the grid and what its search asks for, by what the store holds now."""
     found = Found(*store.stages.inspect(), store.rows.read())
+    plan = searched_plan(config, resolved, found)
     cells, lost = missing_cells(config, plan, found)
-    if cells:
-        require_checked(config, models)
     needed = needed_stages(plan, cells, set(found.manifests) - lost, found.kept)
-    costs = model_costs(blocks, resolved)
-    return Sweep(config, models, plan, store, found, tuple(cells), frozenset(needed), costs)
-
-
-def missing_cells(config: SweepConfig, plan: Plan, found: Found) -> tuple[list[Cell], set[str]]:
-    """Return the cells to run, and their stages whose dropped weights are asked for again."""
-    retry, limit = config.output.retry_failed, config.resources.stop_perplexity
-    stored, every = set(found.manifests), plan.cells.values()
-    cells = [cell for cell in every if to_run(cell, found.rows, stored, retry, limit)]
-    lost: list[Cell] = []
-    if config.output.keep in ("final", "all"):
-        lost += dropped_cells(plan, found.manifests)
-    lost += cells_for_tasks(plan, found.manifests, found.kept)
-    known = {cell.id for cell in cells}
-    for cell in lost:
-        if cell.id not in known:
-            known.add(cell.id)
-            cells.append(cell)
-    return cells, {cell.stages[-1] for cell in lost}
+    costs = model_costs(blocks_of(config), resolved)
+    return Sweep(config, resolved, plan, store, found, tuple(cells), frozenset(needed), costs)
 
 
 def texts_of_dry_run(sweep: Sweep) -> Texts:

@@ -115,7 +115,7 @@ def repeat_row(config: SweepConfig, explicit: set[str]) -> int:
     mark(sweep.store)
     preparation.write_record(sweep)
     save_tokens(sweep.store, texts.tokens)
-    sweeps.run_missing(sweep, texts)
+    sweeps.run_rounds(sweep, texts)
     again = {row_key(cell.id, evaluation) for evaluation in cell.evaluations}
     for row in rows:
         if row_key(cell.id, row["_evaluation"]) not in again:
@@ -143,9 +143,16 @@ def recorded_settings(
     recorded = SweepConfig.from_dict(json.loads(row["config"]))
     names = {field.name for field in dataclasses.fields(ResourceConfig)}
     given = {name: getattr(config.resources, name) for name in names & normal(explicit)}
+    grid = replace(recorded.grid, models=(row["model"],), within=())
+    known = {0.0, *(round(sparsity, 6) for sparsity in grid.sparsities)}
+    sparsity, structure = row.get("sparsity", 0.0), row.get("mask_structure")
+    if structure is None and round(sparsity, 6) not in known:
+        # A search has asked for the cell: its path is the grid's up to it.
+        steps = row["path"] if grid.schedule == "grid" else [sparsity]
+        grid = replace(grid, sparsities=tuple(steps))
     return replace(
         recorded,
-        grid=replace(recorded.grid, models=(row["model"],)),
+        grid=grid,
         resources=replace(recorded.resources, **given),
         output=replace(config.output, out_dir=out_dir, from_row=None, keep="final"),
     )

@@ -10,12 +10,14 @@ from typing import Any
 from orchestrator.page.contents import COMMAND, OUT_DIR
 from orchestrator.page.document import write_html
 from orchestrator.page.notes import read_notes
-from orchestrator.preparation import Found, Sweep, missing_cells
+from orchestrator.planning import Found, missing_cells
+from orchestrator.preparation import Sweep
 from orchestrator.results.collection import is_made_of, stamp_of, write_results
+from orchestrator.results.found import found_text
 from orchestrator.results.gathering import copy_shared_rows, gather, task_columns
 from orchestrator.results.names import CellName
 from orchestrator.results.published import known_values
-from orchestrator.results.record import axes_of, labels_of, read_record
+from orchestrator.results.record import grid_columns, labels_of, read_record
 from orchestrator.results.rows import last_outcome
 from orchestrator.results.summary import answers, summary_table
 
@@ -33,7 +35,7 @@ def collect(sweep: Sweep) -> int:
     copy_shared_rows(store.rows, labels_of(record))
     stamp = stamp_of(store, record)
     now = Found(store.stages.manifests(), {}, store.rows.read())
-    rows = gather(now.rows, labels_of(record), task_columns(now.manifests), axes_of(record))
+    rows = gather(now.rows, labels_of(record), task_columns(now.manifests), grid_columns(record))
     if not is_made_of(store, stamp):
         write_results(store, rows, stamp)
     mine = [row for row in rows if row["in_current_grid"]]
@@ -65,6 +67,8 @@ def collect(sweep: Sweep) -> int:
         print("same command again")
         print(failures([{**row, **last_outcome(row)} for row in lacking]), end="")
     store.save_indexes()
+    if found := found_text(mine):
+        print(found)
     print(answers(mine))
     print(f"rows    {store.files.display('results.parquet')}")
     print(f"curves  {store.files.display('curves.html')}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 
@@ -22,6 +23,7 @@ from orchestrator.out_dir import mark
 from orchestrator.preparation import (
     Sweep,
     Texts,
+    planned,
     prepare,
     read_texts,
     trials_of,
@@ -69,7 +71,7 @@ def run_sweep(config: SweepConfig) -> int:
         # An earlier run may have been killed before it collected its rows; this one may be too.
         refresh_results(sweep.store, record)
         save_tokens(sweep.store, texts.tokens)
-        run_missing(sweep, texts)
+        sweep = run_rounds(sweep, texts)
     else:
         print(f"all {len(sweep.plan.cells)} cells already done")
         drop_leftovers(sweep)
@@ -77,12 +79,51 @@ def run_sweep(config: SweepConfig) -> int:
     return max(collect(sweep), int(failed_tasks > 0))
 
 
-def run_missing(sweep: Sweep, texts: Texts) -> None:
-    """Run the missing trials on Ray, then drop weights that nobody wants."""
+def run_missing(sweep: Sweep, texts: Texts) -> set[str]:
+    """Run the missing trials on Ray; return the stages whose weights outlive them."""
     # It imports Ray Tune and Ray Train: two seconds that a finished sweep does without.
     from orchestrator.missing_work import run_trials
 
-    drop_leftovers(sweep, run_trials(sweep, texts))
+    return run_trials(sweep, texts)
+
+
+def run_rounds(sweep: Sweep, texts: Texts) -> Sweep:
+    """Run what is missing, and what a search asks for next, until it asks for nothing more.
+
+    Weights that nobody wants are dropped then.
+
+    Returns:
+        The sweep with all cells that the search has added.
+    """
+    outlive = run_missing(sweep, texts)
+    while (further := next_round(sweep)) is not None:
+        sweep = further
+        write_record(sweep)
+        texts = read_texts(sweep)
+        save_tokens(sweep.store, texts.tokens)
+        print(f"the search asks for {len(sweep.cells)} further cells", flush=True)
+        outlive |= run_missing(sweep, texts)
+    drop_leftovers(sweep, outlive)
+    return sweep
+
+
+def next_round(sweep: Sweep) -> Sweep | None:
+    """Return the sweep with the cells that its search asks for now; None if it has ended.
+
+    It also ends where cells were not run at all: whatever kept them from it would do so again.
+    """
+    if not any(sweep.plan.within):
+        return None
+    further = planned(without_retries(sweep.config), sweep.resolved, sweep.store)
+    new = further.plan.cells.keys() - sweep.plan.cells.keys()
+    if not new or any(cell.id not in new for cell in further.cells):
+        return None
+    return replace(further, attempt=sweep.attempt, sources=sweep.sources)
+
+
+def without_retries(config: SweepConfig) -> SweepConfig:
+    """Return settings that leave failed cells alone: an earlier round has tried them again."""
+    return replace(config, output=replace(config.output, retry_failed=False))
 
 
 def run_tasks(sweep: Sweep) -> int:

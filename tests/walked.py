@@ -30,6 +30,7 @@ def run_missing(sweep, texts=None):
     """Walk the trials of a sweep, as `orchestrator.sweep.run_missing` does on Ray."""
     for job in jobs_of(sweep, texts):
         Walk(job, sweep.store, Ranks.current(), lambda metrics: None).run()
+    return set(sweep.held)
 
 
 def jobs_of(sweep, texts=None):
@@ -38,7 +39,8 @@ def jobs_of(sweep, texts=None):
     save_tokens(sweep.store, texts.tokens)
     texts.training.write()
     trials = trials_of(sweep, texts.seconds, 1)
-    made = [trial_job(sweep, trial, shared_stages(trials)) for trial in trials]
+    shared = shared_stages(trials) | sweep.held
+    made = [trial_job(sweep, trial, shared) for trial in trials]
     return pickle.loads(pickle.dumps(made))
 
 

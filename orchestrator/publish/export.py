@@ -19,6 +19,7 @@ from pathlib import Path
 from core.checks import BadInputError
 from orchestrator.page.picture import lone_picture
 from orchestrator.page.scale import CAP, ratios_of
+from orchestrator.publish.found_tables import found_files
 from orchestrator.publish.tables import tables_from_rows
 from orchestrator.publish.typesetting import cells_csv, latex, markdown, rows_csv
 from orchestrator.results.board import Board
@@ -63,6 +64,7 @@ def export(
     texts = {"rows.csv": rows_csv(rows), "perplexity.csv": cells_csv(tables)}
     texts["tables.md"] = "\n".join(map(markdown, tables))
     texts["tables.tex"] = "\n".join(map(latex, tables))
+    texts |= found_files([table.board for table in tables])
     texts |= pictures_of([table.board for table in tables], published)
     wanted = {name: text for name, text in texts.items() if not name.endswith(f".{DRAWN_HERE}")}
     wanted |= texts if DRAWN_HERE in figures else {}

@@ -68,4 +68,4 @@ def is_read(flag: str, row: Row) -> bool:
         return name.replace("-", "_") in json.loads(row.get("method_settings") or "{}")
     if flag in ("schedule", "num-rounds"):
         return row["regime"] == "iterative"
-    return flag not in ("dry-run", "retry-failed", "trackers")
+    return flag not in ("dry-run", "retry-failed", "trackers", "within")
