@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from core.training_config import Training
 
 GAP_TOKENS = 4_096
@@ -42,6 +44,11 @@ class Rate:
 
 RECONSTRUCT = Rate(at_one=4e-3, power=0.5, highest=8e-3)
 DISTILL = Rate(at_one=1.3e-3, power=0.7, highest=4e-3)
+
+
+def gap_windows(windows: Tensor, num_ranks: int) -> Tensor:
+    """Return the windows of a round [num_windows, seq_len] that its gap is measured on."""
+    return windows[: max(num_ranks, GAP_TOKENS // windows.shape[1])]
 
 
 def adapted(config: Training, gap: float, hidden_size: int) -> Training:

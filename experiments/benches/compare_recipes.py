@@ -1,14 +1,14 @@
 """Perplexity on validation text after training recipes, at equal tokens, on the embedded model.
 
     python experiments/benches/compare_recipes.py "reconstruct 1e-3 8" "reconstruct 2e-3 1" \
-        "distill 2e-3 1" "reconstruct*0.5 4e-3 1, distill*0.5 2e-3 1" \
+        "distill 2e-3 1" "adaptive auto 1" "reconstruct*0.5 4e-3 1, distill*0.5 2e-3 1" \
         [--method alps] [--regime iterative] [--sparsities 0.7 0.9] [--test]
 
 A recipe is a list of phases, `OBJECTIVE[*SHARE] RATE WINDOWS`: the objective (`next_token`,
-`distill`: KL to the dense model alone at temperature 1, or `reconstruct`), its share of the round's
-32,768 tokens, the peak learning rate, and the windows of 256 tokens in an optimizer step. Each
-phase has a warm-up and a decay of its own. Training computes in float32. The test text is read only
-with `--test`, for a recipe that was chosen.
+`distill`: KL to the dense model alone at temperature 1, `reconstruct` or `adaptive`), its share of
+the round's 32,768 tokens, the peak learning rate (`auto` for that of `adaptive`), and the windows
+of 256 tokens in an optimizer step. Each phase has a warm-up and a decay of its own. Training
+computes in float32. The test text is read only with `--test`, for a recipe that was chosen.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ OBJECTIVES = {
     "next_token": {},
     "distill": {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0},
     "reconstruct": {"objective": "reconstruct"},
+    "adaptive": {"objective": "adaptive"},
 }
 
 
@@ -56,7 +57,8 @@ class Phase:
         """Return a phase from `OBJECTIVE[*SHARE] RATE WINDOWS`."""
         name, rate, windows = text.split()
         objective, _, share = name.partition("*")
-        training = Training(lr=float(rate), **OBJECTIVES[objective])
+        lr = None if rate == "auto" else float(rate)
+        training = Training(lr=lr, **OBJECTIVES[objective])
         return cls(training, float(share or 1), int(windows))
 
 
@@ -76,14 +78,18 @@ class Bench(PlainLoop):
         model = copy.deepcopy(self.dense)
         return model, self.prune(model, self.method, sparsity, {})
 
-    def train_(self, model: PreTrainedModel, masks: Masks, index: int, recipe: list[Phase]) -> None:
+    def follow_(
+        self, model: PreTrainedModel, masks: Masks, index: int, recipe: list[Phase]
+    ) -> None:
         """Train a model for one round, each phase on windows of its own."""
         windows = self.windows(index)
         loop, begin = Loop(self.ranks, micro_batch=MICRO_BATCH), 0
         for phase in recipe:
             end = begin + round(phase.share * len(windows))
-            batches = windows[begin:end].split(phase.windows)
-            finetune_(model, masks, batches, phase.training, loop, self.dense)
+            mine = windows[begin:end]
+            training = self.recipe(model, mine, phase.training)
+            if training is not None:
+                finetune_(model, masks, mine.split(phase.windows), training, loop, self.dense)
             begin = end
 
     def compare(

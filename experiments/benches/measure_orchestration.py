@@ -131,7 +131,7 @@ class Timings:
 
 def loop_flags(flags: list[str]) -> list[str]:
     """Return the flags that the loop knows too; refuse others."""
-    known = {"--methods", "--sparsities"}
+    known = {"--methods", "--sparsities", "--finetune.objective"}
     unknown = [flag for flag in flags if flag.startswith("--") and flag not in known]
     assert not unknown, f"the loop has no {unknown}"
     return flags

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from core.activations import Calibration
 from core.config import FinetuneConfig, PruneConfig
+from core.measures.gap import mean_gap
 from core.measures.perplexity import evaluate
 from core.models.loading import load_model
 from core.models.mask_files import Masks
@@ -44,8 +45,10 @@ from core.texts.windows import (
     token_stream,
     training_windows,
 )
+from core.training.adaptive import NO_GAP, adapted, gap_windows
 from core.training.finetune import finetune_
 from core.training.loop import Loop
+from core.training_config import Training
 
 SEQ_LEN, SAMPLES, TOKENS, BATCH_TOKENS, MICRO_BATCH, SEED = 256, 128, 32_768, 2_048, 8, 0
 """The default sweep's settings for the embedded model."""
@@ -95,9 +98,19 @@ class PlainLoop:
             windows = self.windows(index)
             dtype = DTYPES[training_dtype("auto", self.ranks.device)]
             loop = Loop(self.ranks, micro_batch=MICRO_BATCH, compute_dtype=dtype)
-            batches = windows.split(BATCH_TOKENS // SEQ_LEN)
-            teacher = self.dense if self.finetune.needs_teacher else None
-            finetune_(model, masks, batches, self.finetune, loop, teacher)
+            training = self.recipe(model, windows, self.finetune.training())
+            if training is not None:
+                size = 1 if self.finetune.adapts else BATCH_TOKENS // SEQ_LEN
+                teacher = self.dense if training.needs_teacher else None
+                finetune_(model, masks, windows.split(size), training, loop, teacher)
+
+    def recipe(self, model: PreTrainedModel, windows: Tensor, given: Training) -> Training | None:
+        """Return the settings of a round; None if the dense model has nothing to teach."""
+        if not given.adapts:
+            return given
+        seen = gap_windows(windows, 1)
+        gap = mean_gap(model, self.dense, seen, self.ranks, micro_batch=MICRO_BATCH)
+        return None if gap < NO_GAP else adapted(given, gap, model.config.hidden_size)
 
     def evaluate(self, model: PreTrainedModel, cell: str) -> None:
         """Print the perplexity of a model."""
@@ -142,9 +155,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["magnitude", "wanda", "sparsegpt"])
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.3, 0.5, 0.7, 0.8, 0.9])
     parser.add_argument("--no-dense", action="store_true", help="leave out dense and its control")
+    parser.add_argument("--finetune.objective", dest="objective", default="adaptive")
     flags = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    loop = PlainLoop(FinetuneConfig())
+    loop = PlainLoop(FinetuneConfig(objective=flags.objective))
     if not flags.no_dense:
         loop.run_dense(len(flags.sparsities))
     loop.run(flags.methods, flags.sparsities)

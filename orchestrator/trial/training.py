@@ -20,7 +20,7 @@ from core.models.anatomy import anatomy_of
 from core.models.mask_files import Masks
 from core.parallel import local
 from core.precision import DTYPES
-from core.training.adaptive import GAP_TOKENS, NO_GAP, SMALL_GAP, adapted
+from core.training.adaptive import NO_GAP, SMALL_GAP, adapted, gap_windows
 from core.training.elsa import Aim, JointReport, elsa_
 from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
@@ -84,7 +84,7 @@ def recover_adaptively(
     """
     work, micro_batch = work_of(stage), space.micro_batch(windows.shape[1])
     dense = space.weights.teacher(space.weights.dense_dtype)
-    seen = windows[: max(space.ranks.size, GAP_TOKENS // windows.shape[1])]
+    seen = gap_windows(windows, space.ranks.size)
 
     def gap() -> float:
         return mean_gap(model, dense, seen, space.ranks, micro_batch=micro_batch)
