@@ -5,7 +5,7 @@ routed tokens and of pseudo-tokens, which have the mean of all tokens of the lay
 matrix has inputs, by default. So an expert that no token reached is pruned by what all tokens would
 give it. For `down_proj` all tokens would have to run through every expert, which costs as many
 times the forward pass as there are experts for each chosen one. There the mean is that of tokens at
-evenly spaced places of every window, about four for each input.
+evenly spaced places of every window, about eight for each input.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from core.pruners.pruner import PruningError, Statistic
 from core.ranks import Ranks
 from core.split.costs import EXPERT_BYTES
 
-SAMPLED = 4
+SAMPLED = 8
 """Tokens for each input of `down_proj` whose mean stands for that of all tokens."""
 HESSIAN_WIDTH = 4
 

@@ -98,7 +98,7 @@ def solutions(model_type: str, model, index: int, tokens: ExpertTokens):
         for name, weight in zip(("gate_proj", "up_proj"), gate_and_up(model_type, experts, expert)):
             yield f"{expert}.{name}", weight, H
         x = hidden_of(model_type, experts, expert, x)
-        # About four tokens for each input: with 96 tokens and 32 inputs, all of them.
+        # About eight tokens for each input: with 96 tokens and 32 inputs, all of them.
         everything = hidden_of(model_type, experts, expert, hidden)
         H = hessian_of(x, everything, tokens.pseudo_tokens)
         yield f"{expert}.down_proj", down(model_type, experts, expert), H
