@@ -114,7 +114,9 @@ function horizontal(view, panel, places) {
     const sorted = [...places].sort((a, b) => a[1] - b[1]);
     const near = sorted.length > 1 ? (sorted.at(-1)[1] - sorted[0][1]) * 0.03 : 0.05;
     const range = sorted.length ? [sorted[0][1] - near, sorted.at(-1)[1] + near] : undefined;
-    return { tickvals: sorted.map(([, at]) => at), ticktext: sorted.map(([name]) => markup(name)), range };
+    // Points that only a search has asked for have no tick: they would cover each other.
+    const named = sorted.filter(([name]) => page.data.boards.some(({ targets }) => targets.includes(name)));
+    return { tickvals: named.map(([, at]) => at), ticktext: named.map(([name]) => markup(name)), range };
   }
   if (!view.log) return view.x === "block" ? { tickformat: "d", nticks: 12 } : { rangemode: "tozero" };
   const values = panel.traces.flatMap((trace) => trace.x).filter((v) => finite(v) && v > 0);
