@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import runpy
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from core.checks import BadInputError
+from core.texts.protocols import PROTOCOLS
+from orchestrator.blocks import science_of
 from orchestrator.cli import parse
 from orchestrator.config import SweepConfig
 from orchestrator.dry_run import describe_plan
+from orchestrator.inputs import models
 from orchestrator.jobs import trial_job
 from orchestrator.page.contents import page_contents
 from orchestrator.preparation import prepare, read_texts, trials_of, write_record
+from orchestrator.publish.recompute_command import recompute_command
 from orchestrator.results.curves import curves_from_rows, label_of
 from orchestrator.results.gathering import gather
 from orchestrator.results.names import CellName
@@ -150,6 +155,38 @@ def test_the_record_of_a_sweep_gives_the_same_sweep(flags):
     again = ["--grid", f"out/sweeps/{sweep.id}.json", "--out-dir", "other"]
     other = prepare(parse(SweepConfig(), again, ""))
     assert other.id == sweep.id and other.plan.cells == sweep.plan.cells
+
+
+def test_the_command_of_a_cell_asks_for_its_own_block_alone(flags):
+    words = [*flags, "--finetune.each-lr", "1e-4", "3e-4"]
+    sweep = prepare(parse(SweepConfig(), words, ""))
+    record = {"command": shlex.join(["python", "x.py", *words])}
+    record |= {"blocks": [dict(science_of(block)) for block in sweep.blocks]}
+    cell = [c for c in sweep.plan.cells.values() if c.regime == "finetune"][-1]
+    row = make_row(
+        model=words[1], method=cell.method, regime=cell.regime, calibration_text="x", seed=0
+    )
+    row["config"] = sweep.settings[cell.block]
+    for command in (record, record | {"command": "python x.py --grid file.yaml --out-dir out"}):
+        said = shlex.split(recompute_command(command, row))
+        narrow = prepare(parse(SweepConfig(), [*said[2:], "--dry-run"], ""))
+        assert cell.id in narrow.plan.cells and len(narrow.blocks) == 1
+
+
+def test_files_of_models_and_texts_are_read_once_for_all_blocks(flags, monkeypatch):
+    seen = []
+    resolve = models.resolve_model
+    monkeypatch.setattr(
+        models, "resolve_model", lambda name, **more: seen.append(name) or resolve(name, **more)
+    )
+    texts = []
+    protocol = type(PROTOCOLS["sparsegpt"])
+    read = protocol.resolve
+    monkeypatch.setattr(
+        protocol, "resolve", lambda self, *text: texts.append(text) or read(self, *text)
+    )
+    prepare(parse(SweepConfig(), flags, ""))
+    assert len(seen) == 1 and len(texts) == 3
 
 
 def test_a_dry_run_tells_what_each_value_costs(flags):

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.targets import Target
+from orchestrator.blocks import settings_of
+from orchestrator.config import SweepConfig
+from orchestrator.help import EACH
+from orchestrator.results.record import BLOCKS
 from orchestrator.results.schema import Row
 
 
@@ -22,19 +26,49 @@ def recompute_command(record: Mapping[str, Any] | None, row: Row) -> str:
         record: what the sweep recorded of itself, with its command; None if it is not known.
         row: one of the cell's rows.
     """
-    known = {"models": [row["model"]], **narrowed(row), "keep": ["final"]}
     words = shlex.split((record or {}).get("command", "python experiments/sweep_opt.py"))
+    known = {"models": [row["model"]], **narrowed(row), "keep": ["final"]}
+    known |= own_settings(record or {}, row, words)
     kept: list[str] = []
     keeping = True
     for word in words:
         if word.startswith("--"):
             flag = word[2:].partition("=")[0].replace("_", "-")
-            keeping = flag not in known and is_read(flag, row)
+            keeping = flag.replace(EACH, "") not in known and is_read(flag, row)
         if keeping:
             kept.append(word)
     for flag, values in known.items():
         kept += [f"--{flag}", *values]
     return shlex.join(kept)
+
+
+def own_settings(record: Mapping[str, Any], row: Row, words: Sequence[str]) -> dict[str, list[str]]:
+    """Return the flags that give a cell of one block its settings; none where there is one block.
+
+    Args:
+        record: what the sweep recorded of itself.
+        row: one of the cell's rows.
+        words: the command of the sweep. With a file of blocks, all settings are given.
+    """
+    has_file = any(word.partition("=")[0] == "--grid" for word in words)
+    blocks = [settings_of(SweepConfig.from_dict(block)) for block in record.get(BLOCKS, [])]
+    if not row.get("config") or not (has_file or blocks):
+        return {}
+    config, usual = SweepConfig.from_dict(json.loads(row["config"])), SweepConfig()
+    mine, others = settings_of(config), blocks
+    if has_file:
+        mine |= {f"eval.{name}": value for name, value in vars(config.eval).items()}
+        evaluated = {f"eval.{name}": value for name, value in vars(usual.eval).items()}
+        others = [settings_of(usual) | evaluated]
+    found: dict[str, list[str]] = {}
+    for name, value in mine.items():
+        flag = name.replace("_", "-")
+        if is_read(flag, row) and any(value != other[name] for other in others):
+            values = value if isinstance(value, tuple) else [value]
+            group, point, last = flag.rpartition(".")
+            off = f"{group}{point}no-{last}" if value is False else flag
+            found[off] = [] if isinstance(value, bool) else [*map(str, values)]
+    return found
 
 
 def narrowed(row: Row) -> dict[str, list[str]]:
@@ -68,4 +102,4 @@ def is_read(flag: str, row: Row) -> bool:
         return name.replace("-", "_") in json.loads(row.get("method_settings") or "{}")
     if flag in ("schedule", "num-rounds"):
         return row["regime"] == "iterative"
-    return flag not in ("dry-run", "retry-failed", "trackers", "within")
+    return flag not in ("dry-run", "retry-failed", "trackers", "within", "grid")

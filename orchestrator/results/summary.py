@@ -141,9 +141,12 @@ def answers(rows: Iterable[Row], width: int = 79) -> str:
     if len(boards) > MOST_ANSWERS:
         lines.append(f"and {len(boards) - MOST_ANSWERS} more models and evaluations on the page")
     told = [" ".join(_ascii(line.translate(PLAIN)).split()) for line in lines]
-    return "\n".join(
-        text for line in told for text in textwrap.wrap(line, width, subsequent_indent="    ")
-    )
+    return "\n".join(text for line in told for text in _wrapped(line, width))
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    # Names of settings have hyphens, and stay whole.
+    return textwrap.wrap(line, width, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _ascii(text: str) -> str:
