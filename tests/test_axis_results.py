@@ -25,7 +25,7 @@ from orchestrator.results.curves import curves_from_rows, label_of
 from orchestrator.results.gathering import gather
 from orchestrator.results.names import CellName
 from orchestrator.results.parquet import to_table
-from orchestrator.results.record import axes_of, labels_of, read_record
+from orchestrator.results.record import grid_columns, labels_of, read_record
 from orchestrator.results.summary import summary_table
 
 make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
@@ -126,7 +126,7 @@ def test_a_sweep_with_axes_plans_each_cell_once_and_records_its_own_settings(fla
     write_record(sweep)
     record = read_record(sweep.store, sweep.id)
     assert len(record["blocks"]) == 4
-    axes = axes_of(record)
+    axes = grid_columns(record)
     assert {*axes} == {c.id for c in sweep.plan.cells.values() if sweep.plan.axes_of(c)}
     found = {tuple(sorted(each.items())) for each in axes.values()}
     assert ((NUM, 4), (TOKENS, 128)) in {tuple(sorted(each)) for each in found}
