@@ -25,7 +25,7 @@ GIVEN = {
 """Settings of pip, and the variables in which uv takes them."""
 
 
-LARGE = r"packages.(torch|transformers|sympy|moto|cfnlint|lm_eval|ray.(rllib|serve|llm))\b"
+LARGE = r"packages.(torch|transformers|sympy|plotly|moto|cfnlint|lm_eval|ray.(rllib|serve|llm))\b"
 """Folders of which a sweep imports a small part, or nothing; the first import compiles that."""
 
 

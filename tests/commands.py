@@ -202,7 +202,6 @@ class Bench:
         setattr_(sweep, "prepare", noted)
         setattr_(sweep, "read_texts", seconds)
         setattr_(report, "write_html", lambda *_, **__: None)
-        setattr_(report, "details_of", lambda *_: {})
         setattr_(missing_work.connection, "connect", lambda: None)
         setattr_(missing_work.connection, "ray", SimpleNamespace(shutdown=lambda: None))
         setattr_(missing_work.slots, "num_slots", lambda *_: self.command.slots)

@@ -115,6 +115,7 @@ def test_tables_and_svg_are_written_where_no_browser_is(tmp_path, monkeypatch, c
     assert {path.name for path in written} == {
         *("rows.csv", "perplexity.csv", "tables.md", "tables.tex"),
         *("facebook-opt-125m-wikitext2.svg", "facebook-opt-125m-wikitext2-full.svg"),
+        "facebook-opt-125m-wikitext2.plotly.json",
     }
     assert "no PDF: no Chromium" in caplog.text
     require_figures(("svg",))
@@ -124,7 +125,7 @@ def test_tables_and_svg_are_written_where_no_browser_is(tmp_path, monkeypatch, c
 
 def test_only_the_formats_asked_for_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "browser", lambda: None)
-    assert len(export(small(), tmp_path, ("pdf",))) == 4
+    assert len(export(small(), tmp_path, ("pdf",))) == 5
 
 
 def test_a_full_picture_is_written_only_where_a_value_lies_above_the_focus(tmp_path):
@@ -150,7 +151,7 @@ def test_figures_are_drawn_in_each_format(tmp_path):
 def test_a_browser_that_fails_costs_one_line_and_no_table(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("BROWSER_PATH", shutil.which("false"))
     written = export(small(), tmp_path, ("svg", "png"))
-    assert len(written) == 6 and all(path.exists() for path in written)
+    assert len(written) == 7 and all(path.exists() for path in written)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno > 20]
     assert line.startswith("no PNG: ") and "could not draw them (" in line and "\n" not in line
 

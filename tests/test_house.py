@@ -80,13 +80,14 @@ def test_no_file_imports_itself_through_others():
     assert not left, "files on a circle, or above one"
 
 
-def test_only_the_cluster_package_imports_ray():
+def test_only_the_cluster_package_imports_ray_and_only_the_page_imports_plotly():
     for path, tree in TREES.items():
         for node in ast.walk(tree):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             tops = {each.partition(".")[0] for each in names}
             assert "ray" not in tops or "cluster" in path.parts, name(path)
+            assert "plotly" not in tops or "page" in path.parts, name(path)
 
 
 def test_nothing_outside_of_models_knows_torchs_linear_layers():

@@ -18,7 +18,7 @@ SOME = "not llama and not opt-350m"
 # A name that is None in sys.modules is not found, as if it were not installed.
 SCRIPT = """
 import importlib, pkgutil, sys
-absent = ("ray", "tyro", "orchestrator")
+absent = ("ray", "plotly", "tyro", "orchestrator")
 sys.modules.update(dict.fromkeys(absent))
 
 import core
@@ -48,7 +48,7 @@ def core_alone() -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_core_module_imports_without_ray_and_tyro(core_alone):
+def test_every_core_module_imports_without_ray_plotly_and_tyro(core_alone):
     assert "imported" in core_alone.stdout, core_alone.stderr
 
 
@@ -74,7 +74,7 @@ def test_refusals_are_told_apart_from_faults_of_ours(package):
 
 # Reading flags ------------------------------------------------------------------------------------
 
-SLOW = {"torch", "transformers", "ray", "datasets", "pyarrow", "pandas", "numpy"}
+SLOW = {"torch", "transformers", "ray", "datasets", "pyarrow", "plotly", "pandas", "numpy"}
 SLOW |= {"huggingface_hub", "tokenizers", "safetensors"}
 ENDING = """
 import json, runpy, sys

@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from plotly.offline import get_plotlyjs_version
 
 from orchestrator.page.contents import page_contents
 from orchestrator.page.document import PLOTLY, asset, hash_of, page_html, write_html
@@ -176,9 +177,11 @@ def test_page_is_one_file_with_plotly_inside(tmp_path):
     assert not any(f"<{tag} src" in text for tag in ("script", "img")) and "<link" not in text
 
 
-def test_plotly_js_has_its_licence():
-    assert "plotly.js (basic - minified) v" in asset(PLOTLY)
-    assert "MIT License" in asset("plotly-basic.LICENSE")
+def test_plotly_js_has_its_licence_and_the_version_of_the_python_package():
+    version = re.search(r"plotly\.js \(basic - minified\) v(\d+)", asset(PLOTLY))
+    assert version is not None and "MIT License" in asset("plotly-basic.LICENSE")
+    # The major version decides what a trace and a layout may say.
+    assert version[1] == get_plotlyjs_version().partition(".")[0]
 
 
 def test_only_the_pages_own_scripts_may_run():

@@ -8,6 +8,7 @@ answers.py       the answer and the heat table of each board as HTML
 picture.py       a board as a static picture in SVG, for the page and for an export
 scale.py         axes of that picture
 document.py      these and the assets -> one HTML file
+notebook.py      a board as a Plotly figure for notebooks
 notes.py         the notes beside a sweep
 palette.py       colours, dashes and markers of methods and regimes
 watched.py       an out-dir while a sweep writes to it

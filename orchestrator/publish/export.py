@@ -1,8 +1,9 @@
 """Figures and tables of a sweep as files for a paper.
 
-Place in the flow: rows -> boards -> **figures (SVG, PDF, PNG) and tables (CSV, Markdown, LaTeX)**.
+Place in the flow: rows -> boards -> **figures (SVG, PDF, PNG, Plotly) and tables (CSV, Markdown,
+LaTeX)**.
 The figures are the static pictures of the page. A Chromium of this machine makes PDF and PNG of
-them, without a network.
+them, without a network. For notebooks there is each as a Plotly figure too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from core.checks import BadInputError
+from orchestrator.page.notebook import figure_of
 from orchestrator.page.picture import lone_picture
 from orchestrator.page.scale import CAP, ratios_of
 from orchestrator.publish.found_tables import found_files
@@ -65,6 +67,10 @@ def export(
     texts["tables.md"] = "\n".join(map(markdown, tables))
     texts["tables.tex"] = "\n".join(map(latex, tables))
     texts |= found_files([table.board for table in tables])
+    boards = [table.board for table in tables]
+    names = names_of([(board.model, board.evaluation) for board in boards])
+    for board, name in zip(boards, names.values(), strict=True):
+        texts[f"{name}.plotly.json"] = str(figure_of(board).to_json())
     texts |= pictures_of([table.board for table in tables], published)
     wanted = {name: text for name, text in texts.items() if not name.endswith(f".{DRAWN_HERE}")}
     wanted |= texts if DRAWN_HERE in figures else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -184,7 +184,7 @@ def _type_of(types: set[type]) -> pa.DataType:
     return _COUNT if types == {int} else _REAL
 
 
-def axes_in(row: Row) -> dict[str, str]:
+def axes_in(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings in which the blocks of a sweep differ, as far as a row reads them."""
     found = {n.removeprefix(AXIS_PREFIX): v for n, v in row.items() if n.startswith(AXIS_PREFIX)}
     return {name: str(value) for name, value in sorted(found.items()) if value is not None}

@@ -68,4 +68,6 @@ def in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Return the model, or a copy in this dtype: trained weights are stored as float32."""
     if next(model.parameters()).dtype == dtype:
         return model
-    return torch.nn.Module.to(copy.deepcopy(model), dtype)
+    copied = copy.deepcopy(model)
+    torch.nn.Module.to(copied, dtype)
+    return copied
