@@ -183,8 +183,12 @@ def test_flags_that_nothing_reads_are_refused():
     config = SweepConfig(GridConfig(methods=("magnitude",), regimes=("oneshot",)))
     config = dataclasses.replace(config, prune=PruneConfig(weight_bits=4))
     with pytest.raises(ValueError, match="prune.weight-bits.*no chosen method reads it"):
-        require_read(config, {"prune.weight-bits"})
-    require_read(dataclasses.replace(config, prune=PruneConfig(refine="swaps")), {"prune.refine"})
+        require_read(dict.fromkeys({"prune.weight-bits"}, [config]))
+    require_read(
+        dict.fromkeys(
+            {"prune.refine"}, [dataclasses.replace(config, prune=PruneConfig(refine="swaps"))]
+        )
+    )
 
 
 def test_rounded_weights_are_not_trained():

@@ -220,7 +220,7 @@ def test_an_out_dir_with_a_name_too_long_is_refused_before_any_work(home, name):
 def test_a_store_of_somebody_else_is_exported_to_another_place(
     tmp_path, locked, capsys, monkeypatch
 ):
-    monkeypatch.setattr("orchestrator.publish.export.missing_for_figures", lambda: "not here")
+    monkeypatch.setattr("orchestrator.publish.export.browser", lambda: None)
     sweep = StoredSweep(tmp_path / "out", [{"sparsity": 0.5, "perplexity": 30.0}])
     sweep.finish(0)
     locked(tmp_path / "out")

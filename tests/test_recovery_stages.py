@@ -319,4 +319,4 @@ def test_several_rates_need_a_validation_text(tiny_opt_dir, texts, tmp_path):
 def test_activation_checkpointing_is_refused_where_it_saves_nothing(tiny_opt_dir, texts):
     config = sweep_config(tiny_opt_dir, texts, "out", {"objective": "reconstruct"})
     with pytest.raises(ValueError, match="--activation-checkpointing has no effect"):
-        require_read(config, {"activation-checkpointing"})
+        require_read(dict.fromkeys({"activation-checkpointing"}, [config]))

@@ -30,7 +30,7 @@ QUICK = {"prompt_tokens": 8, "new_tokens": 2, "repeats": 2}
 def test_bytes_are_those_of_values_and_one_bit_a_weight():
     # 3 x 5 weights with 7 pruned, 4 x 4 as 2:4, and one matrix that nothing was pruned of.
     report = SparsityReport({"a": 7, "b": 8, "c": 0}, {"a": 15, "b": 16, "c": 100})
-    masks = mask_bytes(report)
+    masks = mask_bytes(report.pruned, report.total)
     assert masks == 2 + 2, "whole bytes for each matrix; c is stored dense"
     parameters = 15 + 16 + 100 + 9
     by_hand = 8 * 2 + 2 + 8 * 2 + 2 + 100 * 2 + 9 * 2
@@ -39,12 +39,12 @@ def test_bytes_are_those_of_values_and_one_bit_a_weight():
 
 def test_two_of_four_takes_two_bits_for_each_of_its_values():
     values, places = 64 * 64 // 2, 64 * 64 // 2 * 2 // 8
-    masks = mask_bytes(SparsityReport({"w": 2048}, {"w": 4096}))
+    masks = mask_bytes({"w": 2048}, {"w": 4096})
     assert sparse_bytes(4096, 2048, masks, itemsize=4) == 4 * values + places
 
 
 def test_a_mask_costs_more_than_it_saves_below_one_bit_a_value():
-    masks = mask_bytes(SparsityReport({"w": 40}, {"w": 1000}))
+    masks = mask_bytes({"w": 40}, {"w": 1000})
     assert sparse_bytes(1000, 40, masks, itemsize=2) > 2000, "4 % of 16 bits is less than one bit"
 
 

@@ -29,7 +29,9 @@ TIMES = {"finished_at", "published_at", "prune_seconds", "finetune_seconds", "ev
 VERSIONS = {"code_version", "torch_version", "transformers_version", "ray_version"}
 RUN = {"config", "facts", "seconds", "peak_memory_bytes", "environment", "machine"}
 RUN |= {"upload", "_attempt"}
-CHANGING = TIMES | VERSIONS | RUN
+LATER = {"mask_bytes", "num_parameters", "dense_bytes", "sparse_bytes"}
+"""Facts that stages and rows tell since the archive was made."""
+CHANGING = TIMES | VERSIONS | RUN | LATER
 """Names whose values differ from run to run or from version to version."""
 
 

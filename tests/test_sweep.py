@@ -64,7 +64,8 @@ def by_cell(rows):
 
 def test_every_cell_has_a_row_with_the_columns_of_the_schema(place, first):
     rows = read_rows(str(place / "out" / "results.parquet"))
-    assert set(rows[0]) == {*SCHEMA.names, "environment"}
+    further = {"environment", "dense_bytes", "sparse_bytes", "finetune_rounds"}
+    assert set(rows[0]) == {*SCHEMA.names, *further}
     assert len(rows) == 1 + 2 + 2 * 3 * 2
     assert {row["status"] for row in rows} == {"done"}
     assert (place / "out" / "curves.html").stat().st_size > 1_000_000
@@ -97,7 +98,8 @@ def test_training_tokens_count_the_whole_history(place, first):
     assert rows["magnitude", "oneshot", 0.5, 1]["num_finetune_tokens"] == 0
     assert rows["magnitude", "finetune", 0.7, 1]["num_finetune_tokens"] == 512
     assert rows["magnitude", "iterative", 0.7, 2]["num_finetune_tokens"] == 1024
-    assert rows["dense", "finetune", 0.0, 2]["num_finetune_tokens"] == 1024
+    # By default the dense model learns from itself, and has nothing to learn.
+    assert rows["dense", "finetune", 0.0, 2]["num_finetune_tokens"] == 0
 
 
 def test_rows_know_the_perplexity_before_training_and_of_the_dense_model(place, first):

@@ -46,7 +46,7 @@ def test_methods_that_move_no_survivor_do_not_read_it(two_cells):
     assert READING == ["sparsegpt", "alps"]
     config = dataclasses.replace(two_cells, prune=PruneConfig(uncompensated=("k_proj",)))
     with pytest.raises(ValueError, match="--prune.uncompensated has no effect"):
-        require_read(config, {"prune.uncompensated"})
+        require_read(dict.fromkeys({"prune.uncompensated"}, [config]))
 
 
 def test_a_matrix_that_the_model_lacks_is_refused(tiny_opt_dir, two_cells):

@@ -8,16 +8,16 @@ no pruned weight, and all that is not prunable, is stored dense.
 
 from __future__ import annotations
 
-from core.measures.sparsity import SparsityReport
+from collections.abc import Mapping
 
 
-def mask_bytes(counts: SparsityReport) -> int:
+def mask_bytes(num_pruned: Mapping[str, int], num_weights: Mapping[str, int]) -> int:
     """Return the bytes of all bitmasks, or of all places of 2:4 survivors; whole for each matrix.
 
-    Two bits for each of n / 2 survivors are n bits too.
+    Two bits for each of n / 2 survivors are n bits too. Both arguments are by matrix.
     """
-    masked = (name for name, pruned in counts.pruned.items() if pruned)
-    return sum(-(-counts.total[name] // 8) for name in masked)
+    masked = (name for name, pruned in num_pruned.items() if pruned)
+    return sum(-(-num_weights[name] // 8) for name in masked)
 
 
 def sparse_bytes(num_parameters: int, num_pruned: int, masks: int, itemsize: int) -> int:

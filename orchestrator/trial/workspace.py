@@ -55,7 +55,7 @@ class Workspace:
             "dtype": str(next(held.model.parameters()).dtype).removeprefix("torch."),
             "num_pruned": measured.num_pruned,
             "num_prunable": measured.num_prunable,
-            "mask_bytes": mask_bytes(measured),
+            "mask_bytes": mask_bytes(measured.pruned, measured.total),
             "measured_sparsity": measured.sparsity,
             "measured_sparsity_worst": measured.worst(self.job.target_of(stage.id).sparsity),
         }
