@@ -12,6 +12,7 @@ from orchestrator.plan.crossing import follow
 from orchestrator.results.board import boards_of
 from orchestrator.results.curves import curves_from_rows
 from orchestrator.results.found import found_lines, found_notes, found_on, found_table, found_text
+from orchestrator.results.summary import PLAIN
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
 make_row = _synthetic["make_row"]
@@ -118,3 +119,8 @@ def test_the_terminal_names_the_best_and_gives_the_table():
 def test_a_sweep_without_a_search_has_no_answers():
     rows = [row | {"within": None} for row in searched_rows()]
     assert found_on(board_of(rows)) == [] and found_text(rows) == ""
+
+
+def test_the_terminal_says_at_least_in_ascii():
+    said = "Within 3× of dense: sparsity ≥ 0.9 (a · b).".translate(PLAIN)
+    assert said.isascii() and ">= 0.9" in said

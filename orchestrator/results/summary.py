@@ -124,7 +124,7 @@ def _cell(rows: list[Row]) -> str:
 
 MOST_ANSWERS = 4
 """Most models and evaluations whose answer a terminal shows; the page has all."""
-PLAIN = str.maketrans({"·": "", "×": "x", "−": "-"})
+PLAIN = str.maketrans({"·": "", "×": "x", "−": "-", "≥": ">=", "–": "-"})
 
 
 def answers(rows: Iterable[Row], width: int = 79) -> str:
