@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ class Ranks:
     def share(self, items: Tensor) -> Tensor:
         """Return this rank's share of a batch of windows: every `size`-th, from `rank` on."""
         return items[self.rank :: self.size]
+
+    def turns(self, items: Sequence[T]) -> list[tuple[T, bool]]:
+        """Return every `size`-th item from `rank` on, as many on each rank.
+
+        Forward passes of sharded models are collective, so a rank that has one item fewer gets the
+        last one again, with False for an item that does not count.
+        """
+        places = (turn + self.rank for turn in range(0, len(items), self.size))
+        return [(items[min(place, len(items) - 1)], place < len(items)) for place in places]
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over ranks in place, and return it."""

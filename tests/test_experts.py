@@ -52,7 +52,7 @@ def down(model_type: str, experts, expert: int) -> Tensor:
 
 
 def hidden_of(model_type: str, experts, expert: int, x: Tensor) -> Tensor:
-    """What the last matrix of an expert reads of some tokens, in float64."""
+    """Return the input of the last matrix of an expert for some tokens, in float64."""
     one, other = (x @ w.double().T for w in gate_and_up(model_type, experts, expert))
     if model_type != "gpt_oss":
         return torch.nn.functional.silu(one) * other

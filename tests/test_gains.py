@@ -1,4 +1,4 @@
-"""What the page says of bytes and seconds: of one device, and where nothing is won."""
+"""Words of the page on bytes and seconds: of one device, and where nothing is won."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What pruning buys: bytes in a sparse form, and seconds with the device that they are of."""
+"""Gains of pruning: bytes in a sparse form, and seconds with the device that they are of."""
 
 import dataclasses
 import runpy

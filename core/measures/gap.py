@@ -29,15 +29,13 @@ def mean_gap(
     Both models compute in the dtype of the dense model's weights, so that the dense model itself
     has no gap. The last position of a window counts too: nothing is predicted that must be known.
     """
-    # Forward passes of sharded models are collective: every rank runs the same number of them.
     batches = windows.split(max(1, min(micro_batch, -(-len(windows) // ranks.size))))
-    turns = range(0, len(batches), ranks.size)
-    mine = [batches[min(turn + ranks.rank, len(batches) - 1)] for turn in turns]
+    mine, counts = zip(*ranks.turns(batches), strict=True)
     dtype = next(dense.parameters()).dtype
     total = torch.zeros((), dtype=torch.float64, device=ranks.device)
-    outputs = (forward(one.eval(), mine, ranks, dtype) for one in (model, dense))
-    for turn, (_, ours), (_, wanted) in zip(turns, *outputs):
-        if turn + ranks.rank < len(batches):
+    outputs = (forward(one.eval(), [*mine], ranks, dtype) for one in (model, dense))
+    for counted, (_, ours), (_, wanted) in zip(counts, *outputs, strict=True):
+        if counted:
             total += divergence(ours, wanted).double().sum()
     return ranks.sum_(total).item() / windows.numel()
 

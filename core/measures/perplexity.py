@@ -64,13 +64,11 @@ def evaluate(
     batches = batched(windows, micro_batch)
     # The sum stays on the device, so that the host waits for it once, at the end.
     nll_sum, num_tokens = torch.zeros((), dtype=torch.float64, device=ranks.device), 0
-    # Forward passes of sharded models are collective: every rank runs the same number of them.
-    turns = range(0, len(batches), ranks.size)
-    mine = [batches[min(turn + ranks.rank, len(batches) - 1)] for turn in turns]
-    tokens = [torch.stack([window.ids(stream) for window in batch]) for batch in mine]
+    mine = ranks.turns(batches)
+    tokens = [torch.stack([window.ids(stream) for window in batch]) for batch, _ in mine]
     outputs = forward(model, tokens, ranks, compute_dtype)
-    for turn, batch, (ids, logits) in zip(turns, mine, outputs):
-        if turn + ranks.rank < len(batches):
+    for (batch, counted), (ids, logits) in zip(mine, outputs):
+        if counted:
             for window, row, target in zip(batch, logits, ids):
                 nll_sum += weighted_nll(window, row, target)
                 num_tokens += window.num_scored

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from core.measures.gap import divergence
+
 NO_LABEL = -100
 """Label of a position that predicts nothing."""
 
@@ -46,13 +48,8 @@ class Distillation:
         with torch.no_grad():
             wanted = self.teacher(ids).logits
         # The last position predicts a token that is not in the window.
-        soft = [
-            logits[:, :-1].float() / self.temperature,
-            wanted[:, :-1].float() / self.temperature,
-        ]
-        ours, theirs = (each.log_softmax(-1) for each in soft)
-        divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
-        wanted_share = divergence * (self.mix * self.temperature**2)
+        soft = (each[:, :-1].float() / self.temperature for each in (logits, wanted))
+        wanted_share = divergence(*soft) * (self.mix * self.temperature**2)
         if self.mix == 1.0:
             return wanted_share
         return token_losses(logits, ids) * (1 - self.mix) + wanted_share

@@ -67,10 +67,6 @@ def export(
     texts["tables.md"] = "\n".join(map(markdown, tables))
     texts["tables.tex"] = "\n".join(map(latex, tables))
     texts |= found_files([table.board for table in tables])
-    boards = [table.board for table in tables]
-    names = names_of([(board.model, board.evaluation) for board in boards])
-    for board, name in zip(boards, names.values(), strict=True):
-        texts[f"{name}.plotly.json"] = str(figure_of(board).to_json())
     texts |= pictures_of([table.board for table in tables], published)
     wanted = {name: text for name, text in texts.items() if not name.endswith(f".{DRAWN_HERE}")}
     wanted |= texts if DRAWN_HERE in figures else {}
@@ -82,15 +78,17 @@ def export(
 
 
 def pictures_of(boards: Sequence[Board], published: Sequence[Published]) -> dict[str, str]:
-    """Return SVG by file name: the focused picture of each board, and all values if some leave it.
+    """Return by file name each board as a figure for notebooks and as SVG.
 
-    A board whose dense model has no perplexity has no picture.
+    The focused picture of each has a second one with all values if some leave it. A board whose
+    dense model has no perplexity has no picture.
     """
     names = names_of([(board.model, board.evaluation) for board in boards])
     found = {}
     for board in boards:
         name = names[board.model, board.evaluation]
         values = published_beside(board, published)
+        found[f"{name}.plotly.json"] = str(figure_of(board).to_json())
         found[f"{name}.{DRAWN_HERE}"] = lone_picture(board, values, full=False)
         if max(ratios_of(board), default=0.0) > CAP:
             found[f"{name}-full.{DRAWN_HERE}"] = lone_picture(board, values, full=True)

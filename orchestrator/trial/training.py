@@ -71,7 +71,9 @@ def recover(
     if training.adapts:
         return recover_adaptively(space, stage, model, masks, windows), masks
     rounds = rounds_of(space, stage, stage.id, training)
-    return train_best(rounds, model, teacher_of(space, stage, training), masks, windows)
+    dtype = teacher_dtype(space, work_of(stage))
+    teacher = space.weights.teacher(dtype) if training.needs_teacher else None
+    return train_best(rounds, model, teacher, masks, windows)
 
 
 def recover_adaptively(
@@ -94,7 +96,8 @@ def recover_adaptively(
         return {"num_tokens": 0, "losses": [], "num_steps": 0, "lr": 0.0, "gap_before": before}
     training = adapted(work.training, before, anatomy_of(model).hidden_size)
     rounds = rounds_of(space, stage, f"{stage.id}-{training.objective}", training)
-    teacher = teacher_of(space, stage, training) if training.distill else dense
+    dtype = teacher_dtype(space, work) if training.distill else space.weights.dense_dtype
+    teacher = dense if dtype == space.weights.dense_dtype else space.weights.teacher(dtype)
     objective = "distill" if training.distill else training.objective
     chosen = {"objective": objective, "lr": rounds[0].rate, "gap_before": before}
     try:
@@ -109,11 +112,9 @@ def recover_adaptively(
     return {**chosen, "gap_after": told, "taken_back": not after < before, **metrics}
 
 
-def teacher_of(space: Workspace, stage: Stage, training: Training) -> PreTrainedModel | None:
-    """Return the dense model if training learns from it, in the dtype that it has then."""
-    work = work_of(stage)
-    dtype = work.dtype if work.mixes_precision else space.weights.dense_dtype
-    return space.weights.teacher(dtype) if training.needs_teacher else None
+def teacher_dtype(space: Workspace, work: Finetune) -> str:
+    """Return the dtype of the dense model that training learns from."""
+    return work.dtype if work.mixes_precision else space.weights.dense_dtype
 
 
 def train_best(
