@@ -89,7 +89,7 @@ def axes(board: Board, scale: Scale) -> Iterable[str]:
         x = scale.x(place)
         yield stroke([(x, scale.top), (x, scale.bottom)], "grid")
         yield text(x, scale.bottom + 16, target.label, "middle")
-    yield text((LEFT + scale.right) / 2, scale.bottom + BOTTOM - 2, AXIS, "middle")
+    yield text((LEFT + scale.right) / 2, scale.bottom + BOTTOM - 6, AXIS, "middle")
 
 
 def tick_text(ratio: float) -> str:
