@@ -16,10 +16,11 @@ from typing import Any
 
 from core.checks import BadInputError, require
 from core.paths import local_path
+from orchestrator.blocks import GROUPS
 from orchestrator.config import GridConfig
+from orchestrator.flag_words import off_name
 
 BLOCKS = "blocks"
-GROUPS = ("calibration", "prune", "finetune", "joint", "eval")
 SHARED = ("eval.", "protocol", "dtype")
 """Settings that are the same in all blocks: perplexities are to be comparable."""
 WORDS = {"": "None", "null": "None", "~": "None", "true": "True", "false": "False"}
@@ -90,7 +91,7 @@ def require_allowed(path: str, name: str) -> None:
     """Refuse resources and places of results: they are the command line's."""
     group, point, _ = name.partition(".")
     fields = {field.name.replace("_", "-") for field in dataclasses.fields(GridConfig)} - {"grid"}
-    known = group in GROUPS if point else name in fields
+    known = group in (*GROUPS, "eval") if point else name in fields
     require(known, "grid", path, f"{name} is no setting of a block; give it on the command line")
 
 
@@ -99,8 +100,7 @@ def words_of(name: str, value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     words = ["+".join(map(word, each)) if isinstance(each, list) else word(each) for each in values]
     if not isinstance(value, list) and words[0] in ("True", "False"):
-        group, point, last = name.rpartition(".")
-        return [f"--{name}" if words[0] == "True" else f"--{group}{point}no-{last}"]
+        return [f"--{name}" if words[0] == "True" else off_name(f"--{name}")]
     return [f"--{name}", *words]
 
 
