@@ -14,10 +14,10 @@ The flow, with the file of each step:
     perplexity, sparsity, tasks        measures/
     model and masks -> files           models/saving.py, models/mask_files.py
 
-Settings are in config.py and calibration_config.py, targets in targets.py, facts about methods in
-methods.py; typed_values.py gives settings the types of their fields. hub/ tells the identity of hub
-content and how to download it. Several ranks work on one model through ranks.py and parallel.py,
-and ask questions at the pace of pace.py.
+Settings are in config.py, calibration_config.py, training_config.py and joint_config.py, targets in
+targets.py, facts about methods in methods.py; typed_values.py gives settings the types of their
+fields. hub/ tells the identity of hub content and how to download it. Several ranks work on one
+model through ranks.py and parallel.py, and ask questions at the pace of pace.py.
 Dtypes are chosen in precision.py, and accelerator.py tells a CPU from other devices. checks.py
 refuses bad input. Core knows no Ray, Parquet or plots; rows and curves belong to the orchestrator.
 """
