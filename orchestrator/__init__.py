@@ -13,8 +13,9 @@ The flow of a sweep, with the package of each step:
     -> tables, figures, models       publish/
 
 The commands join the packages: `cli.py` and `sweep.py` run a sweep, `browse.py` shows one. A sweep
-goes through `preparation.py`, then `dry_run.py` or `jobs.py` and `report.py`. `repeat.py` runs one
-cell again. `failure.py` puts errors into words; `interruption.py` handles Ctrl-C.
+goes through `preparation.py`, then `dry_run.py` or `jobs.py` and `report.py`. `worker_cores.py`
+shares out the cores of one machine. `repeat.py` runs one cell again. `failure.py` puts errors into
+words, and `interruption.py` handles Ctrl-C.
 
 The settings in `config.py` are the flags: `flags.py` reads them, `help.py` explains them, and
 `unread_flags.py` refuses those that have no effect. Several values of a flag are an axis

@@ -37,7 +37,7 @@ LARGE_CARDS = ("A100", "H100")
 
 def describe_plan(sweep: Sweep, texts: Texts, trials: list[Trial], num_slots: int) -> str:
     """Return cells, what is done and why the rest is not, trials, memory and time."""
-    at_once = max(1, min(num_slots, len(trials))) * sweep.config.resources.num_workers
+    at_once = max(1, min(num_slots, len(trials))) * sweep.resources.num_workers
     plan, to_run = sweep.plan, {cell.id for cell in sweep.cells}
     lines = [
         f"{len(plan.cells)} cells, {len(plan.cells) - len(to_run)} already done; "
@@ -114,7 +114,7 @@ def damage(sweep: Sweep, stage: str) -> str:
 
 def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: int) -> list[str]:
     """Return the memory, time and disk of one model; `at_once` workers run at a time."""
-    resources, trains = sweep.config.resources, sweep.trains
+    resources, trains = sweep.resources, sweep.trains
     cost = sweep.costs[model.inputs.name]
     stages = [s for s in sweep.plan.stages.values() if s.model == model.inputs.name]
     lines = [
@@ -154,7 +154,7 @@ def work_of_model(
     sweep: Sweep, texts: Texts, model: ResolvedModel, to_run: list[Stage], at_once: int
 ) -> list[str]:
     """Return the operations, time and price of the stages to run of one model."""
-    resources, cost = sweep.config.resources, sweep.costs[model.inputs.name]
+    resources, cost = sweep.resources, sweep.costs[model.inputs.name]
     workers, trains = resources.num_workers, sweep.trains
     timed = forecast.on_this_machine(model, cost, cpus_per_worker(resources))
     costs = {} if timed is None else {"here": timed}
@@ -171,7 +171,7 @@ def here(sweep: Sweep, timed: ModelCost | None, at_once: int) -> list[Machine]:
     """Return the workers that this machine would run; none without the device."""
     if timed is None:
         return []
-    resources = sweep.config.resources
+    resources = sweep.resources
     usable = usable_bytes(torch.device(sweep.device), at_once, gpus_per_worker(resources))
     name, count = "this machine", resources.num_workers
     return [Machine(name, timed, count, usable, sweep.micro_batch_tokens)]
@@ -179,7 +179,7 @@ def here(sweep: Sweep, timed: ModelCost | None, at_once: int) -> list[Machine]:
 
 def cards(sweep: Sweep, cost: ModelCost) -> list[Machine]:
     """Return one large card, and eight."""
-    tokens = sweep.config.resources.micro_batch_tokens or MICRO_BATCH_TOKENS["cuda"]
+    tokens = sweep.resources.micro_batch_tokens or MICRO_BATCH_TOKENS["cuda"]
     return [
         Machine(f"{count} x {name} 80 GB", on_card, count, GPUS[name].usable_bytes, tokens)
         for name in LARGE_CARDS

@@ -65,8 +65,8 @@ def make_job(sweep: Sweep, name: str, stages: tuple[Stage, ...], cells: tuple[Ce
         workers=workers_of(sweep, model.inputs.name),
         limits=Limits(
             checkpoint_seconds=sweep.config.output.checkpoint_seconds,
-            timeout_seconds=sweep.config.resources.timeout_seconds,
-            stop_perplexity=sweep.config.resources.stop_perplexity,
+            timeout_seconds=sweep.resources.timeout_seconds,
+            stop_perplexity=sweep.resources.stop_perplexity,
             block_seconds=block_seconds(sweep.costs[model.inputs.name], stages),
         ),
         run=Run(
@@ -81,7 +81,7 @@ def make_job(sweep: Sweep, name: str, stages: tuple[Stage, ...], cells: tuple[Ce
 
 def workers_of(sweep: Sweep, model: str) -> Workers:
     """Return the worker group of a model's trials."""
-    resources, micro_batch = sweep.config.resources, sweep.micro_batch_tokens
+    resources, micro_batch = sweep.resources, sweep.micro_batch_tokens
     trains, cost = sweep.trains, sweep.costs[model]
     return Workers(
         device=sweep.device,

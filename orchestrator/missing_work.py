@@ -27,9 +27,8 @@ def run_trials(sweep: Sweep, texts: Texts) -> set[str]:
         The stages whose weights outlive their trials.
     """
     texts.training.start()
-    resources = sweep.config.resources
     connection.connect()
-    found = slots.slots_of_cluster(resources)
+    found = slots.slots_of_cluster(sweep.resources)
     trials = trials_of(sweep, texts.seconds, found.count)
     shared = shared_stages(trials) | sweep.held
     print(

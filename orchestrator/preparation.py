@@ -11,7 +11,7 @@ import shlex
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.checks import require
 from orchestrator.blocks import blocks_of, science_of
-from orchestrator.config import SweepConfig
+from orchestrator.config import ResourceConfig, SweepConfig
 from orchestrator.estimate.block_costs import device_of, micro_batch_of, model_costs
 from orchestrator.estimate.forecast import count_text_tokens
 from orchestrator.estimate.keep_policy import stages_to_drop
@@ -79,6 +79,14 @@ class Sweep:
     """Hash of the sources that this sweep was planned with."""
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Name of this run, which the rows that it writes carry."""
+    worker_cores: int | None = None
+    """Cores of each worker, where no flag gives them and `worker_cores.py` has chosen."""
+
+    @property
+    def resources(self) -> ResourceConfig:
+        """The resources as they were given, and with them the cores that were chosen."""
+        given, cores = self.config.resources, self.worker_cores
+        return given if cores is None else replace(given, cpus_per_worker=cores)
 
     @cached_property
     def models(self) -> tuple[ResolvedModel, ...]:

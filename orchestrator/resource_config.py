@@ -17,8 +17,9 @@ class ResourceConfig:
     use_gpu: bool = False
     """Give each worker a GPU."""
     cpus_per_worker: int | None = None
-    """CPU cores and torch threads of each worker. By default the workers of a trial share the cores
-    of a node; with GPUs, each takes its GPU's part of them."""
+    """CPU cores and torch threads of each worker. By default a sweep on one machine without GPUs
+    takes the number with which it ends first, as far as memory allows. On a cluster the workers of
+    a trial share the cores of a node; with GPUs, each takes its GPU's part of them."""
     gpus_per_worker: float | None = None
     """GPUs of each worker. By default 1. With a fraction, several trials of one worker each share a
     GPU."""

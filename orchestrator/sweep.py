@@ -32,6 +32,7 @@ from orchestrator.preparation import (
 from orchestrator.report import collect
 from orchestrator.results.collection import refresh_results
 from orchestrator.results.keeping import TEMPORARY, Keeping
+from orchestrator.worker_cores import with_cores
 
 
 def run_sweep(config: SweepConfig) -> int:
@@ -55,7 +56,8 @@ def run_sweep(config: SweepConfig) -> int:
     if not on_cluster and not config.output.dry_run:
         require_memory(sweep)
     if config.output.dry_run:
-        planned = slots.planned_slots(resources)
+        sweep = with_cores(sweep, texts)
+        planned = slots.planned_slots(sweep.resources)
         trials = trials_of(sweep, texts.seconds, planned)
         print(describe_plan(sweep, texts, trials, planned))
         return 0
@@ -84,7 +86,7 @@ def run_missing(sweep: Sweep, texts: Texts) -> set[str]:
     # It imports Ray Tune and Ray Train: two seconds that a finished sweep does without.
     from orchestrator.missing_work import run_trials
 
-    return run_trials(sweep, texts)
+    return run_trials(with_cores(sweep, texts), texts)
 
 
 def run_rounds(sweep: Sweep, texts: Texts) -> Sweep:
