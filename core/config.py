@@ -50,6 +50,9 @@ class PruneConfig:
     """Keep the zeros of a model that is sparse already: they are the first mask of every branch. A
     target below their share leaves them as they are. Not for N:M."""
 
+    routers: bool = False
+    """Prune routers and gates too. They are small, and each of their weights decides much, so by
+    default they are left out."""
     uncompensated: tuple[str, ...] = ()
     """Matrices whose survivors keep their value, by the last part of their name. One paper reports
     lower perplexities with k_proj for OPT and v_proj for LLaMA (arXiv 2601.09176)."""
@@ -84,7 +87,8 @@ class PruneConfig:
         return {name: v for name, v in values.items() if name not in off or v != off[name]}
 
 
-OPTIONS = ("refine", "allocation", "weight_bits", "quant_group_size", "keep_zeros", "uncompensated")
+OPTIONS = ("refine", "allocation", "weight_bits", "quant_group_size", "keep_zeros", "routers")
+OPTIONS += ("uncompensated",)
 """The fields of `PruneConfig` that are off by default."""
 
 

@@ -15,12 +15,12 @@ from core.config import PruneConfig
 
 StatisticName = Literal["InputNorms", "Hessian"]
 
-COMMON_FIELDS = ("refine", "allocation", "keep_zeros")
+COMMON_FIELDS = ("refine", "allocation", "keep_zeros", "routers")
 """`PruneConfig` fields that every method reads."""
 COMPENSATED_FIELDS = (*COMMON_FIELDS, "dampening_frac", "block_size", "uncompensated")
 """Fields that every method reads that moves survivors."""
 OPTION_VERSIONS = {"refine": 3, "allocation": 1, "weight_bits": 1, "keep_zeros": 1}
-OPTION_VERSIONS |= {"uncompensated": 1}
+OPTION_VERSIONS |= {"uncompensated": 1, "routers": 1}
 """Version of each option of `PruneConfig`; part of an identity only where the option is on."""
 
 

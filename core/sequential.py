@@ -70,7 +70,7 @@ def prune_(
         PruningError: on all ranks alike, naming the layer.
         BadInputError: settings name a matrix that the model does not have.
     """
-    blocks = prunable_blocks(model)
+    blocks = prunable_blocks(model, pruner.config.routers)
     names = [name for block in blocks for name in block.matrices]
     require_matrices(pruner.config, names)
     targets = dict.fromkeys(names, target) if isinstance(target, Target) else target

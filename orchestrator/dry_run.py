@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from core.models.facts import ModelFacts
+from core.models.facts import BY_HEAD, ROUTER, ModelFacts
 from core.models.sources import is_stored
-from orchestrator.blocks import lines_left_out
+from orchestrator.blocks import blocks_of, lines_left_out
 from orchestrator.estimate import forecast
 from orchestrator.estimate.block_costs import MICRO_BATCH_TOKENS
 from orchestrator.estimate.devices import GPUS, cpus_per_worker, gpus_per_worker, usable_bytes
@@ -121,7 +121,7 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
         f"{model.inputs.name}: {model.facts.num_parameters:,} parameters, {model.inputs.dtype}"
         + (f", trained in {model.inputs.training_dtype}" if trains else "")
     ]
-    lines += matrix_lines(model.facts)
+    lines += matrix_lines(model.facts, any(one.prune.routers for one in blocks_of(sweep.config)))
     workers = resources.num_workers
     lines += forecast.memory_lines(cost, trains, workers, sweep.micro_batch_tokens)
     for text, count in texts.about.get(model.inputs.name, {}).items():
@@ -135,8 +135,12 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
 
 
-def matrix_lines(facts: ModelFacts) -> list[str]:
-    """Return the numbers of matrices by kind, of those that are pruned and those that are not."""
+def matrix_lines(facts: ModelFacts, routers: bool = False) -> list[str]:
+    """Return the numbers of matrices by kind, of those that are pruned and those that are not.
+
+    With `routers`, routers and gates are pruned too, where this is possible.
+    """
+    facts = facts.pruned(routers)
     pruned = Counter(
         one.name.rpartition(".")[2] + (" of experts" if one.share < 1 else "")
         for one in facts.linears
@@ -147,6 +151,9 @@ def matrix_lines(facts: ModelFacts) -> list[str]:
     if left:
         told = ", ".join(f"{count} {kind} ({why})" for (kind, why), count in left.items())
         lines.append(f"  leaves out {left.total()} matrices: {told}")
+    small = sum(count for (_, why), count in left.items() if why in (ROUTER, BY_HEAD))
+    if routers and small:
+        lines.append(f"  --prune.routers cannot prune {small} of these: no pass calls their module")
     return lines
 
 

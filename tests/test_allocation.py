@@ -165,7 +165,13 @@ def prune_stages(**prune):
 
 @pytest.mark.parametrize(
     "option",
-    [{"refine": "swaps"}, {"allocation": "owl"}, {"weight_bits": 4}, {"keep_zeros": True}],
+    [
+        {"refine": "swaps"},
+        {"allocation": "owl"},
+        {"weight_bits": 4},
+        {"keep_zeros": True},
+        {"routers": True},
+    ],
 )
 def test_an_option_enters_identities_only_where_it_is_on(option):
     off, on = prune_stages(), prune_stages(**option)

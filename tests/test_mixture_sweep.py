@@ -13,7 +13,7 @@ from transformers import Qwen3MoeConfig
 
 from core.calibration_config import ExpertTokens
 from core.checks import BadInputError
-from core.config import CalibrationConfig, EvalConfig, FinetuneConfig
+from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConfig
 from core.models.blocks import prunable_matrices
 from core.models.loading import load_model
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
@@ -85,6 +85,22 @@ def test_a_sweep_prunes_trains_records_and_gives_a_model(sweep_config):
         assert (zeros == 2).all()
 
 
+def test_a_sweep_prunes_routers_if_asked_to(sweep_config):
+    config = sweep_config()
+    usual = prepare(config).plan.stages
+    config = replace(config, prune=PruneConfig(routers=True))
+    grid = replace(config.grid, methods=("wanda",), sparsities=(0.5,), mask_structures=())
+    sweep = walk(replace(config, grid=grid))
+    rows = [row for row in sweep.store.rows.read().values() if row["sparsity"]]
+    assert rows and {row["stage_id"] for row in rows}.isdisjoint(usual)
+    for row in rows:
+        assert json.loads(row["method_settings"])["routers"] is True
+        assert row["measured_sparsity"] == 0.5 and row["error"] is None
+        with sweep.store.stages.at(row["stage_id"]).opened() as directory:
+            gates = prunable_matrices(load_model(directory, torch.float32), routers=True)
+        assert all((gates[f"model.layers.{i}.mlp.gate"].read() == 0).sum() == 64 for i in range(2))
+
+
 def test_settings_of_experts_enter_identities_and_rows(sweep_config):
     stages = [
         {s for s in prepare(sweep_config(**settings)).plan.stages}
@@ -106,6 +122,12 @@ def test_calibration_of_models_without_experts_keeps_its_identity():
     assert "experts" not in text.fields()
     assert mixture.fields()["experts"] == {"version": 1, "all_experts": False, "pseudo_tokens": 1.0}
     assert Draw(text, 0).tokens_key() == Draw(mixture, 0).tokens_key()
+
+
+def test_pruning_of_routers_is_refused_where_no_model_has_any(two_cells):
+    config = replace(two_cells, prune=PruneConfig(routers=True))
+    with pytest.raises(BadInputError, match="--prune.routers True: no model .*router or gate"):
+        prepare(config)
 
 
 def test_a_flag_for_experts_is_refused_where_no_model_has_any(two_cells):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from core.models.blocks import prunable_blocks
+from core.models.blocks import have_routers, prunable_blocks
 from core.models.residence import residence_of
 from core.parallel import local, whole
 
@@ -49,7 +49,7 @@ def measure(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> SparsityRepo
     """Count masked entries, and assert that each of them is exactly zero (collective)."""
     pruned, total = {}, {}
     place = residence_of(model)
-    for block in prunable_blocks(model):
+    for block in prunable_blocks(model, have_routers(model, masks)):
         with place.changing(block.module):
             for name, matrix in block.matrices.items():
                 weight, mask = whole(matrix.read()), masks.get(name)

@@ -7,7 +7,7 @@ it, how its call looks, which matrices read the same input, and where its two ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from core.models.config_checks import EXPERT_COUNTS, count_of
+from core.models.facts import BY_HEAD, ROUTER
 from core.models.families import family_of
-from core.models.pieces import named_pieces, pieces_of
+from core.models.pieces import ROUTERS, is_router, named_pieces, pieces_of
 from core.models.trace import Trace, Visit, storage, trace
 
 ATTRIBUTE = "anatomy"
 """Attribute of a model that holds its anatomy once it is found."""
-ROUTERS = ("router", "gate", "shared_expert_gate")
-"""Names of modules that choose experts: small, and each weight decides much."""
 HEAD_COUNTS = ("num_attention_heads", "linear_num_value_heads")
 """Config keys that hold the number of heads of a kind of attention."""
 
@@ -49,7 +48,9 @@ class BlockFacts:
     inputs: Mapping[str, str]
     """The first matrix that reads the same input, by the name of each matrix within the block."""
     left_out: Mapping[str, str]
-    """The reason for each matrix that is not pruned, by its name within the block."""
+    """The reason for each matrix that is not pruned by default, by its name within the block."""
+    routers: frozenset[str] = frozenset()
+    """Routers and gates among these that can be pruned."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,11 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     """Return the anatomy of a model on `meta`."""
     path = path_of_blocks(model)
     blocks = list(model.get_submodule(path).children())
-    watched = [part for block in blocks for part in (block, *block.children(), *linears(block))]
+    watched = [
+        part
+        for block in blocks
+        for part in (block, *block.children(), *(module for _, module, _ in named_pieces(block)))
+    ]
     try:
         found = trace(model, list(dict.fromkeys(watched)))
     except Exception as error:
@@ -108,15 +113,24 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
         path,
         hidden.shape[-1],
         tuple(
-            BlockFacts(
-                num_outputs=None if isinstance(visit.output, Tensor) else len(visit.output),
-                carried={} if last is None else carried(last, visit),
-                mlp_half=mlp_half(model, block, visit, found),
-                inputs=shared_inputs(block, found),
-                left_out=left_out(model, block, found),
-            )
+            facts_of(model, block, found, visit, last)
             for block, last, visit in zip(blocks, before, visits, strict=True)
         ),
+    )
+
+
+def facts_of(
+    model: PreTrainedModel, block: nn.Module, found: Trace, visit: Visit, last: Visit | None
+) -> BlockFacts:
+    """Return the facts of a block from its call, and that of the block before it."""
+    reasons = left_out(model, block, found)
+    return BlockFacts(
+        num_outputs=None if isinstance(visit.output, Tensor) else len(visit.output),
+        carried={} if last is None else carried(last, visit),
+        mlp_half=mlp_half(model, block, visit, found),
+        inputs=shared_inputs(block, found),
+        left_out=reasons,
+        routers=frozenset(routers_of(block, reasons, found)),
     )
 
 
@@ -242,18 +256,22 @@ def left_out(model: PreTrainedModel, block: nn.Module, found: Trace) -> dict[str
     for name, module, piece in named_pieces(block):
         rows = module.get_parameter(piece.leaf).shape[-1 if piece.transposed else -2]
         is_expert = piece.expert is not None
-        routes = any(part in ROUTERS for part in name.split(".")) or (
-            experts > 1 and rows == experts
-        )
-        if routes and not is_expert:
-            reasons[name] = "router"
+        named = any(part in ROUTERS for part in name.split(".")) or is_router(name, module)
+        if (named or (experts > 1 and rows == experts)) and not is_expert:
+            reasons[name] = ROUTER
         elif rows <= heads and rows < width and not is_expert:
-            reasons[name] = "one output a head"
+            reasons[name] = BY_HEAD
         elif module not in found.visits:
             reasons[name] = "not called"
-    for name, module in block.named_modules():
-        weight = module._parameters.get("weight")
-        is_router = type(module).__name__.endswith("Router") or name.rpartition(".")[2] in ROUTERS
-        if is_router and not pieces_of(module) and weight is not None and weight.dim() == 2:
-            reasons[name] = "router"
     return reasons
+
+
+def routers_of(block: nn.Module, reasons: Mapping[str, str], found: Trace) -> Iterator[str]:
+    """Yield the routers and gates of a block that multiply what their module is called with."""
+    for name, module, piece in named_pieces(block):
+        if reasons.get(name) not in (ROUTER, BY_HEAD) or module not in found.visits:
+            continue
+        cols = module.get_parameter(piece.leaf).shape[-2 if piece.transposed else -1]
+        args = found.visits[module][-1].args
+        if args and isinstance(args[0], Tensor) and args[0].shape[-1] == cols:
+            yield name

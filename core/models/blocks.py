@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -37,18 +38,22 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     return blocks
 
 
-def prunable_blocks(model: PreTrainedModel) -> list[Block]:
+def prunable_blocks(model: PreTrainedModel, routers: bool = False) -> list[Block]:
     """Return the decoder blocks with their prunable matrices.
 
     Embeddings, `lm_head` and OPT-350M's `project_in/out` are outside the blocks. Pruning a weight
     that another place in the model shares would change that place too.
+
+    Args:
+        model: the causal LM.
+        routers: True if routers and gates are among the matrices.
 
     Raises:
         BadInputError: a matrix is tied to another place all the same.
     """
     anatomy = anatomy_of(model)
     blocks = [
-        Block(index, module, matrices_of(module, f"{anatomy.path}.{index}", index, facts))
+        Block(index, module, matrices_of(module, f"{anatomy.path}.{index}", index, facts, routers))
         for index, (module, facts) in enumerate(
             zip(decoder_blocks(model), anatomy.blocks, strict=True)
         )
@@ -62,20 +67,34 @@ def prunable_blocks(model: PreTrainedModel) -> list[Block]:
     return blocks
 
 
-def prunable_matrices(model: PreTrainedModel) -> dict[str, Matrix]:
-    """Return all prunable matrices by name, in model order."""
+def prunable_matrices(model: PreTrainedModel, routers: bool = False) -> dict[str, Matrix]:
+    """Return all prunable matrices by name, in model order; see `prunable_blocks`."""
     return {
-        name: matrix for block in prunable_blocks(model) for name, matrix in block.matrices.items()
+        name: matrix
+        for block in prunable_blocks(model, routers)
+        for name, matrix in block.matrices.items()
     }
 
 
-def matrices_of(module: nn.Module, path: str, index: int, facts: BlockFacts) -> dict[str, Matrix]:
+def matrices_of(
+    module: nn.Module, path: str, index: int, facts: BlockFacts, routers: bool = False
+) -> dict[str, Matrix]:
     """Return the matrices of a block, or of a copy of it, that is found at `path` in the model."""
     return {
         f"{path}.{name}": Matrix(f"{path}.{name}", index, owner, piece)
         for name, owner, piece in named_pieces(module)
-        if name not in facts.left_out
+        if name not in facts.left_out or (routers and name in facts.routers)
     }
+
+
+def have_routers(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> bool:
+    """Return True if some of the masks are of routers or gates, so that these were pruned too."""
+    anatomy = anatomy_of(model)
+    return any(
+        f"{anatomy.path}.{index}.{name}" in masks
+        for index, facts in enumerate(anatomy.blocks)
+        for name in facts.routers
+    )
 
 
 def place(parameter: Tensor) -> int:

@@ -51,7 +51,11 @@ def describe_model(source: ModelSource) -> ModelFacts:
         for path, block in blocks.items()
         for name, reads in block.inputs.items()
     }
-    matrices = prunable_matrices(model).values()
+    usual = prunable_matrices(model)
+
+    def linear(one: Matrix) -> Linear:
+        return Linear(one.name, one.rows, one.cols, one.block, first[one.name], share_of(one, text))
+
     return ModelFacts(
         name=source.name,
         model_type=config.model_type,
@@ -61,14 +65,16 @@ def describe_model(source: ModelSource) -> ModelFacts:
         max_seq_len=getattr(text, "max_position_embeddings", None) or NO_LIMIT,
         dtype=stored,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        linears=tuple(
-            Linear(one.name, one.rows, one.cols, one.block, first[one.name], share_of(one, text))
-            for one in matrices
-        ),
+        linears=tuple(map(linear, usual.values())),
         left_out={
             f"{p}.{name}": why for p, b in blocks.items() for name, why in b.left_out.items()
         },
-        has_experts=any(one.piece.expert is not None for one in matrices),
+        has_experts=any(one.piece.expert is not None for one in usual.values()),
+        routers=tuple(
+            linear(one)
+            for name, one in prunable_matrices(model, routers=True).items()
+            if name not in usual
+        ),
     )
 
 

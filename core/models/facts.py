@@ -5,9 +5,11 @@ They are data alone. `description.py` finds them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NO_LIMIT = 2**31 - 1
+ROUTER, BY_HEAD = "router", "one output a head"
+"""Reasons why a small matrix, of which each weight decides much, is not pruned by default."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class ModelFacts:
     num_parameters: int
     linears: tuple[Linear, ...]
     left_out: dict[str, str]
-    """Matrices of the blocks that are not pruned, each with the reason."""
+    """Matrices of the blocks that are not pruned by default, each with the reason."""
     has_experts: bool = False
     """True for a mixture of experts."""
+    routers: tuple[Linear, ...] = ()
+    """Routers and gates among those left out that can be pruned."""
+
+    def pruned(self, routers: bool) -> ModelFacts:
+        """Return the facts for a run that prunes routers and gates too, or does not."""
+        if not routers:
+            return self
+        names = {one.name for one in self.routers}
+        left_out = {name: why for name, why in self.left_out.items() if name not in names}
+        return replace(self, linears=self.linears + self.routers, left_out=left_out)

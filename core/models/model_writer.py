@@ -17,9 +17,12 @@ from core.models.weight_writer import write_index
 class ModelWriter:
     """Writes the shards of a model in any order, then their index."""
 
-    def __init__(self, directory: Path, model: PreTrainedModel) -> None:
-        """Begin to write a model like this one into a directory, which exists."""
-        blocks = prunable_blocks(model)
+    def __init__(self, directory: Path, model: PreTrainedModel, routers: bool = False) -> None:
+        """Begin to write a model like this one into a directory, which exists.
+
+        With `routers`, routers and gates have masks too.
+        """
+        blocks = prunable_blocks(model, routers)
         matrices = [one for block in blocks for one in block.matrices.values()]
         shapes = {one.name: [one.rows, one.cols] for one in matrices}
         self.directory, self.num_shards = directory, 1 + len(blocks)

@@ -15,6 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 KINDS = (nn.Linear, Conv1D)
 """Modules that hold one matrix: [out, in], or [in, out] for `Conv1D`."""
+ROUTERS = ("router", "gate", "shared_expert_gate")
+"""Names of modules that choose experts: small, and each weight decides much."""
 GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
 """Names of an expert's matrices. The first two read the input of the layer."""
 
@@ -85,8 +87,16 @@ def holds_experts_otherwise(module: nn.Module) -> bool:
     return named and not is_experts(module) and (in_three or not list(module.children()))
 
 
+def is_router(name: str, module: nn.Module) -> bool:
+    """Return True for a module that chooses experts by a matrix of its own, [experts, in]."""
+    weight = module._parameters.get("weight")
+    named = type(module).__name__.endswith("Router") or name.rpartition(".")[2] in ROUTERS
+    return named and not pieces_of(module) and weight is not None and weight.dim() == 2
+
+
 def named_pieces(block: nn.Module) -> Iterator[tuple[str, nn.Module, Piece]]:
     """Yield the name within a block, the module and the piece of each matrix, in module order."""
     for name, module in block.named_modules():
-        for end, piece in pieces_of(module).items():
+        pieces = {"": Piece()} if is_router(name, module) else pieces_of(module)
+        for end, piece in pieces.items():
             yield f"{name}.{end}" if end else name, module, piece

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.measures.sparsity import pruned_are_zero
-from core.models.blocks import prunable_matrices
+from core.models.blocks import have_routers, prunable_matrices
 from core.training.loop import FinetuneReport, Loop, Progress
 from core.training.losses import Distillation, TokenLosses, token_losses
 from core.training.mixed_precision import computing_in
@@ -59,7 +59,7 @@ def finetune_(
     else:
         steps = Steps(batches, config, loop, losses_of(config, teacher))
         progress = train_in(model, masks, steps)
-    for name, matrix in prunable_matrices(model).items():
+    for name, matrix in prunable_matrices(model, have_routers(model, masks)).items():
         kept = name not in masks or pruned_are_zero(matrix.part(), matrix.cut(masks[name]))
         assert kept, f"training filled a zero of {name}"
     num_tokens = sum(batch.numel() for batch in batches)
@@ -113,9 +113,9 @@ def train(
     With a splitting the masks are found too, and those given bind.
     """
     batches, config, loop = steps.batches, steps.config, steps.loop
-    matrices, dtype = prunable_matrices(model), loop.compute_dtype
+    matrices = prunable_matrices(model, have_routers(model, masks))
     around = recomputed(model) if loop.recompute else nullcontext()
-    with around, trained(model, matrices, masks, config, dtype) as chosen:
+    with around, trained(model, matrices, masks, config, loop.compute_dtype) as chosen:
         optimizer = MaskedAdamW(chosen, config, loop.ranks, splitting)
         if splitting is not None:
             splitting.begin(matrices, optimizer.optimizer, len(batches))

@@ -90,8 +90,9 @@ class Half:
 class PlainBlocks:
     """Copies blocks of a model into ordinary float32 modules that every rank holds in full."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.anatomy = model, anatomy_of(model)
+    def __init__(self, model: PreTrainedModel, routers: bool = False) -> None:
+        """Copy blocks of this model; with `routers`, routers and gates are among the matrices."""
+        self.model, self.anatomy, self.routers = model, anatomy_of(model), routers
         self.skeleton = skeleton_of(model, torch.float32)
 
     @torch.no_grad()
@@ -118,7 +119,7 @@ class PlainBlocks:
     def halves(self, block: nn.Module, index: int) -> tuple[Half, ...]:
         """Return the attention half and the MLP half of the copy of a block, or all of it."""
         path, facts = f"{self.anatomy.path}.{index}", self.anatomy.blocks[index]
-        matrices, mlp = matrices_of(block, path, index, facts), facts.mlp_half
+        matrices, mlp = matrices_of(block, path, index, facts, self.routers), facts.mlp_half
         if not mlp:
             return (Half(True, block, mlp, matrices),)
         split: tuple[dict[str, Matrix], dict[str, Matrix]] = ({}, {})

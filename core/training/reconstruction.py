@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from core.models.blocks import decoder_blocks
+from core.models.blocks import decoder_blocks, have_routers
 from core.models.calls import Calls
 from core.parallel import gathered
 from core.precision import autocast
@@ -96,7 +96,7 @@ def reconstruct_(
     Checkpoints lie between blocks. They hold weights alone, because each half starts its moments
     anew.
     """
-    plain, dense_plain = PlainBlocks(model), PlainBlocks(teacher)
+    plain, dense_plain = PlainBlocks(model, have_routers(model, masks)), PlainBlocks(teacher)
     num_blocks, device = len(decoder_blocks(model)), loop.ranks.device
     steps = [len(batches) * plain.num_halves(index) for index in range(num_blocks)]
     progress = Progress(loop, sum(steps), model, optimizer=None)

@@ -45,7 +45,7 @@ def model_cost(config: SweepConfig, model: ResolvedModel) -> ModelCost:
     """Return the counts of a model on the sweep's device."""
     resources = config.resources
     return ModelCost(
-        model.facts,
+        model.facts.pruned(config.prune.routers),
         model.inputs,
         device_of(config),
         finetune=config.finetune,

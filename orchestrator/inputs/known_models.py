@@ -68,9 +68,11 @@ def recorded_facts(source: ModelSource, recorded: Sequence[Recorded]) -> ModelFa
             continue
         sizes = {**facts["sizes"], "name": source.name}
         try:
-            linears = tuple(Linear(**each) for each in sizes["linears"])
-            return ModelFacts(**{**sizes, "linears": linears})
-        except TypeError:
+            linears, routers = (
+                tuple(Linear(**each) for each in sizes[name]) for name in ("linears", "routers")
+            )
+            return ModelFacts(**{**sizes, "linears": linears, "routers": routers})
+        except (KeyError, TypeError):
             continue  # An earlier version found fewer facts.
     return None
 

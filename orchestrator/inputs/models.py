@@ -124,7 +124,10 @@ def known_one(model: ResolvedModel, recorded: Sequence[Recorded]) -> ResolvedMod
 
 
 def require_experts(config: SweepConfig, facts: Sequence[ModelFacts]) -> None:
-    """Refuse flags that only a mixture of experts reads, and training that it cannot have."""
+    """Refuse flags that no model reads, and training that a mixture of experts cannot have."""
+    remedy = "no model of --models has a router or gate that can be pruned; leave it out"
+    some = any(one.routers for one in facts)
+    require(some or not config.prune.routers, "prune.routers", True, remedy)
     mixture = any(one.has_experts for one in facts)
     remedy = "no model of --models has experts; leave it out"
     for flag, value in (
@@ -170,8 +173,9 @@ def resolve_one(config: SweepConfig, name: str, resolver: Resolver) -> ResolvedM
     device = torch.device("cuda" if config.resources.use_gpu else "cpu")
     source, facts, is_recorded = resolver.source(config, name)
     require_dtype(name, config.grid.dtype, facts.dtype)
-    require_widths(config, facts)
-    require_matrices(config.prune, [linear.name for linear in facts.linears])
+    pruned = facts.pruned(config.prune.routers)
+    require_widths(config, pruned)
+    require_matrices(config.prune, [linear.name for linear in pruned.linears])
     is_embedded = name == EMBEDDED
     texts = ModelTexts(config, facts, resolver.texts)
     found = resolve_texts(texts, text_names(config, is_embedded))

@@ -40,7 +40,7 @@ def run_prune(space: Workspace, stage: Stage) -> None:
     model, masks = space.weights.load(stage.parent, training=False)
     windows = None if work.draw is None else space.tokens(work.draw)
     metrics: dict[str, Any] = {"calibration_tokens": 0 if windows is None else windows.numel()}
-    with space.weights.rewriting(model):
+    with space.weights.rewriting(model, work.settings.routers):
         with timed(space.ranks) as clock, opened_blocks(space, stage) as blocks:
             done = prune(space, blocks, model, masks, windows)
         space.weights.hold(stage.id, model, done.masks)
@@ -74,7 +74,8 @@ def prune(
         if "outlier_ratios" not in blocks.facts:
             blocks.facts["outlier_ratios"] = dense_outlier_ratios(space, stage, model, windows)
         ratios = blocks.facts["outlier_ratios"]
-        targets = allocate(prunable_matrices(model), ratios, work.target)
+        matrices = prunable_matrices(model, work.settings.routers)
+        targets = allocate(matrices, ratios, work.target)
     micro_batch = space.micro_batch(1 if work.calibration is None else work.calibration.seq_len)
     calibration = Calibration(
         windows, micro_batch, DTYPES[work.dtype], blocks.resumption(), expert_tokens_of(work)

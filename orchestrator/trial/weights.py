@@ -137,14 +137,17 @@ class Weights:
         return files.model
 
     @contextmanager
-    def rewriting(self, model: PreTrainedModel) -> Iterator[None]:
-        """Let a streamed model write its pruned blocks beside the store's files, on rank 0."""
+    def rewriting(self, model: PreTrainedModel, routers: bool) -> Iterator[None]:
+        """Let a streamed model write its pruned blocks beside the store's files, on rank 0.
+
+        With `routers`, routers and gates are pruned too.
+        """
         place = residence_of(model)
         if not isinstance(place, Streamed) or self.ranks.rank > 0:
             yield
             return
         with self.store.scratch.directory() as directory:
-            place.write_to(ModelWriter(directory, model))
+            place.write_to(ModelWriter(directory, model, routers))
             yield
 
     def stored_dtype(self, stage_id: str) -> str:
