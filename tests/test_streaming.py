@@ -14,19 +14,22 @@ from core.config import PruneConfig
 from core.finished_blocks import Resumption
 from core.measures.perplexity import evaluate
 from core.measures.sparsity import measure
+from core.models.anatomy import AnatomyError
+from core.models.block_check import require_equal_streamed_blocks
 from core.models.blocks import decoder_blocks, prunable_blocks
 from core.models.hidden_states import HiddenStates
 from core.models.loading import load_model, open_model
 from core.models.mask_files import MASKS_FILE, load_masks
 from core.models.model_writer import ModelWriter
 from core.models.residence import Streamed, residence_of
-from core.models.sources import WEIGHTS_INDEX
+from core.models.sources import WEIGHTS_INDEX, weight_paths
 from core.pruners import PRUNERS
 from core.pruners.pruner import PruningError
 from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
 from core.texts.windows import evaluation_windows
+from tests.tiny_types import config_of
 
 tiny_families = runpy.run_path(str(Path(__file__).with_name("tiny_families.py")))
 FAMILIES, VOCAB = tiny_families["FAMILIES"], tiny_families["VOCAB"]
@@ -92,6 +95,34 @@ def test_only_one_block_is_in_memory_at_a_time(make_model_dir, tmp_path):
     prune_(model, PRUNERS["wanda"](PruneConfig()), Target(0.5), RANKS, CALIBRATION)
     perplexity(model)
     assert found and set(found) == {(True, True)}
+
+
+def test_blocks_are_compared_with_the_whole_model_in_one_reading(make_model_dir):
+    for config in (*CONFIGS.values(), config_of("mixtral"), config_of("gemma3n_text")):
+        model = streamed(make_model_dir(config))
+        place = residence_of(model)
+        require_equal_streamed_blocks(model, place)
+        assert is_meta(model) and not place.open
+        size = sum(path.stat().st_size for path in weight_paths(place.files.directory))
+        assert place.files.bytes_read <= size
+        assert not any(b._forward_hooks or b._forward_pre_hooks for b in decoder_blocks(model))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_streamed_block_that_gives_something_else_is_refused(index, make_model_dir):
+    model = streamed(make_model_dir(FAMILIES["llama"][0]))
+    decoder_blocks(model)[index].register_forward_hook(lambda _, __, out: out + 1e-6)
+    with pytest.raises(AnatomyError, match=f"block {index}, run by itself, gives other hidden"):
+        require_equal_streamed_blocks(model, residence_of(model))
+    assert is_meta(model)
+
+
+def test_a_streamed_model_whose_tokens_see_later_ones_is_refused(make_model_dir):
+    model = streamed(make_model_dir(FAMILIES["llama"][0]))
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    with pytest.raises(AnatomyError, match="it is an encoder"):
+        require_equal_streamed_blocks(model, residence_of(model))
 
 
 def is_meta(module):

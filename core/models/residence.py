@@ -8,9 +8,10 @@ itself, which stands for all that lies outside of the blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -126,6 +127,27 @@ class Streamed(InMemory):
             self.open.discard(part)
             for place, parameter in skeleton:
                 place.put(parameter)
+
+    @contextmanager
+    def running(self, look: Callable[[int, nn.Module, Any], None]) -> Iterator[None]:
+        """Let the whole model run for this long, one block open at a time.
+
+        The model itself must be open. `look` gets the number, the module and the output of each
+        block that has run, before it is closed.
+        """
+        with ExitStack() as hooks, ExitStack() as stack:
+
+            def enter(block: nn.Module, _: object) -> None:
+                stack.enter_context(self.opened(block))
+
+            def leave(block: nn.Module, _: object, output: Any) -> None:
+                look(self.blocks[block], block, output)
+                stack.close()
+
+            for block in self.blocks:
+                hooks.callback(block.register_forward_pre_hook(enter).remove)
+                hooks.callback(block.register_forward_hook(leave).remove)
+            yield
 
     def changing(self, part: nn.Module) -> AbstractContextManager[None]:
         """Keep a block open. Changes are lost without `keep`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from core.models.block_check import require_equal_blocks
+from core.models.block_check import require_equal_blocks, require_equal_streamed_blocks
 from core.models.loading import open_model
 from core.models.mask_files import MASKS_FILE, MaskFile, Masks, load_masks
 from core.models.model_writer import ModelWriter
@@ -122,17 +122,22 @@ class Weights:
     def read(self, source: ModelSource | Path, dtype: torch.dtype) -> PreTrainedModel:
         """Return a model of which each rank reads its own rows from the files (collective).
 
-        A streamed model has read nothing yet.
+        The blocks of the dense model are compared with the whole model once. A streamed model
+        keeps nothing of what it read for this.
         """
         with leader_first(self.ranks):
             files = open_model(source, dtype)
+        is_new = source is self.job.source and dtype not in self.checked
         if self.streams:
-            Streamed(files, self.ranks, self.store.scratch.folder(), self.room)
-            return files.model
-        with files.opened():
-            shard_(files.model, self.ranks, self.job.workers.cpu_offload, read=files.read)
-        if source is self.job.source and dtype not in self.checked:
-            require_equal_blocks(files.model, self.ranks.device)
+            place = Streamed(files, self.ranks, self.store.scratch.folder(), self.room)
+            if is_new:
+                require_equal_streamed_blocks(files.model, place)
+        else:
+            with files.opened():
+                shard_(files.model, self.ranks, self.job.workers.cpu_offload, read=files.read)
+            if is_new:
+                require_equal_blocks(files.model, self.ranks.device)
+        if is_new:
             self.checked.add(dtype)
         return files.model
 
