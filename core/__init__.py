@@ -6,7 +6,7 @@ The flow, with the file of each step:
     name -> text -> token windows      texts/sources.py, texts/content.py, texts/windows.py
     files -> a rank's rows of weights  models/weight_files.py, sharded by models/sharding.py
     walk over blocks, their inputs     sequential.py, activations.py; resumed by finished_blocks.py
-    inputs of experts, of one group    expert_statistics.py, groups.py
+    inputs of experts, of one group    expert_statistics.py, expert_windows.py, groups.py
     sparsity of each matrix            allocation.py; the path of rounds in schedule.py
     solves shared by ranks             solving.py; plan, factor and choice of masks in split/
     inputs -> H -> mask and weights    pruners/hessian.py, pruners/masks.py, a file for each method

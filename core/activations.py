@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.calibration_config import ExpertTokens
-from core.expert_statistics import ExpertLayer, Windows, expert_layers
+from core.expert_statistics import ExpertLayer, expert_layers
+from core.expert_windows import Windows
 from core.finished_blocks import Resumption
 from core.groups import Group
 from core.models.blocks import Block, hidden_backbone

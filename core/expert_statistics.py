@@ -11,46 +11,24 @@ evenly spaced places of every window, about eight for each input.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from core.calibration_config import ExpertTokens
+from core.expert_windows import SAMPLED, Windows
 from core.groups import Group
 from core.models.blocks import Block
 from core.models.experts import Routing
+from core.models.facts import DOWN
 from core.models.matrices import Matrix
-from core.models.pieces import DOWN
 from core.pruners.hessian import Hessian
 from core.pruners.pruner import PruningError, Statistic
 from core.ranks import Ranks
 from core.split.costs import EXPERT_BYTES
 
-SAMPLED = 8
-"""Tokens for each input of `down_proj` whose mean stands for that of all tokens."""
 HESSIAN_WIDTH = 4
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Calibration windows of all ranks."""
-
-    count: int
-    seq_len: int
-
-    def spacing(self, wanted: int) -> int:
-        """Return the step between places of a window if about `wanted` tokens are to be taken."""
-        return max(1, min(self.seq_len, self.count * self.seq_len // wanted))
-
-    def num_tokens(self, spacing: int) -> int:
-        """Return the number of tokens at these places of all windows."""
-        return self.count * len(range(0, self.seq_len, spacing))
-
-    def places(self, tokens: int, spacing: int, device: torch.device) -> Tensor:
-        """Return the indices of these places among the tokens of some whole windows."""
-        index = torch.arange(tokens, device=device)
-        return index[index % self.seq_len % spacing == 0]
 
 
 class ExpertLayer:

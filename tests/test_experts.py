@@ -16,7 +16,7 @@ from torch import Tensor
 from core.activations import Calibration
 from core.calibration_config import ExpertTokens
 from core.config import PruneConfig
-from core.expert_statistics import Windows
+from core.expert_windows import Windows
 from core.measures.sparsity import measure
 from core.models.blocks import decoder_blocks, prunable_blocks, prunable_matrices
 from core.pruners import make_pruner

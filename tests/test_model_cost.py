@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from core.calibration_config import ExpertTokens
 from core.config import PruneConfig
 from core.models.facts import Linear, ModelFacts
+from orchestrator.estimate import experts
 from orchestrator.estimate.model_cost import ModelCost
+from orchestrator.plan.inputs import CalibrationText
 
 NO_INPUTS: Any = None
 
@@ -47,5 +52,66 @@ def test_an_expert_costs_as_many_operations_as_it_has_tokens():
     head, attention = 16 * 8, 8 * 32
     assert some.forward_operations(10, 32) == 2 * 10 * (64 + head + attention)
     assert every.forward_operations(10, 32) == 2 * 10 * (256 + head + attention)
-    solved = [cost.solve_operations("sparsegpt", PruneConfig(), 1000) for cost in (some, every)]
+    text = CalibrationText("t", "t", 10, 100, "stream")
+    solved = [cost.solve_operations("sparsegpt", PruneConfig(), text) for cost in (some, every)]
     assert solved[1] - solved[0] == 8 * 4**2 * 750
+
+
+# Two blocks with 8 experts of which a token has 2: 8 inputs, 4 in the middle.
+EXPERTS = {"attn": (8, 8, "attn")} | {
+    f"experts.{e}.{name}": (rows, cols, f"experts.{e}.{reads}")
+    for e in range(8)
+    for name, rows, cols, reads in (
+        ("gate_proj", 4, 8, "gate_proj"),
+        ("up_proj", 4, 8, "gate_proj"),
+        ("down_proj", 8, 4, "down_proj"),
+    )
+}
+ROUTED = ExpertTokens(pseudo_tokens=0.0)
+
+
+def mixture(seen: ExpertTokens | None) -> tuple[ModelCost, CalibrationText]:
+    """Counts of two such blocks, and 20 windows of 50 tokens."""
+    facts = cost_of(EXPERTS, EXPERTS).facts
+    linears = [replace(o, share=0.25) if "experts" in o.name else o for o in facts.linears]
+    text = CalibrationText("t", "t", 20, 50, "stream", experts=seen)
+    return ModelCost(replace(facts, linears=tuple(linears)), NO_INPUTS, "cpu"), text
+
+
+def test_what_last_matrices_read_is_computed_again_for_routed_sampled_or_all_tokens():
+    def beside(seen, method="wanda"):
+        cost, text = mixture(seen)
+        found = cost.prune_operations(method, PruneConfig(), text)
+        return found - 2 * cost.forward_operations(1000, 50, head=False)
+
+    of_a_token = 2 * 2 * 8 * 4 * 8 * 2  # Two matrices [4, 8], eight experts, two blocks.
+    assert beside(ROUTED) == beside(ROUTED, "sparsegpt") == 250 * of_a_token
+    # Eight tokens for each of 4 inputs: every 31st place of a window, 2 of 50.
+    assert beside(ExpertTokens()) == (250 + 2 * 20) * of_a_token
+    assert beside(ExpertTokens(True, 0.0)) == 1000 * of_a_token
+
+
+def test_statistics_of_experts_are_counted_by_the_tokens_that_they_see():
+    def solving(seen):
+        cost, text = mixture(seen)
+        return cost.solve_operations("sparsegpt", PruneConfig(), text)
+
+    of_last, of_first, layers = 8 * 4**2, 8 * 8**2, 2
+    sampled = solving(ExpertTokens()) - solving(ROUTED)
+    assert sampled == layers * of_last * 40
+    # All tokens: the last matrices see 1000 instead of 250; the first ones share one input, whose
+    # statistic the mean was made of, and one factor instead of eight.
+    less = of_first * 250 + 7 * 8**3 / 3
+    assert solving(ExpertTokens(True, 0.0)) - solving(ROUTED) == pytest.approx(
+        layers * (of_last * 750 - less)
+    )
+
+
+def test_experts_that_do_not_fit_at_once_are_observed_in_more_passes(monkeypatch):
+    cost, text = mixture(ROUTED)
+    once = cost.forward_operations(1000, 50, head=False)
+    before = cost.prune_operations("sparsegpt", PruneConfig(), text)
+    size = 8 * 4 * (2 * 8 * (8 + 4) + 4 * (4 + 8))
+    monkeypatch.setattr(experts, "EXPERT_BYTES", size // 3 + 1)
+    assert cost.prune_operations("sparsegpt", PruneConfig(), text) == before + 2 * once
+    assert cost.prune_operations("wanda", PruneConfig(), text) == before

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from core.models.pieces import DOWN
+from core.models.facts import DOWN
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 NO_LIMIT = 2**31 - 1
+GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
+"""Names of an expert's matrices. The first two read the input of the layer."""
 ROUTER, BY_HEAD = "router", "one output a head"
 """Reasons why a small matrix, of which each weight decides much, is not pruned by default."""
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from core.models.facts import DOWN, GATE, UP
+
 KINDS = (nn.Linear, Conv1D)
 """Modules that hold one matrix: [out, in], or [in, out] for `Conv1D`."""
 ROUTERS = ("router", "gate", "shared_expert_gate")
 """Names of modules that choose experts: small, and each weight decides much."""
-GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
-"""Names of an expert's matrices. The first two read the input of the layer."""
 
 
 @dataclass(frozen=True)

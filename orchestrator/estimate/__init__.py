@@ -9,6 +9,7 @@ streaming.py    peak memory of a worker whose model is streamed, one block at a 
 plans.py        machines that one-shot cells fit, whole or streamed
 training.py     the parts of memory that objectives and offloading change
 solving.py      cost of the solvers
+experts.py      work that the statistics of experts take
 rates.py        rates of this machine, timed
 forecast.py     all of it as lines of the dry run
 keep_policy.py  the weights that `--keep` keeps, and their disk

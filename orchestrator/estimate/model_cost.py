@@ -14,9 +14,10 @@ from core.config import FinetuneConfig, PruneConfig
 from core.models.facts import Linear, ModelFacts
 from core.precision import DTYPES
 from core.pruners import make_pruner
+from orchestrator.estimate import experts
 from orchestrator.estimate.devices import MEMORY_BYTES_A_SECOND, RATES, WIDTHS
 from orchestrator.estimate.solving import solve_operations, solve_seconds
-from orchestrator.plan.inputs import ModelInputs
+from orchestrator.plan.inputs import CalibrationText, ModelInputs
 
 STEP_BYTES = 60
 """Bytes moved for each parameter in a step of the optimizer: clipping, moments, weights, masks."""
@@ -87,18 +88,27 @@ class ModelCost:
         weights = self.active_parameters + (self.head_parameters if head else 0)
         return 2.0 * tokens * (weights + attention)
 
-    def solve_operations(self, method: str, settings: PruneConfig, tokens: int) -> float:
+    def prune_operations(self, method: str, settings: PruneConfig, text: CalibrationText) -> float:
+        """Return the forward passes of a prune stage: those that observe, and one that goes on."""
+        pruner = make_pruner(method, settings)
+        parts = max(experts.num_parts(groups, pruner) for _, groups in self.blocks)
+        once = self.forward_operations(text.num_tokens, text.seq_len, head=False)
+        shown = sum(n * experts.shown_products(groups, text) for n, groups in self.blocks)
+        return (1 + parts) * once + shown
+
+    def solve_operations(self, method: str, settings: PruneConfig, text: CalibrationText) -> float:
         """Return the products of all statistics and solves."""
         pruner = make_pruner(method, settings)
-        return sum(n * solve_operations(groups, pruner, tokens) for n, groups in self.blocks)
+        return sum(n * solve_operations(groups, pruner, text) for n, groups in self.blocks)
 
-    def solve_seconds(self, method: str, settings: PruneConfig) -> float:
+    def solve_seconds(self, method: str, settings: PruneConfig, text: CalibrationText) -> float:
         """Return the seconds of all solves beside products that workers share evenly."""
         pruner = make_pruner(method, settings)
         rate, width = self.rate("solve", "float32"), WIDTHS[self.inputs.dtype]
+        solved = [(n, experts.solved_groups(groups, text.experts)) for n, groups in self.blocks]
         return sum(
             count * solve_seconds(groups, pruner, self.device, rate, self.num_workers, width)
-            for count, groups in self.blocks
+            for count, groups in solved
         )
 
     def optimizer_seconds(self, steps: float) -> float:

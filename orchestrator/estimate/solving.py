@@ -5,15 +5,15 @@ Each pruner counts its own products. All figures here are of one block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from core.models.facts import Linear
 from core.pruners.hessian import Hessian
 from core.pruners.pruner import Pruner
 from core.pruners.refine import Refined
 from core.split.costs import MACHINES
 from core.split.plan import block_seconds
+from orchestrator.estimate.experts import Groups, observed_products, solved_groups
+from orchestrator.plan.inputs import CalibrationText
 
 SWAP_SECONDS = {
     ("cpu", True): 7e-9,
@@ -27,22 +27,14 @@ Measured on a CPU, 256 to 3072 columns at 0.5, 0.7 and 2:4, within a factor of 2
 scaled by the speed of memory, not measured.
 """
 
-Groups = Sequence[Sequence[Linear]]
-"""Matrices of one block by the input that they read."""
 
-
-def solve_operations(groups: Groups, pruner: Pruner, tokens: int) -> float:
-    """Return half of X XT for each input, and the method's products; none without a Hessian.
-
-    The mean of all tokens, which the statistics of experts have in part, is not counted.
-    """
+def solve_operations(groups: Groups, pruner: Pruner, text: CalibrationText) -> float:
+    """Return half of X XT for each input, and the method's products; none without a Hessian."""
     if pruner.statistic is not Hessian:
         return 0.0
-    return sum(
-        group[0].cols ** 2 * tokens * group[0].share
-        + pruner.work([one.rows for one in group], group[0].cols).operations
-        for group in groups
-    )
+    solves = solved_groups(groups, text.experts)
+    works = [pruner.work([one.rows for one in group], group[0].cols) for group in solves]
+    return observed_products(solves, text) + sum(work.operations for work in works)
 
 
 def solve_seconds(

@@ -110,19 +110,20 @@ class Prune(Work):
         return () if self.draw is None else (self.draw,)
 
     def operations(self, model: Counts, text_tokens: int) -> Operations:
-        """Return two forward passes over the calibration windows, and the solves."""
+        """Return the forward passes over the calibration windows, and the solves."""
         if self.calibration is None:
             return {}
-        tokens = self.calibration.num_tokens
-        passes = 2 * model.forward_operations(tokens, self.calibration.seq_len, head=False)
-        found = {("forward", self.dtype): passes}
-        if solving := model.solve_operations(self.method, self.settings, tokens):
+        asked = self.method, self.settings, self.calibration
+        found = {("forward", self.dtype): model.prune_operations(*asked)}
+        if solving := model.solve_operations(*asked):
             found["solve", "float32"] = solving
         return found
 
     def further_seconds(self, model: Counts) -> float:
         """Return what solves take beside their products."""
-        return 0.0 if self.draw is None else model.solve_seconds(self.method, self.settings)
+        if self.calibration is None:
+            return 0.0
+        return model.solve_seconds(self.method, self.settings, self.calibration)
 
 
 @dataclass(frozen=True)

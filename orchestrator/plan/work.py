@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from core.config import PruneConfig
 from core.targets import Target
-from orchestrator.plan.inputs import Reading, TrainingDraw
+from orchestrator.plan.inputs import CalibrationText, Reading, TrainingDraw
 
 Operations = dict[tuple[str, str], float]
 """Operations by kind of work (`forward`, `training`, `solve`) and dtype."""
@@ -19,11 +19,15 @@ class Counts(Protocol):
         """Return the operations of a forward pass."""
         ...
 
-    def solve_operations(self, method: str, settings: PruneConfig, tokens: int) -> float:
+    def prune_operations(self, method: str, settings: PruneConfig, text: CalibrationText) -> float:
+        """Return the operations of the forward passes of a prune stage."""
+        ...
+
+    def solve_operations(self, method: str, settings: PruneConfig, text: CalibrationText) -> float:
         """Return the operations of all statistics and solves."""
         ...
 
-    def solve_seconds(self, method: str, settings: PruneConfig) -> float:
+    def solve_seconds(self, method: str, settings: PruneConfig, text: CalibrationText) -> float:
         """Return the seconds of all solves beside their products."""
         ...
 
