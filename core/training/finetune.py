@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.measures.sparsity import pruned_are_zero
+from core.models.anatomy import anatomy_of
 from core.models.blocks import have_routers, prunable_matrices
 from core.training.loop import FinetuneReport, Loop, Progress
 from core.training.losses import Distillation, TokenLosses, token_losses
@@ -52,8 +53,10 @@ def finetune_(
     Raises:
         TrainingError: the loss or the gradient is not finite, on all ranks alike.
     """
+    whole_blocks = 0
     if config.objective == "reconstruct":
         assert teacher is not None
+        whole_blocks = sum(not facts.mlp_half for facts in anatomy_of(model).blocks)
         require_float32(model)
         progress = reconstruct_(model.eval(), teacher, masks, batches, config, loop)
     else:
@@ -63,7 +66,7 @@ def finetune_(
         kept = name not in masks or pruned_are_zero(matrix.part(), matrix.cut(masks[name]))
         assert kept, f"training filled a zero of {name}"
     num_tokens = sum(batch.numel() for batch in batches)
-    return FinetuneReport(num_tokens, progress.losses, progress.first)
+    return FinetuneReport(num_tokens, progress.losses, progress.first, whole_blocks=whole_blocks)
 
 
 def require_float32(model: PreTrainedModel) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -57,6 +57,8 @@ class FinetuneReport:
     relative squared error where blocks are reconstructed."""
     steps_resumed: int
     """Steps that an earlier process had done."""
+    whole_blocks: int = field(default=0, kw_only=True)
+    """Blocks that reconstruction trained as a whole, since no place lies between two halves."""
 
 
 class Progress:

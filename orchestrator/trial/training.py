@@ -164,6 +164,7 @@ def metrics_of(done: FinetuneReport) -> dict[str, Any]:
         "losses": thinned(done.losses),
         "num_steps": done.steps_resumed + len(done.losses),
         "steps_resumed": done.steps_resumed,
+        **({"whole_blocks": done.whole_blocks} if done.whole_blocks else {}),
         **({"dropped_share": done.dropped_share} if isinstance(done, JointReport) else {}),
     }
 
@@ -214,7 +215,11 @@ class Round:
             if isinstance(whole, Joint):
                 aim = Aim(whole.target, self.training, whole.joint)
                 return elsa_(model, masks, batches, aim, loop, teacher)
-            return finetune_(model, masks, batches, self.training, loop, teacher)
+            done = finetune_(model, masks, batches, self.training, loop, teacher)
+        if done.whole_blocks:
+            told = "%d blocks have no two halves: reconstruction trains each of them as a whole"
+            space.say_once(told, done.whole_blocks)
+        return done
 
 
 def validation_nll(space: Workspace, stage: Stage, model: PreTrainedModel) -> float:

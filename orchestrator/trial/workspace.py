@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -22,6 +23,8 @@ from orchestrator.trial.manifests import Manifests
 from orchestrator.trial.notice import Notice
 from orchestrator.trial.weights import Weights
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 GRIDS_FILE = "scales.safetensors"
 """Grids that a stage's survivors were rounded to, beside its weights."""
@@ -36,6 +39,14 @@ class Workspace:
         waits = Awaited(job.awaited_tokens, job.run.attempt, job.limits.timeout_seconds)
         self.token_reader = TokenReader(store, job.source, job.texts, waits)
         self.weights = Weights(job, store, ranks, self.manifests)
+        self.said: set[str] = set()
+        """Lines that were logged once and for all."""
+
+    def say_once(self, line: str, *values: object) -> None:
+        """Log a warning on rank 0, once in a trial."""
+        if self.ranks.rank == 0 and line not in self.said:
+            self.said.add(line)
+            logger.warning(line, *values)
 
     def told(self, question: Callable[[], T]) -> T:
         """Return rank 0's answer on all ranks (collective).
