@@ -37,7 +37,7 @@ PRESET = SweepConfig(
     ),
     output=OutputConfig(out_dir="results/calibration", keep="none"),
 )
-WIDTH, HEIGHT, EDGE = 360, 240, 48
+WIDTH, HEIGHT, EDGE, LINE = 360, 240, 48, 12
 
 Values = dict[tuple[str, float, float], dict[int, list[float]]]
 """Perplexities of all seeds by method, sparsity and damping, then by windows."""
@@ -92,15 +92,25 @@ def panel(values: Values, place: tuple[str, float]) -> str:
         x = EDGE + (WIDTH - 2 * EDGE) * math.log2(count / windows[0]) / steps
         return x, EDGE + (HEIGHT - 2 * EDGE) * (high - value) / (high - low)
 
-    parts = [label(EDGE, 24, f"{place[0]}, sparsity {place[1]:g}: perplexity by windows")]
+    parts = [label(EDGE, 24, f"{place[0]} at {place[1]:g}: perplexity by windows and damping")]
     parts += [label(at(n, low)[0], HEIGHT - EDGE + 18, str(n), "middle") for n in windows]
     parts += [label(EDGE - 8, at(windows[0], v)[1], f"{v:.4g}", "end") for v in (low, high)]
+    ends = {damping: at(*[*line.items()][-1]) for damping, line in lines.items()}
+    places = apart({damping: y for damping, (_, y) in ends.items()})
     for color, (damping, line) in zip(itertools.cycle(SERIES), lines.items()):
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in itertools.starmap(at, line.items()))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
-        x, y = at(*[*line.items()][-1])
-        parts.append(label(x + 4, y, f"{damping:g}", "start", color))
+        parts.append(label(ends[damping][0] + 4, places[damping], f"{damping:g}", "start", color))
     return "".join(parts)
+
+
+def apart(heights: dict[float, float]) -> dict[float, float]:
+    """Return the heights of labels, moved down where one would lie on another."""
+    places: dict[float, float] = {}
+    last = -math.inf
+    for name, height in sorted(heights.items(), key=lambda item: item[1]):
+        last = places[name] = max(height, last + LINE)
+    return places
 
 
 def label(x: float, y: float, words: str, anchor: str = "start", color: str = "black") -> str:
