@@ -27,6 +27,9 @@ DASHBOARD = "RAY_API_SERVER_ADDRESS"
 STARTING_WORKERS = "RAY_worker_maximum_startup_concurrency"
 """Ray warns on the terminal when it runs four times as many processes as this, the number of cores
 by default. Two trials on two cores take eight processes, most of which only wait."""
+EARLY_WORKERS = "RAY_prestart_worker_first_driver"
+"""Ray starts a worker for each core in advance. None of ours can use one, since each has an
+environment of its own, and they take half a second of a core each."""
 ANSWER_SECONDS = 5.0
 """Longest wait for a sign of life of a cluster that was started on this machine."""
 
@@ -113,6 +116,7 @@ def join_or_start() -> None:
     port = free_port()
     os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
     os.environ.setdefault(STARTING_WORKERS, str(max(8, num_cores())))
+    os.environ.setdefault(EARLY_WORKERS, "false")
     try:
         with nullcontext({}) if joins else short_paths() as place:
             ray.init(**options | place, include_dashboard=True, dashboard_port=port)
