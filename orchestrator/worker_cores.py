@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator.estimate.devices import USABLE_SHARE
 from orchestrator.estimate.machine import machine_bytes, num_cores
 from orchestrator.estimate.memory import memory
 from orchestrator.preparation import Sweep, Texts, trials_of
@@ -24,6 +23,10 @@ GAIN = 0.8
 times faster in evaluation, 1.7 in pruning and 1.4 in training."""
 START_SECONDS = 20.0
 """Seconds of one core that a worker group takes to start."""
+
+MEMORY_SHARE = 0.5
+"""Part of this machine's memory that several groups may fill. The rest is for files that they read
+and for whoever works here."""
 
 
 def with_cores(sweep: Sweep, texts: Texts) -> Sweep:
@@ -64,7 +67,7 @@ def fits(sweep: Sweep, at_once: int) -> bool:
     needs = [
         memory(cost, sweep.trains, 1, sweep.micro_batch_tokens) for cost in sweep.costs.values()
     ]
-    return at_once * max(needs) <= USABLE_SHARE * machine_bytes()
+    return at_once * max(needs) <= MEMORY_SHARE * machine_bytes()
 
 
 def longest(loads: Sequence[float], slots: int) -> float:

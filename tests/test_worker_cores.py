@@ -41,7 +41,7 @@ def test_one_branch_has_all_cores(sweep, monkeypatch):
 def test_groups_are_as_many_as_memory_holds(sweep, monkeypatch):
     need = worker_cores.memory(*sweep.costs.values(), sweep.trains, 1, sweep.micro_batch_tokens)
     for groups, least in ((1.5, 8), (2.5, 4)):
-        total = groups * need / worker_cores.USABLE_SHARE
+        total = groups * need / worker_cores.MEMORY_SHARE
         monkeypatch.setattr(worker_cores, "machine_bytes", lambda total=total: total)
         assert cores_of(sweep, 100.0) == least
 
