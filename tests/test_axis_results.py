@@ -84,8 +84,8 @@ def test_controls_of_two_trainings_are_neither_averaged_nor_mixed():
     controls = [curve for curve in curves_from_rows(rows) if curve.is_control]
     assert [[point.perplexity for point in curve.points] for curve in controls] == [[20.0], [19.0]]
     table = summary_table(rows)
-    assert "fine-tuned alike (finetune.tokens 1000): 20.00 (round 1)" in table
-    assert "fine-tuned alike (finetune.tokens 4000): 19.00 (round 1)" in table
+    assert "trained alike (finetune.tokens 1000): 20.00 (round 1)" in table
+    assert "trained alike (finetune.tokens 4000): 19.00 (round 1)" in table
 
 
 def test_the_table_of_rows_has_a_column_for_each_axis_with_its_type():

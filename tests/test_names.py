@@ -19,7 +19,7 @@ make_row, control = _synthetic["make_row"], _synthetic["control"]
         (make_row(sparsity=0.7), "wanda oneshot 0.7", "wanda · oneshot · sparsity 0.7"),
         (make_row(mask_structure="2:4"), "wanda oneshot 2:4", "wanda · oneshot · 2:4"),
         (make_row(method="dense", regime="dense", sparsity=0.0), "dense dense", "dense"),
-        (control(2, 25.0), "dense finetune round 2", "dense, fine-tuned alike"),
+        (control(2, 25.0), "dense finetune round 2", "dense, trained alike"),
     ],
 )
 def test_a_cell_is_named_by_method_regime_and_target(row, short, title):

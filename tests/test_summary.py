@@ -60,7 +60,7 @@ def test_table_stays_within_79_columns_and_ascii():
 
 def test_table_gives_the_control_by_round():
     table = summary_table(sweep_rows(models={"m": 20.0}, sparsities=(0.3, 0.5), seeds=(0,)))
-    assert "dense, fine-tuned alike: 19.5" in table and "(round 2)" in table
+    assert "dense, trained alike: 19.5" in table and "(round 2)" in table
 
 
 def test_table_never_averages_different_settings():

@@ -10,7 +10,7 @@ from core.targets import Target
 from orchestrator.plan.cell import Cell
 from orchestrator.results.schema import axes_in
 
-CONTROL = "fine-tuned alike"
+CONTROL = "trained alike"
 """Shown in place of a regime for the dense model that was trained like the pruned ones."""
 
 
