@@ -103,8 +103,8 @@ class FinetuneConfig(Training):
     """Number of training tokens, see --finetune.budget. By default 32,768 for the embedded model,
     else 1,048,576."""
     validation: str | None = None
-    """Text on which the best of several learning rates is chosen. It may not be evaluated on. By
-    default a part of the training text that nothing else reads."""
+    """Text on which the best of several learning rates (--finetune.lr, --joint.lr) is chosen. It
+    may not be evaluated on. By default a part of the training text that nothing else reads."""
     budget: Budget = "round"
     """`round`: each round of a cell trains on --finetune.tokens; `total`: all its rounds together
     do."""
@@ -120,8 +120,6 @@ class FinetuneConfig(Training):
         require_positive("finetune.tokens", self.tokens, remedy)
         require_positive("finetune.batch-tokens", self.batch_tokens, remedy)
         require_window("finetune.seq-len", self.seq_len)
-        several = len(self.lrs) > 1
-        require_used("finetune.validation", self.validation, several, "several --finetune.lr")
 
     def training(self) -> Training:
         """Return the settings that every round reads."""

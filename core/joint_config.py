@@ -34,7 +34,7 @@ class JointConfig:
 
     lr: float | tuple[float, ...] | None = None
     """Peak learning rate, in the place of --finetune.lr. With several, the one with the lowest loss
-    on validation text is kept. By default 3e-3 for the embedded model, else 2e-4."""
+    on --finetune.validation is kept. By default 3e-3 for the embedded model, else 2e-4."""
     penalty: float = 0.01
     """Strength that pulls the weights towards their sparse copy (lambda in the paper). It does not
     depend on the number of workers."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from core.checks import require, require_known, require_unique
+from core.checks import require, require_known, require_unique, require_used
 from core.config import CalibrationConfig, DType, EvalConfig, FinetuneConfig, PruneConfig
 from core.joint_config import DENSE, JointConfig, require_joint
 from core.methods import EVERY_METHOD, JOINT_METHODS
@@ -224,12 +224,20 @@ class SweepConfig:
             require(not self.grid.trains, "prune.weight-bits", self.prune.weight_bits, remedy)
         workers = self.resources.num_workers
         require(workers == 1 or not self.eval.speed, "eval.speed", "True", "needs --num-workers 1")
+        needed = "several --finetune.lr or --joint.lr"
+        require_used("finetune.validation", self.finetune.validation, self.chooses_rates, needed)
         if self.grid.joins:
             require_joint(self.finetune)
             self.joint.require_start(self.grid.sparsities, structures, self.grid.within)
         price = self.resources.price_per_gpu_hour
         planned = price is None or self.output.dry_run
         require(planned, "price-per-gpu-hour", price, "only --dry-run prints it; add that flag")
+
+    @property
+    def chooses_rates(self) -> bool:
+        """True if any regime chooses among several learning rates."""
+        finetune, joint = (len(rates) > 1 for rates in (self.finetune.lrs, self.joint.lrs()))
+        return self.grid.finetunes and finetune or self.grid.joins and joint
 
     def pruning_methods(self) -> tuple[str, ...]:
         """Return the methods that run, with that which joint training starts from."""

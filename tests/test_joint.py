@@ -126,8 +126,8 @@ def test_the_rate_with_the_lowest_validation_loss_keeps_its_masks(tiny_opt_dir, 
     lines = (folder / "test.txt").read_text().splitlines()
     (folder / "validation.txt").write_text("\n".join(lines[6:]) + "\n")
     (folder / "test.txt").write_text("\n".join(lines[:6]) + "\n")
-    rates = {"lr": (1e-6, 3e-3), "validation": str(folder / "validation.txt")}
-    config = config_of(tiny_opt_dir, folder, {"lr": (1e-6, 3e-3)}, rates, sparsities=(0.5,))
+    text = {"validation": str(folder / "validation.txt")}
+    config = config_of(tiny_opt_dir, folder, {"lr": (1e-6, 3e-3)}, text, sparsities=(0.5,))
     sweep = walked.walk(config)
     (row,) = (row for row in rows_of(sweep) if row["method"] == "elsa")
     metrics = sweep.store.stages.at(row["stage_id"]).manifest()["metrics"]
@@ -265,14 +265,29 @@ def test_only_the_training_that_chooses_a_rate_reads_the_validation_text(tiny_op
     grid = {"methods": ("magnitude", "elsa"), "regimes": ("finetune", "joint")}
 
     def chosen(joint, lr) -> set[tuple[str, bool]]:
-        several = {"validation": text} if len(lr) > 1 else {}
-        config = config_of(tiny_opt_dir, folder, {"lr": joint}, {"lr": lr, **several}, **grid)
+        several = {"lr": lr, "validation": text}
+        config = config_of(tiny_opt_dir, folder, {"lr": joint}, several, **grid)
         stages = prepare(config).plan.stages.values()
         trained = [stage.work for stage in stages if stage.work.trains]
         return {(type(work).__name__, len(work.readings()) > 1) for work in trained}
 
     assert chosen(1e-3, rates) == {("Finetune", True), ("Joint", False)}
+    assert chosen(rates, 1e-3) == {("Finetune", False), ("Joint", True)}
     assert chosen(rates, rates) == {("Finetune", True), ("Joint", True)}
+
+
+@pytest.mark.parametrize(
+    ("joint", "finetune", "grid"),
+    [
+        ({}, {}, {}),
+        ({}, {"lr": (1e-3, 1e-4)}, {}),
+        ({"lr": (1e-3, 1e-4)}, {}, {"methods": ("magnitude",), "regimes": ("finetune",)}),
+    ],
+)
+def test_a_validation_text_that_no_choice_reads_is_refused(tmp_path, joint, finetune, grid):
+    message = "--finetune.validation x: has no effect without several --finetune.lr or --joint.lr"
+    with pytest.raises(ValueError, match=message):
+        config_of("m", tmp_path, joint, {**finetune, "validation": "x"}, **grid)
 
 
 def test_several_rates_need_a_validation_text(tiny_opt_dir, folder):
@@ -310,6 +325,9 @@ def test_a_row_names_the_flags_that_compute_it_again():
     assert narrowed(row | {"path": [0.5]})["regimes"] == ["joint"]
     assert is_read("joint.penalty", row) and is_read("finetune.tokens", row)
     assert not is_read("joint.penalty", row | {"method": "wanda", "regime": "oneshot"})
+    assert not any(is_read(f"finetune.{name}", row) for name in ("lr", "each-lr", "budget"))
+    assert not is_read("finetune.validation", row | {"finetune_settings": '{"lr": 0.001}'})
+    assert is_read("finetune.validation", row | {"finetune_settings": '{"lr": [0.1, 0.2]}'})
 
 
 def test_the_embedded_model_has_a_default_rate_of_its_own():

@@ -293,7 +293,6 @@ def test_the_validation_text_enters_where_a_rate_is_chosen():
         ({"distill": True, "distill_temperature": 0.0}, "--finetune.distill-temperature 0.0"),
         ({"lora_rank": 8}, "--finetune.lora-rank 8: has no effect without --finetune.trainable"),
         ({"trainable": "masklora", "lora_rank": 0}, "--finetune.lora-rank 0"),
-        ({"validation": "embedded"}, "--finetune.validation embedded: has no effect without"),
         ({"distill": True, "objective": "reconstruct"}, "--finetune.objective reconstruct"),
         ({"distill": True, "objective": "adaptive"}, "--finetune.distill True: adaptive learns"),
     ],

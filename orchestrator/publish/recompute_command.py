@@ -18,6 +18,9 @@ from orchestrator.help import EACH
 from orchestrator.results.record import BLOCKS
 from orchestrator.results.schema import Row
 
+OWN_OF_MASKED = ("lr", "budget")
+"""Settings of masked training that joint training does not share."""
+
 
 def recompute_command(record: Mapping[str, Any] | None, row: Row) -> str:
     """Return the command.
@@ -71,6 +74,14 @@ def own_settings(record: Mapping[str, Any], row: Row, words: Sequence[str]) -> d
     return found
 
 
+def trains_with(name: str, row: Row) -> bool:
+    """Return True if the training of a cell reads a setting of masked training."""
+    if name == "validation":
+        rates = json.loads(row.get("finetune_settings") or "{}").get("lr")
+        return isinstance(rates, list)
+    return row["regime"] != "oneshot" and not (row["regime"] == "joint" and name in OWN_OF_MASKED)
+
+
 def narrowed(row: Row) -> dict[str, list[str]]:
     """Return the flags of the smallest grid with the cell; any grid has the tuned dense model."""
     if row["method"] == "dense":
@@ -93,7 +104,7 @@ def is_read(flag: str, row: Row) -> bool:
         return True
     section, _, name = flag.partition(".")
     if section == "finetune":
-        return row["regime"] != "oneshot"
+        return trains_with(name.removeprefix(EACH), row)
     if section == "joint":
         return row["regime"] == "joint"
     if section == "calibration":
