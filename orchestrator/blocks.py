@@ -11,12 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.checks import require
 from orchestrator.config import SweepConfig
 
 GROUPS = ("calibration", "prune", "finetune", "joint")
 """Groups of settings that may differ from block to block, beside the grid."""
 GRID_AXES = ("schedule", "num_rounds")
 """Fields of the grid that set curves apart and that are no coordinate of a cell."""
+STEPS = "sparsities"
+"""Field of the grid that gives a cell's coordinate, and the path of iterative cells: this sets
+curves apart."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,17 @@ class BlocksConfig(SweepConfig):
 
     @classmethod
     def of(cls, blocks: Sequence[SweepConfig], left_out: Sequence[str] = ()) -> SweepConfig:
-        """Return the settings of these blocks; those of one block alone are what they were."""
+        """Return the settings of these blocks; those of one block alone are what they were.
+
+        Raises:
+            BadInputError: a search, and blocks with other seeds than the rest.
+        """
         if len(blocks) == 1 and not left_out:
             return blocks[0]
+        other = next((b.grid.seeds for b in blocks if b.grid.seeds != blocks[0].grid.seeds), None)
+        told = " ".join(map(str, other or ()))
+        remedy = "a search (--within) needs the same seeds in all blocks"
+        require(other is None or not any(b.grid.within for b in blocks), "seeds", told, remedy)
         names = [field.name for field in dataclasses.fields(SweepConfig)]
         first = {name: getattr(blocks[0], name) for name in names}
         return cls(**first, others=tuple(blocks[1:]), left_out=tuple(left_out))
@@ -70,7 +82,7 @@ def axes_of(blocks: Sequence[SweepConfig]) -> list[dict[str, float | str]]:
 
     Values of a setting that has only numbers are numbers, all others are text.
     """
-    every = [settings_of(block) for block in blocks]
+    every = [settings_of(block) | {STEPS: steps_of(block)} for block in blocks]
     found: list[dict[str, float | str]] = [{} for _ in blocks]
     for name in every[0]:
         values = [settings[name] for settings in every]
@@ -80,6 +92,11 @@ def axes_of(blocks: Sequence[SweepConfig]) -> list[dict[str, float | str]]:
         for axes, value in zip(found, values):
             axes[name] = value if is_number else in_words(value)
     return found
+
+
+def steps_of(block: SweepConfig) -> tuple[float, ...]:
+    """Return the sparsities of a block, each once and in rising order."""
+    return tuple(sorted({round(sparsity, 6) for sparsity in block.grid.sparsities}))
 
 
 def in_words(value: object) -> str:

@@ -81,15 +81,18 @@ def with_settings(axes: Mapping[str, Any]) -> list[str]:
 def axis_lines(sweep: Sweep, seconds: Mapping[str, float]) -> list[str]:
     """Return the cost of each value of each axis: its cells, and the time that only they take."""
     plan, lines = sweep.plan, []
-    axes = {cell.id: plan.axes_of(cell) for cell in sweep.cells}
+    axes = {
+        cell.id: [plan.axes_of(cell, block) for block in plan.asked_by[cell.id]]
+        for cell in sweep.cells
+    }
     for name in dict.fromkeys(name for block in plan.axes for name in block):
         cells: Counter[Any] = Counter()
         users: dict[str, set[Any]] = {}
         for cell in sweep.cells:
-            value = axes[cell.id].get(name)
-            cells[value] += 1
+            values = {found.get(name) for found in axes[cell.id]}
+            cells.update(values)
             for stage in {*cell.all_stages()} & sweep.needed:
-                users.setdefault(stage, set()).add(value)
+                users.setdefault(stage, set()).update(values)
         for value in dict.fromkeys(block[name] for block in plan.axes):
             own = sum(seconds[stage] for stage, found in users.items() if found == {value})
             told = f"{name.replace('_', '-')} {value}"

@@ -159,6 +159,13 @@ def written(tmp_path, name: str, text: str) -> str:
     return f"--grid {tmp_path / name}"
 
 
+def test_blocks_of_a_search_have_the_same_seeds(tmp_path):
+    file = written(tmp_path, "a.yaml", "- methods: wanda\n- {methods: alps, seeds: [0, 1]}\n")
+    assert len(blocks_of(config_of(file))) == 2
+    with pytest.raises(BadInputError, match="--seeds 0 1: a search .* needs the same seeds in all"):
+        config_of(f"{file} --within 1.5")
+
+
 @pytest.mark.parametrize(("name", "text"), [("a.yaml", YAML), ("a.toml", TOML)])
 def test_a_file_holds_blocks_each_a_product(tmp_path, name, text):
     config = config_of(f"{written(tmp_path, name, text)} --regimes oneshot")

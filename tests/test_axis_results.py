@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shlex
 from pathlib import Path
@@ -19,6 +20,7 @@ from orchestrator.dry_run import describe_plan
 from orchestrator.inputs import models
 from orchestrator.jobs import trial_job
 from orchestrator.page.contents import page_contents
+from orchestrator.plan.kinds import Finetune
 from orchestrator.preparation import prepare, read_texts, trials_of, write_record
 from orchestrator.publish.recompute_command import recompute_command
 from orchestrator.results.curves import curves_from_rows, label_of
@@ -26,6 +28,8 @@ from orchestrator.results.gathering import gather
 from orchestrator.results.names import CellName
 from orchestrator.results.parquet import to_table
 from orchestrator.results.record import grid_columns, labels_of, read_record
+from orchestrator.results.rows import cell_columns
+from orchestrator.results.schema import key_of
 from orchestrator.results.summary import summary_table
 
 make_row = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))["make_row"]
@@ -127,26 +131,81 @@ def test_a_sweep_with_axes_plans_each_cell_once_and_records_its_own_settings(fla
     record = read_record(sweep.store, sweep.id)
     assert len(record["blocks"]) == 4
     axes = grid_columns(record)
-    assert {*axes} == {c.id for c in sweep.plan.cells.values() if sweep.plan.axes_of(c)}
-    found = {tuple(sorted(each.items())) for each in axes.values()}
-    assert ((NUM, 4), (TOKENS, 128)) in {tuple(sorted(each)) for each in found}
+    trained = {c.id for c in sweep.plan.cells.values() if c.regime == "finetune"}
+    assert {*axes} == {c.id for c in sweep.plan.cells.values() if sweep.plan.axes_of(c)} | trained
+    assert {NUM: 4, TOKENS: 128, "budget": "round"} in axes.values()
     (trial,) = trials_of(sweep, dict.fromkeys(sweep.plan.stages, 1.0), 1)
     job = trial_job(sweep, trial, frozenset())
     for cell in job.cells:
         recorded = json.loads(job.run.configs[cell.block])
-        told = {name.removeprefix("axis:"): value for name, value in axes.get(cell.id, {}).items()}
-        for name, value in told.items():
-            group, _, field = name.partition(".")
-            assert recorded[group][field] == value
-    stored = {
-        key: make_row(cell_id=cell["id"], protocol="sparsegpt", eval_text=text)
-        | {"stage_id": "s", "_evaluation": "e"}
-        for cell in record["cells"]
-        for key, text in cell["rows"].items()
-    }
-    rows = gather(stored, labels_of(record), {}, axes)
+        for name, value in axes.get(cell.id, {}).items():
+            group, _, field = name.removeprefix("axis:").rpartition(".")
+            assert recorded[group or "finetune"][field] == value
+    rows = rows_of(sweep)
     assert {row.get(NUM) for row in rows} == {None, 2, 4}
     assert any(CellName.of_row(row).full.endswith("calibration.num-samples 4") for row in rows)
+
+
+def rows_of(sweep):
+    """Return the rows that a sweep would leave, all with one perplexity."""
+    write_record(sweep)
+    record, stored = read_record(sweep.store, sweep.id), {}
+    for cell in sweep.plan.cells.values():
+        works = [sweep.plan.stages[stage].work for stage in cell.stages]
+        tokens = sum(work.tokens for work in works if isinstance(work, Finetune))
+        known = cell_columns(cell) | {"num_finetune_tokens": tokens, "stage_id": cell.stages[-1]}
+        row = make_row(eval_text=record["config"]["eval"]["texts"][0], **known)
+        stored |= {key: row | {"_evaluation": key} for key in cell.row_keys()}
+    return gather(stored, labels_of(record), {}, grid_columns(record))
+
+
+def changed(flags, **values):
+    """Return flags with other values."""
+    words = " ".join(flags)
+    for name, value in values.items():
+        flag = name.replace("__", ".").replace("_", "-")
+        words = re.sub(rf" --{flag}( (?!--)\S+)*", "", words) + f" --{flag} {value}"
+    return words.split()
+
+
+def points_of(rows, control=False):
+    """Return the sparsities and rounds of each curve of rows by the curve's label."""
+    curves = [c for c in curves_from_rows(rows) if c.is_control == control and c.regime != "dense"]
+    turn = {key_of(row): row["round"] for row in rows}
+    return {
+        label_of(curve, curves): {p.sparsity: turn[p.rows[0]] for p in curve.points}
+        for curve in curves
+    }
+
+
+def test_a_cell_that_two_settings_share_is_on_the_lines_of_both(flags):
+    """The first round of an iterative cell is the same, whatever a budget gives to the others."""
+    words = changed(flags, calibration__num_samples=4, finetune__tokens=64, sparsities="0.5 0.7")
+    words = changed(words, methods="sparsegpt", regimes="iterative", finetune__budget="round total")
+    rows = rows_of(prepare(parse(SweepConfig(), words, "")))
+    assert len(rows) == 1 + 2 + 3
+    assert points_of(rows) == {
+        f"iterative · finetune.budget {each}": {0.5: 1, 0.7: 2} for each in ("round", "total")
+    }
+    assert points_of(rows, control=True) == {
+        "trained alike · finetune.budget round": {0.5: 1, 0.7: 2},
+        "trained alike · finetune.budget total": {0.5: 1, 0.7: 1},
+    }
+    assert to_table(rows).column("also").null_count == 1 + 1 + 2
+    table = summary_table(rows)
+    assert all(line.count("40.0") == 2 for line in table.splitlines() if " [" in line)
+
+
+def test_a_cell_of_an_earlier_sweep_has_the_settings_that_this_one_calls_it(flags):
+    words = changed(flags, calibration__num_samples=4, finetune__tokens=64, sparsities="0.5 0.7")
+    words = changed(words, methods="sparsegpt", regimes="iterative", finetune__budget="total")
+    sweep = prepare(parse(SweepConfig(), words, ""))
+    assert {row["budget"] for row in rows_of(sweep)} == {None, "total"}
+    record = read_record(sweep.store, sweep.id)
+    (first, _) = (c for c in sweep.plan.cells.values() if c.regime == "iterative")
+    stored = make_row(**cell_columns(first) | {"budget": "round", "eval_text": "test.txt"})
+    (row,) = gather({first.row_keys()[0]: stored}, labels_of(record), {}, grid_columns(record))
+    assert row["in_current_grid"] and row["budget"] == "total"
 
 
 def test_the_record_of_a_sweep_gives_the_same_sweep(flags):

@@ -1,5 +1,6 @@
 """In a real browser: every view of the figure keeps what views.js says that a view is."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -54,3 +55,26 @@ def test_no_point_beats_the_front_in_size_and_perplexity(browser, views):
     assert len(steps) > 1 and set(steps) <= set(points)
     for x, y in points:
         assert (x, y) in steps or any(a <= x and b <= y for a, b in steps)
+
+
+def test_lines_that_share_a_cell_have_one_label(browser, tmp_path):
+    make_row, iterative, tokens = (_synthetic[n] for n in ("make_row", "iterative", "TOKENS"))
+    rows = [_synthetic["DENSE"], make_row(sparsity=0.3)]
+    rows += [iterative(0.3, 0.5, **named("round")), iterative(0.3, 0.5, **named("total"))]
+    rows[-1]["num_finetune_tokens"] = tokens
+    rows.append(iterative(0.3, **named("round"), also=json.dumps([named("total")])))
+    write_html(rows, tmp_path / "curves.html")
+    browser.open(tmp_path / "curves.html")
+    for target, labels in (
+        ("0.3", ["", "iterative · round = iterative · total", "oneshot"]),
+        ("0.5", ["iterative · round", "iterative · total"]),
+    ):
+        browser.run(f"set({{view: 'tokens', at: '{target}'}})")
+        drawn = "byId('plot').data.filter(t => t.meta.kind === 'curve')"
+        assert sorted(browser.run(f"return {drawn}.map(t => t.text[0].trim())")) == labels
+    assert browser.errors() == []
+
+
+def named(budget: str) -> dict[str, str]:
+    """Columns of a budget, where it is an axis."""
+    return {"budget": budget, "axis:finetune.budget": budget}

@@ -143,11 +143,13 @@ def place(tmp_path_factory, tiny_opt_dir, write_texts):
         yield directory
 
 
-def run_sweep(out: str, *extra: str, stages: int = LIMIT) -> tuple[int, str]:
+def run_sweep(
+    out: str, *extra: str, stages: int = LIMIT, sparsities: str = "--sparsities 0.3 0.5 0.7 0.9"
+) -> tuple[int, str]:
     """Run a sweep that searches, at most so many stages; return its code and what it printed."""
     command = [
         *("--models", "model", "--out-dir", out, "--methods", "sparsegpt"),
-        *("--sparsities", "0.3", "0.5", "0.7", "0.9"),
+        *sparsities.split(),
         *("--calibration.num-samples", "8", "--calibration.text", "calibration.txt"),
         *("--calibration.seq-len", "32", "--finetune.text", "train.txt"),
         *("--finetune.tokens", "512", "--finetune.seq-len", "32", "--finetune.batch-tokens", "128"),
@@ -221,6 +223,41 @@ def test_an_answer_does_not_depend_on_the_other_ratios(whole):
     alone = answers_of("alone")
     assert alone == {key: found for key, found in whole[0].items() if key[1] == 1.5}
     assert {*Store("alone").rows.read()} < whole[1]
+
+
+def test_blocks_with_other_sparsities_share_the_search_of_a_curve(place, whole):
+    """Iterative cells of another grid have another path, and so a curve of their own."""
+    (place / "blocks.yaml").write_text("- sparsities: [0.3, 0.7]\n- sparsities: [0.9, 0.5]\n")
+    code, said = run_sweep("blocks", *WITHIN, sparsities="--grid blocks.yaml")
+    assert code == 0, said
+    (board,) = boards_of(curves_from_rows(read_rows("blocks/results.parquet")))
+    found = found_on(board)
+    names = {each.line.name: each.line.regime for each in found}
+    assert [*names][2:] == [f"sparsegpt · iterative · sparsities {s}" for s in STEPS]
+    for each in found:
+        crossing, expected = each.crossing, whole[0][each.line.regime, each.ratio]
+        if each.line.regime == "iterative":
+            assert crossing.next is None and crossing.low <= expected.high
+            assert expected.low <= (crossing.high or 1.0), "its grid may end within the ratio"
+        else:
+            assert crossing == expected
+    again, said = run_sweep("blocks", *WITHIN, stages=0, sparsities="--grid blocks.yaml")
+    assert again == 0, said
+
+
+STEPS = ("0.3+0.7", "0.5+0.9")
+
+
+def test_curves_that_share_a_cell_are_both_searched(place):
+    """The first round of an iterative cell is the same under both budgets."""
+    flags = ("--within", "1.01", "--regimes", "iterative", "--finetune.budget", "round", "total")
+    code, said = run_sweep("budgets", *flags)
+    assert code == 0, said
+    (board,) = boards_of(curves_from_rows(read_rows("budgets/results.parquet")))
+    found = {each.line.name: each.crossing for each in found_on(board)}
+    names = {f"sparsegpt · iterative · finetune.budget {each}" for each in ("round", "total")}
+    assert {*found} == names and all(0.3 < each.low < 0.5 for each in found.values())
+    assert {each.value for each in found.values()} == {found[min(names)].value}
 
 
 def test_cells_that_fail_count_as_above_and_the_sweep_goes_on(place, monkeypatch):

@@ -32,8 +32,9 @@ class Settings:
     """Token budget of a branch that trains."""
 
     def reads(self, name: str) -> bool:
-        """Return True if the path of the cell depends on a setting of the grid."""
-        return self.schedule is not None and name in ("schedule", "num_rounds")
+        """Return True if the path of an unstructured cell depends on a setting of the grid."""
+        steps = "sparsities" if self.schedule == "grid" else "num_rounds"
+        return self.schedule is not None and name in ("schedule", steps)
 
 
 @dataclass(frozen=True)

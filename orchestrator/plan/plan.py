@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from orchestrator.plan.cell import Cell
+from orchestrator.plan.cell import DENSE, Cell, Settings
 from orchestrator.plan.inputs import ModelInputs
 from orchestrator.plan.stages import Stage
 from orchestrator.plan.work import Work
@@ -18,10 +18,12 @@ from orchestrator.plan.work import Work
 class CurveName(NamedTuple):
     """All that the cells of one curve have in common."""
 
-    block: int
     model: str
     method: str
     regime: str
+    axes: tuple[tuple[str, Any], ...] = ()
+    """Settings in which blocks differ and that the cells read. Blocks that agree in them share the
+    curve, also where their grids have other sparsities."""
 
 
 @dataclass
@@ -31,7 +33,9 @@ class PlannedCurve:
     cells: dict[float, dict[str, Cell]] = field(default_factory=dict)
     """Cells by sparsity, then by id."""
     coarse: set[float] = field(default_factory=set)
-    """Sparsities of the grid; a search has added the others."""
+    """Sparsities of the grids; a search has added the others."""
+    blocks: dict[int, None] = field(default_factory=dict)
+    """Numbers of the blocks that ask for the cells, in their order."""
 
 
 @dataclass
@@ -45,6 +49,8 @@ class Plan:
     cells: dict[str, Cell] = field(default_factory=dict)
     curves: dict[CurveName, PlannedCurve] = field(default_factory=dict)
     """Curves of all blocks, which may share cells. N:M cells are on none."""
+    asked_by: dict[str, dict[int, Settings]] = field(default_factory=dict)
+    """Numbers of the blocks that ask for a cell, with their settings of it, by the cell's id."""
     within: list[tuple[float, ...]] = field(default_factory=list)
     """Ratios to the dense perplexity that a search follows, of each block."""
     extras: set[str] = field(default_factory=set)
@@ -74,23 +80,47 @@ class Plan:
         return stage.id
 
     def add_cell(self, cell: Cell) -> Cell:
-        """Add a cell, or find the equal one (a seed without effect); return it."""
+        """Add a cell, or find the equal one (another block's, a seed without effect); return it."""
+        self.asked_by.setdefault(cell.id, {}).setdefault(cell.block, cell.settings)
         return self.cells.setdefault(cell.id, cell)
 
-    def add_to_curve(self, name: CurveName, cell: Cell, is_extra: bool) -> None:
-        """Note that a cell is a point of a curve, asked for by the grid or by a search alone."""
-        curve, sparsity = self.curves.setdefault(name, PlannedCurve()), cell.target.sparsity
-        curve.cells.setdefault(sparsity, {})[cell.id] = cell
+    def add_to_curve(self, cell: Cell, block: int, is_extra: bool) -> None:
+        """Note that a block's grid, or only a search, asks for a cell as a point of a curve."""
+        curve = self.curves.setdefault(self.curve_name(cell, block), PlannedCurve())
+        curve.cells.setdefault(cell.target.sparsity, {})[cell.id] = cell
+        curve.blocks[block] = None
         if not is_extra:
-            curve.coarse.add(sparsity)
+            curve.coarse.add(cell.target.sparsity)
 
-    def axes_of(self, cell: Cell) -> dict[str, Any]:
-        """Return the settings that a cell reads, of those in which blocks differ."""
+    def curve_name(self, cell: Cell, block: int) -> CurveName:
+        """Return the name of the curve that a cell is on by the settings of a block."""
+        axes = tuple(self.axes_of(cell, block).items())
+        return CurveName(cell.model, cell.method, cell.regime, axes)
+
+    def curve_of(self, cell: Cell, block: int) -> PlannedCurve | None:
+        """Return the curve that a block has a cell on; None for dense and N:M cells."""
+        if cell.method == DENSE or cell.target.mask_structure is not None:
+            return None
+        return self.curves[self.curve_name(cell, block)]
+
+    def within_of(self, curve: PlannedCurve) -> tuple[float, ...]:
+        """Return the ratios that a search follows on a curve: those of all of its blocks."""
+        return tuple(sorted({ratio for block in curve.blocks for ratio in self.within[block]}))
+
+    def axes_of(self, cell: Cell, block: int | None = None) -> dict[str, Any]:
+        """Return the settings that a cell reads, of those in which blocks differ.
+
+        Args:
+            cell: the cell.
+            block: number of the block whose values are wanted; by default the cell's own.
+        """
+        block = cell.block if block is None else block
         works = [self.stages[stage].work for stage in cell.stages]
+        settings, is_plain = self.asked_by[cell.id][block], cell.target.mask_structure is None
         return {
             name: value
-            for name, value in self.axes[cell.block].items()
-            if any(work.reads(name) for work in works) or cell.settings.reads(name)
+            for name, value in self.axes[block].items()
+            if any(work.reads(name) for work in works) or is_plain and settings.reads(name)
         }
 
     def row_keys(self) -> set[str]:

@@ -22,7 +22,7 @@ from orchestrator.config import GridConfig, is_pair
 from orchestrator.plan.cell import DENSE, Cell, Point, Settings
 from orchestrator.plan.inputs import Draw, ModelInputs, TaskInput
 from orchestrator.plan.kinds import Dense, Evaluate, Finetune, Joint, Prune, Speed, Tasks
-from orchestrator.plan.plan import CurveName, Plan
+from orchestrator.plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def build_plan(
     plan, blocks = Plan({}, circumstances or {}), list(blocks)
     planners: list[ModelPlanner] = []
     for number, (planner, models) in enumerate(blocks):
+        plan.axes.append(planner.axes)
+        plan.within.append(planner.grid.within)
         for model in models:
             plan.models.setdefault(model.name, model)
             planners.append(ModelPlanner(planner, plan, model, number))
             planners[-1].add_all()
-        plan.axes.append(planner.axes)
-        plan.within.append(planner.grid.within)
     grid = set(plan.cells)
     for each in planners:
         each.add_extras()
@@ -136,8 +136,7 @@ class ModelPlanner:
         add = self.add_joint_branch if point.method in JOINT_METHODS else self.add_branch
         cell = add(point)
         if point.target.mask_structure is None:
-            name = CurveName(self.block, self.model.name, point.method, point.regime)
-            self.plan.add_to_curve(name, cell, is_extra)
+            self.plan.add_to_curve(cell, self.block, is_extra)
 
     def add_cell(self, point: Point, stages: list[str], **facts: Any) -> Cell:
         """Add a cell at the end of `stages`, with the evaluations of its weights; return it."""

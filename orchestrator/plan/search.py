@@ -29,7 +29,8 @@ def asked(plan: Plan, rows: Rows) -> dict[int, tuple[Extra, ...]]:
     for name, crossing in crossings(plan, rows):
         for sparsity in crossing.asked:
             extra = Extra(name.model, name.method, name.regime, sparsity)
-            found.setdefault(name.block, {})[extra] = None
+            for block in plan.curves[name].blocks:
+                found.setdefault(block, {})[extra] = None
     return {block: tuple(extras) for block, extras in found.items()}
 
 
@@ -56,7 +57,7 @@ def crossings(plan: Plan, rows: Rows) -> Iterator[tuple[CurveName, Crossing]]:
             if reference is not None and math.isfinite(reference):
                 measured = ((s, ratios(c, rows, text, reference)) for s, c in curve.cells.items())
                 points = {s: found for s, found in measured if found is not None}
-            for ratio in plan.within[name.block]:
+            for ratio in plan.within_of(curve):
                 yield name, follow(points, curve.coarse, ratio)
 
 

@@ -20,6 +20,7 @@ from orchestrator.results.schema import (
     Row,
     axes_in,
     key_of,
+    on_each_line,
     regime_order,
     sort_key,
 )
@@ -127,9 +128,8 @@ class Settings:
 
     @property
     def kind_of_training(self) -> tuple[object, ...]:
-        """All by which cells of one training are known; a budget gives them other tokens only."""
-        axes = [(name, value) for name, value in self.axes if name.startswith("finetune.")]
-        return self.training, *(axis for axis in axes if axis[0] != "finetune.budget")
+        """All by which cells of one training are known."""
+        return self.training, *(axis for axis in self.axes if axis[0].startswith("finetune."))
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
         rows: Rows of `schema.SCHEMA`, of a finished sweep or not.
         all_grids: Also take rows that the current grid no longer asks for.
     """
-    rows = sorted((row for row in rows if all_grids or row["in_current_grid"]), key=sort_key)
+    found = (row for row in rows if all_grids or row["in_current_grid"])
+    rows = sorted((each for row in found for each in on_each_line(row)), key=sort_key)
     curve_of = _curve_reader(rows)
     groups: dict[Curve, list[Row]] = defaultdict(list)
     for row in rows:

@@ -23,8 +23,9 @@ from orchestrator.store.store import Store
 FOLDER = "sweeps"
 BLOCKS = "blocks"
 """Name under which a record has the settings of each block, where there are several."""
-SEARCH = ("within", "searched")
-"""Names in a recorded cell, and columns: ratios that are searched, and if only a search asks."""
+LINE = ("schedule", "budget", "within", "searched")
+"""Names in a recorded cell, and columns: settings that blocks may call a cell's differently, ratios
+that are searched, and if only a search asks for the cell."""
 Record = dict[str, Any]
 Labels = Mapping[str, Mapping[str, str]]
 
@@ -42,17 +43,29 @@ def describe_cells(plan: Plan) -> list[dict[str, Any]]:
             "seed": cell.seed,
             "round": cell.round,
             "rows": {row_key(cell.id, e): plan.stages[e].text for e in cell.evaluations},
-            **({"axes": axes} if (axes := plan.axes_of(cell)) else {}),
-            **search_of(plan, cell),
+            **own,
+            **({"also": others} if others else {}),
         }
         for cell in plan.cells.values()
+        for own, *others in [describe_lines(plan, cell)]
     ]
 
 
-def search_of(plan: Plan, cell: Cell) -> dict[str, Any]:
-    """Return what a search says of a cell; nothing if its block has none."""
-    within = plan.within[cell.block]
-    return {"within": list(within), "searched": cell.id in plan.extras} if within else {}
+def describe_lines(plan: Plan, cell: Cell) -> list[dict[str, Any]]:
+    """Return what blocks call a cell on each line that it is on, the line of its own block first.
+
+    Blocks share a line if they agree in all settings that the cell reads.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for block, settings in plan.asked_by[cell.id].items():
+        axes, curve = plan.axes_of(cell, block), plan.curve_of(cell, block)
+        within = plan.within[block] if curve is None else plan.within_of(curve)
+        searched = curve is not None and cell.target.sparsity not in curve.coarse
+        names = {"axes": axes, "schedule": settings.schedule, "budget": settings.budget}
+        told = {name: value for name, value in names.items() if value}
+        told |= {"within": list(within), "searched": searched} if within else {}
+        found.setdefault(tuple(axes.items()), told)
+    return [*found.values()]
 
 
 def read_record(store: Store, sweep_id: str) -> Record:
@@ -118,16 +131,22 @@ def grid_columns(record: Record) -> dict[str, Record]:
     """Return the columns that rows have by the grid that asks for them, by the id of the cell.
 
     They are the settings in which blocks differ, the ratios that a search follows, and whether only
-    the search asks for the cell.
+    the search asks for the cell. `also` has the same columns for each further line with the cell.
     """
-    found = {
-        cell["id"]: {
-            **{f"{AXIS_PREFIX}{name}": value for name, value in cell.get("axes", {}).items()},
-            **{name: cell[name] for name in SEARCH if name in cell},
-        }
-        for cell in record["cells"]
-    }
-    return {cell: columns for cell, columns in found.items() if columns}
+    found = {}
+    for cell in record["cells"]:
+        columns = line_columns(cell)
+        if others := [line_columns(other) for other in cell.get("also", ())]:
+            columns["also"] = json.dumps(others)
+        if columns:
+            found[cell["id"]] = columns
+    return found
+
+
+def line_columns(told: Record) -> Record:
+    """Return the columns of what a record tells of a cell on one line."""
+    axes = {f"{AXIS_PREFIX}{name}": value for name, value in told.get("axes", {}).items()}
+    return axes | {name: told[name] for name in LINE if name in told}
 
 
 def labels_of(record: Record) -> Labels:

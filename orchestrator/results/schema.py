@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -83,6 +83,7 @@ FURTHER: dict[str, pa.DataType] = {
     "finetune_rounds": _TEXT,
     "within": pa.list_(_REAL),
     "searched": pa.bool_(),
+    "also": _TEXT,
 }
 """Columns that a table has if a row has them. `environment`: JSON of all that the process of the
 evaluation recorded, such as the hash of its sources, threads, TF32 and the attention's
@@ -90,7 +91,8 @@ implementation. `lm_eval_version`: version of the harness behind the columns of 
 `window_start`: `bos` where every window of calibration, training and evaluation begins with it.
 `finetune_rounds`: JSON of what adaptive training measured and chose, a list with each round.
 `within`: ratios to dense that the current sweep searches for, in all rows of its grid. `searched`:
-true in rows of cells that only its search has asked for."""
+true in rows of cells that only its search has asked for. `also`: JSON list of columns, those of
+each further line of the current grid that has the cell; the row's own are of the first."""
 BOUGHT: dict[str, pa.DataType] = {"dense_bytes": _COUNT, "sparse_bytes": _COUNT}
 BOUGHT |= {
     f"{kernels}{what}_{value}": _REAL
@@ -188,6 +190,14 @@ def axes_in(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings in which the blocks of a sweep differ, as far as a row reads them."""
     found = {n.removeprefix(AXIS_PREFIX): v for n, v in row.items() if n.startswith(AXIS_PREFIX)}
     return {name: str(value) for name, value in sorted(found.items()) if value is not None}
+
+
+def on_each_line(row: Row) -> Iterator[Row]:
+    """Yield a row under the names of each line of its grid that has its cell, its own first."""
+    yield row
+    own = dict.fromkeys(n for n in row if n.startswith(AXIS_PREFIX) or n in ("within", "searched"))
+    for names in json.loads(row.get("also") or "[]"):
+        yield {**row, **own, **names}
 
 
 def shown_columns_of(rows: Sequence[Row]) -> list[str]:

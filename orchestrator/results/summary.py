@@ -15,7 +15,7 @@ from orchestrator.results.curves import Settings, curves_from_rows
 from orchestrator.results.found import found_lines
 from orchestrator.results.names import CONTROL, target_of
 from orchestrator.results.numbers import format_perplexity, mean_and_std
-from orchestrator.results.schema import Row, regime_order, sort_key
+from orchestrator.results.schema import Row, on_each_line, regime_order, sort_key
 
 
 class Line(NamedTuple):
@@ -37,7 +37,8 @@ def summary_table(rows: Iterable[Row], width: int = 79) -> str:
     from the ± of several seeds the text is ASCII, even where names are not.
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in sorted((r for r in rows if r["in_current_grid"]), key=sort_key):
+    mine = (each for row in rows if row["in_current_grid"] for each in on_each_line(row))
+    for row in sorted(mine, key=sort_key):
         names = ("model", "eval_text", "protocol")
         groups[tuple(row[name] for name in names)].append(row)
     blocks = [_model_block(group, width) for group in groups.values()]

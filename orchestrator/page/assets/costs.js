@@ -20,10 +20,16 @@ function costTraces(measure) {
     const entries = pointsAt(lines.filter((line) => !line.control), target()).filter(({ point }) => finite(point.y));
     const used = entries.filter(({ point }) => finite(point[measure]));
     const few = used.length <= 16;
+    const height = ({ point }) => heightOf(point);
+    // Lines that share a cell, or its weights, stand at one place: it has one label with all names.
+    const label = (entry) => {
+      const same = used.filter((e) => e.point[measure] === entry.point[measure] && height(e) === height(entry));
+      return same[0] === entry ? same.map(({ line }) => nameOf(line, among)).join(" = ") : "";
+    };
     const traces = used.map((entry) => ({
       ...markTrace([entry], measure, among),
       mode: few ? "markers+text" : "markers",
-      text: [markup(` ${nameOf(entry.line, among)}`)],
+      text: [markup(` ${label(entry)}`)],
       textposition: "middle right",
       cliponaxis: false,
     }));
