@@ -138,9 +138,15 @@ def expand(parse: Callable[[list[str]], SweepConfig], axes: Axes) -> Expansion:
 
 
 def combinations(axes: Axes) -> Iterator[dict[str, str]]:
-    """Yield every combination of values; those of the last axis change first."""
+    """Yield every combination of values once; those of the last axis change first."""
+    seen: set[tuple[str, ...]] = set()
     for values in itertools.product(*axes.values()):
-        yield dict(zip(axes, values))
+        found = dict(zip(axes, values))
+        if found.get("schedule") == "grid":
+            found["num-rounds"] = "None"  # Its rounds are its sparsities.
+        if (key := tuple(found.values())) not in seen:
+            seen.add(key)
+            yield found
 
 
 def first_that_parses(parse: Callable[[list[str]], SweepConfig], axes: Axes) -> SweepConfig:
@@ -181,12 +187,12 @@ def with_values(base: SweepConfig, combination: Mapping[str, str], grid: GridCon
     """Return settings with one value of each axis."""
     changes: dict[str, dict[str, Any]] = {}
     for name, word in combination.items():
-        group, _, last = name.partition(".")
-        own = last.replace("-", "_")
+        group, _, last = name.rpartition(".")
+        group, own = group or "grid", last.replace("-", "_")
         hint = hints_of(type(getattr(base, group)))[own]
         changes.setdefault(group, {})[own] = value_of(name, word, hint)
-    groups = {group: replace(getattr(base, group), **new) for group, new in changes.items()}
-    return replace(base, grid=grid, **groups)
+    groups = {"grid": grid, **{group: getattr(base, group) for group in changes if group != "grid"}}
+    return replace(base, **{g: replace(old, **changes.get(g, {})) for g, old in groups.items()})
 
 
 def value_of(name: str, word: str, hint: Any) -> Any:

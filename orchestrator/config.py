@@ -29,7 +29,7 @@ T = TypeVar("T")
 Unprefixed = Annotated[T, tyro.conf.arg(name="")]
 """A group whose flags carry no prefix."""
 Axes = Annotated[T, AXES]
-"""A group whose flags take several values: each value makes cells of its own."""
+"""A setting, or a group of them, whose flags take several values: each makes cells of its own."""
 
 Keep = Literal["none", "final", "all"]
 Tracker = Literal["wandb", "mlflow"]
@@ -65,10 +65,10 @@ class GridConfig:
     within: tuple[float, ...] = ()
     """Ratios to the dense perplexity, such as 1.05 1.5. For each curve and ratio, find the highest
     sparsity within it, to 0.005, by up to six more sparsities beside those of --sparsities."""
-    schedule: Schedule = "grid"
+    schedule: Axes[Schedule] = "grid"
     """Sparsities between the rounds of the iterative regime: those of --sparsities (`grid`), or
     --num-rounds steps that are equal (`linear`) or first large, then small (`cubic`)."""
-    num_rounds: int | None = None
+    num_rounds: Axes[int | None] = None
     """Number of rounds of a linear or cubic schedule. By default 5."""
     protocol: ProtocolName = "sparsegpt"
     """Paper whose calibration and evaluation to follow: length and stride of windows, and the way

@@ -23,7 +23,7 @@ FIRST = "Flags that most people need"
 NOTE = "--no-FLAG turns a flag without a value off, or --GROUP.no-FLAG. "
 NOTE += "Spaces or commas separate values."
 AXES = "axes"
-"""Annotation of a group of settings whose flags take several values, one after another."""
+"""Annotation of a setting, or of a group of them, whose flags take several values."""
 EACH = "each-"
 """Start of the name that gives a flag of a list several lists; a plus joins the values of one."""
 
@@ -99,17 +99,17 @@ def flags_of(
         inner = get_args(kind)[0] if is_annotated else kind
         name = field.name.replace("_", "-")
         value = default_of(field) if default is None else getattr(default, field.name)
+        marked = is_annotated and get_args(kind)[1] == AXES
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-            marked = is_annotated and get_args(kind)[1] == AXES
             # The other annotation of a group is that its flags have no prefix.
             start = prefix if is_annotated and not marked else f"{prefix}{name}."
             yield from flags_of(inner, value, start, marked)
-        elif is_annotated:
+        elif is_annotated and not marked:
             words = f"{field.name.upper().removesuffix('S')} ..."
             yield Flag("", words, None, texts[field.name], group)
         else:
-            flag = Flag(prefix + name, values_of(kind), value, texts[field.name], group)
-            yield from axis_flags(flag) if are_axes else [flag]
+            flag = Flag(prefix + name, values_of(inner), value, texts[field.name], group)
+            yield from axis_flags(flag) if are_axes or marked else [flag]
 
 
 def axis_flags(flag: Flag) -> list[Flag]:

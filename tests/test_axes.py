@@ -54,6 +54,8 @@ def axes(line: str) -> list[dict]:
             "joint.penalty",
             [0.1, 0.2],
         ),
+        ("--schedule grid Linear", "schedule", ["grid", "linear"]),
+        ("--schedule cubic --num-rounds 2 4", "num_rounds", [2, 4]),
     ],
 )
 def test_each_value_of_a_flag_is_a_block(line, name, values):
@@ -67,7 +69,8 @@ def test_blocks_are_the_product_of_all_axes():
 
 
 def test_one_value_of_everything_is_a_plain_setting():
-    for line in ("--prune.dampening-frac 0.1", "--finetune.lr 1e-4 3e-4", "--finetune.each-lr 1"):
+    lines = ["--prune.dampening-frac 0.1", "--finetune.lr 1e-4 3e-4", "--finetune.each-lr 1"]
+    for line in (*lines, "--schedule linear --num-rounds 3"):
         assert type(config_of(line)) is SweepConfig
     assert config_of("--finetune.each-lr 1e-4") == config_of("--finetune.lr 1e-4")
 
@@ -89,12 +92,26 @@ def test_one_value_of_everything_is_a_plain_setting():
         ("--methods wanda --prune.each-uncompensated q k", "no chosen method reads it"),
         ("--regimes oneshot --finetune.tokens 1 2", "no chosen regime trains"),
         ("--prune.weight-bits 4 8", "--prune.weight-bits 4: training would move weights"),
+        ("--schedule grid lineer", "--schedule 'lineer' is unknown: did you mean 'linear'?"),
+        ("--schedule linear --num-rounds 2 2000", "--num-rounds 2000: use 1 to 1000"),
+        ("--schedule grid linear --num-rounds 2 2000", "--num-rounds 2000: use 1 to 1000"),
+        ("--num-rounds 2 4", "--num-rounds 2: only --schedule linear or cubic has rounds"),
+        ("--regimes oneshot --schedule grid linear", "only the iterative regime has rounds"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(line, message):
     with pytest.raises(BadInputError) as caught:
         config_of(line)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_schedule_of_the_grid_has_no_number_of_rounds():
+    line = "--schedule grid linear cubic --num-rounds"
+    found = [(b.grid.schedule, b.grid.num_rounds) for b in blocks_of(config_of(f"{line} 2 4"))]
+    several = [(name, count) for name in ("linear", "cubic") for count in (2, 4)]
+    assert found == [("grid", None), *several] and not lines_left_out(config_of(f"{line} 2 4"))
+    found = [(b.grid.schedule, b.grid.num_rounds) for b in blocks_of(config_of(f"{line} 3"))]
+    assert found == [("grid", None), ("linear", 3), ("cubic", 3)]
 
 
 def test_too_many_combinations_are_refused():

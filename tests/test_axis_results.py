@@ -208,6 +208,33 @@ def test_a_cell_of_an_earlier_sweep_has_the_settings_that_this_one_calls_it(flag
     assert row["in_current_grid"] and row["budget"] == "total"
 
 
+def test_schedules_are_axes_and_share_all_that_does_not_iterate(flags):
+    words = changed(flags, calibration__num_samples=4, finetune__tokens=64, sparsities="0.3 0.6")
+    words = changed(words, methods="sparsegpt", regimes="oneshot iterative")
+    alone = [
+        prepare(parse(SweepConfig(), [*words, *more], "")).plan
+        for more in ([], ["--schedule", "linear", "--num-rounds", "2"])
+    ]
+    words = [*words, "--schedule", "grid", "linear", "--num-rounds", "1", "2"]
+    sweep = prepare(parse(SweepConfig(), words, ""))
+    for plan in alone:
+        assert {*plan.cells} < {*sweep.plan.cells} and {*plan.stages} < {*sweep.plan.stages}
+    rows = rows_of(sweep)
+    assert sum(row["regime"] == "oneshot" for row in rows) == 2
+    points = points_of(rows)
+    # 0.6 in two equal rounds goes through 0.3, as the grid does; 0.3 in one round is the grid's.
+    assert points == {
+        "oneshot": {0.3: 1, 0.6: 1},
+        "iterative · schedule grid": {0.3: 1, 0.6: 2},
+        "iterative · num-rounds 1 · schedule linear": {0.3: 1, 0.6: 1},
+        "iterative · num-rounds 2 · schedule linear": {0.3: 2, 0.6: 2},
+    }
+    assert sum(row["regime"] == "iterative" for row in rows) == 4
+    assert {row.get("axis:schedule") for row in rows} == {None, "grid", "linear"}
+    said = summary_table(rows)
+    assert "schedule grid" in said and "num-rounds 2, schedule linear" in said
+
+
 def test_the_record_of_a_sweep_gives_the_same_sweep(flags):
     sweep = prepare(parse(SweepConfig(), flags, ""))
     write_record(sweep)
