@@ -10,27 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 from ray.exceptions import ActorDiedError
-from ray.train import (
-    ControllerError,
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-    WorkerGroupError,
-)
-from ray.train.torch import TorchTrainer
+from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
 )
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from orchestrator.cli import parse
-from orchestrator.cluster import messages as ray_messages
 from orchestrator.cluster.diagnosis import describe
-from orchestrator.cluster.placement import PlaceRelease, StartLimit
 from orchestrator.cluster.room import NoRoomError
 from orchestrator.cluster.worker import within
 from orchestrator.config import SweepConfig
@@ -89,83 +77,6 @@ def test_an_error_of_a_report_is_passed_on():
 
     with pytest.raises(KeyError):
         within(report, 5.0)({})
-
-
-class LosesItsWorker(WorkerGroupCallback):
-    """A worker that dies between the start of its group and the start of its work."""
-
-    def after_worker_group_start(self, worker_group):
-        for worker in worker_group.get_workers():
-            ray.kill(worker.actor)
-
-
-class StopsItsWorker(WorkerGroupCallback):
-    """A worker that hangs before it has its context."""
-
-    def before_init_train_context(self, workers):
-        for worker in workers:
-            os.kill(worker.metadata.pid, signal.SIGSTOP)
-        return {}
-
-
-@pytest.mark.usefixtures("small_ray")
-@pytest.mark.parametrize(
-    ("harm", "limit", "line"),
-    [
-        (LosesItsWorker(), 120.0, "killed"),
-        (StopsItsWorker(), 12.0, "a worker was lost or did not answer"),
-    ],
-    ids=["lost", "stopped"],
-)
-def test_a_group_that_does_not_start_ends_and_gives_its_place_back(harm, limit, line, tmp_path):
-    with pytest.raises(TrainingFailedError) as failed:
-        trainer(tmp_path / "harmed", limit, harm).fit()
-    assert describe(Trial(), failed.value).line.startswith(line)
-    # It would wait for ever for the other one's core.
-    trainer(tmp_path / "whole", 120.0).fit()
-
-
-def trainer(folder, limit, *harms):
-    """A group of one worker that does nothing."""
-    return TorchTrainer(
-        lambda: None,
-        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(
-            storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-            callbacks=[PlaceRelease(), StartLimit(limit), *harms],
-        ),
-    )
-
-
-def test_what_ray_says_of_a_lost_node_is_one_line(small_ray, capsys):
-    from ray._private.utils import publish_error_to_driver
-    from ray._private.worker import global_worker
-
-    ray_messages.tell_in_lines()
-    lost = "The node with node id: 07 has been marked dead.\n" + "    state\n" * 40
-    shown, end = "", time.monotonic() + 30
-    for message in (lost, lost, "last"):
-        publish_error_to_driver("node", message, global_worker.gcs_client)
-    while "last" not in shown and time.monotonic() < end:
-        time.sleep(0.1)
-        shown += capsys.readouterr().err
-    first, second = shown.splitlines()
-    assert first.startswith("Ray: The node with node id: 07 has been marked dead. state")
-    assert len(first) < 80 and first.endswith(" ...") and second == "Ray: last"
-
-
-@pytest.fixture(scope="module")
-def small_ray(tmp_path_factory):
-    """Ray with one core in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(num_cpus=1, log_to_driver=False, object_store_memory=2**27)
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from without_ray import without_ray
 
+from orchestrator import cli
+from orchestrator.config import SweepConfig
 from orchestrator.results.board import boards_of
 from orchestrator.results.curves import curves_from_rows
 from orchestrator.results.found import found_on
@@ -31,7 +34,7 @@ def run(place):
     return done.stdout
 
 
-def test_four_curves_of_two_axes_are_searched_in_one_session_of_ray(tmp_path):
+def test_four_curves_of_two_axes_are_searched_in_one_session_of_ray(tmp_path, monkeypatch, capsys):
     said = run(tmp_path)
     rows = [row for row in read_rows(str(tmp_path / "out" / "results.parquet"))]
     (board,) = boards_of(curves_from_rows(rows))
@@ -44,6 +47,10 @@ def test_four_curves_of_two_axes_are_searched_in_one_session_of_ray(tmp_path):
         assert crossing.high - crossing.low <= 0.01 + 1e-9
         assert points[crossing.low] <= 3 * dense < points[crossing.high]
     assert "the search asks for" in said and "highest sparsity within" in said
-    again = run(tmp_path)
+    without_ray(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sweep_opt.py", *FLAGS])
+    assert cli.main(SweepConfig(), "") == 0
+    again = capsys.readouterr().out
     assert f"all {len(rows)} cells already done" in again
     assert again.splitlines()[-8:] == said.splitlines()[-8:]
