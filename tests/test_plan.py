@@ -204,6 +204,14 @@ def test_a_cell_with_all_stages_but_no_row_still_gets_a_trial():
     assert trial.cells == (cell,) and trial.stages == ()
 
 
+def test_a_cell_that_only_lacks_its_row_joins_a_trial_that_runs_stages():
+    plan = plan_of(methods=("magnitude",))
+    low, high = cells_of(plan, regime="oneshot")[:2]
+    needed = {high.stages[-1], *high.evaluations}
+    (trial,) = pack_trials(plan, [low, high], needed, {}, 1)
+    assert {*trial.cells} == {low, high} and {s.id for s in trial.stages} == needed
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [

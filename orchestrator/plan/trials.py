@@ -110,8 +110,7 @@ def pack_trials(
     for model, branches in groups.items():
         bundles = spread(branches, costs, shares[model])
         mine = share_cells(cells_of.get(model, []), bundles, needed)
-        pairs = zip([*bundles, []], mine)
-        trials += [Trial.of(model, *pair) for pair in pairs if any(pair)]
+        trials += [Trial.of(model, *pair) for pair in zip(bundles or [[]], mine) if any(pair)]
     if num_slots > 1:
         # Tune starts trials in this order; the longest first leaves least to wait for at the end.
         trials.sort(key=lambda trial: -sum(costs.get(stage.id, 0.0) for stage in trial.stages))
@@ -136,17 +135,17 @@ def share_cells(
 ) -> list[list[Cell]]:
     """Return the cells of each bundle.
 
-    A cell goes to the first bundle that runs all of its missing stages. One more list at the end
-    has the cells that miss no stage.
+    A cell goes to the first bundle that runs all of its missing stages. One that misses no stage,
+    but lacks its row, goes to the first bundle, or stands alone where there is none.
     """
     runs: dict[str, set[int]] = {}
     for i, bundle in enumerate(bundles):
         for stage in bundle:
             runs.setdefault(stage.id, set()).add(i)
-    mine: list[list[Cell]] = [[] for _ in range(len(bundles) + 1)]
+    mine: list[list[Cell]] = [[] for _ in range(max(1, len(bundles)))]
     for cell in cells:
         lacks = [runs[stage] for stage in {*cell.all_stages()} & needed]
-        mine[min(set.intersection(*lacks)) if lacks else -1].append(cell)
+        mine[min(set.intersection(*lacks)) if lacks else 0].append(cell)
     return mine
 
 
