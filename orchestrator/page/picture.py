@@ -169,7 +169,7 @@ def band(board: Board, line: Line, scale: Scale) -> Iterable[str]:
     """Return mean ± deviation over seeds: a polygon for each unbroken run of sparsities."""
     dense = board.dense_perplexity or 1.0
     found: list[list[tuple[float, float, float]]] = [[]]
-    for place, point in zip(scale.targets, line.cells):
+    for place, point in placed(line, scale):
         if point is None or not point.perplexity or point.std is None or point.mask_structure:
             found.append([])
             continue
@@ -183,12 +183,19 @@ def band(board: Board, line: Line, scale: Scale) -> Iterable[str]:
             yield f'<polygon points="{path}" fill="{color_of(line.method)}" opacity="0.15"/>'
 
 
+def placed(line: Line, scale: Scale) -> list[tuple[float, Point | None]]:
+    """Return the points of a line by their positions: its columns, and what a search has added."""
+    added = () if line.is_control else line.others
+    found = [*zip(scale.targets, line.cells), *((each.sparsity, each) for each in added)]
+    return sorted(found, key=lambda pair: pair[0])
+
+
 def marks(board: Board, line: Line, scale: Scale) -> list[tuple[float, float, Point]]:
     """Return the places of points within the picture, each with its point."""
     dense = board.dense_perplexity or 1.0
     return [
         (scale.x(place), scale.y(point.perplexity / dense), point)
-        for place, point in zip(scale.targets, line.cells)
+        for place, point in placed(line, scale)
         if point and point.perplexity and point.perplexity <= scale.high * dense
     ]
 
@@ -197,7 +204,7 @@ def runs(board: Board, line: Line, scale: Scale) -> list[list[tuple[float, float
     """Return unbroken runs of points of sparsities; a run ends where it crosses the top."""
     dense = board.dense_perplexity or 1.0
     found: list[list[tuple[float, float]]] = [[]]
-    for place, point in zip(scale.targets, line.cells):
+    for place, point in placed(line, scale):
         if point is None or not point.perplexity or point.mask_structure:
             found.append([])
             continue

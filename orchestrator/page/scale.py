@@ -87,6 +87,6 @@ def scale_of(board: Board, full: bool, top: float, height: float) -> Scale:
 def ratios_of(board: Board) -> Iterable[float]:
     """Return the finite ratios to dense of all cells."""
     for line in board.lines:
-        for point in line.cells:
-            if point and point.perplexity and board.dense_perplexity:
+        for point in line.points:
+            if point.perplexity and board.dense_perplexity:
                 yield point.perplexity / board.dense_perplexity
