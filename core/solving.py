@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from core.accelerator import is_accelerator
 from core.groups import Group
 from core.models.mask_files import Masks
+from core.models.matrices import Matrix
 from core.pruners.layer_error import relative_error
-from core.pruners.pruner import Pruned, Pruner, PruningError, require_finite
+from core.pruners.pruner import Ask, Pruned, Pruner, PruningError, Solution, require_finite
 from core.pruners.quantise import stacked
 from core.ranks import Ranks
-from core.split.costs import Machine, Work
+from core.split.costs import STACK_BYTES, STACKED_COPIES, WIDTH, Machine, Work
 from core.split.plan import Team, make_plan, rows_of
 from core.targets import MaskStructure, Target
 
@@ -122,42 +124,78 @@ def sum_statistics(groups: Sequence[Group], plan: Sequence[Team], ranks: Ranks) 
 def solve_part(problem: Problem, groups: Sequence[Group], team: Ranks) -> Part:
     """Solve this rank's rows of the matrices of some inputs; collective over the team."""
     part = Part()
-    targets = problem.targets
-    # Matrices of one input have one solve, whatever the sparsity of each.
-    solves = [
-        (group, structure)
-        for group in groups
-        for structure in dict.fromkeys(targets[one.name].structure for one in group.matrices)
-    ]
-    for group, structure in solves:
-        error = None
-        try:
-            solve_matrices(problem, group, structure, part, team)
-        except PruningError as e:
-            error = f"{group.matrices[0].name}: {e}"
-        # One rank alone may fail, and the next solve needs them all.
-        part.error = team.agree(error)
-        if part.error is not None:
-            break
+    solves = [solve for group in groups for solve in by_structure(problem, group)]
+    for stack in stacks_of(problem, solves, team):
+        asks = [ask_of(problem, group, team) for group in stack]
+        found = problem.pruner.prune_stack(asks) if len(stack) > 1 else [None]
+        for group, ask, solution in zip(stack, asks, found, strict=True):
+            error = None
+            try:
+                take_(part, problem, group, ask, solution or solve(problem, group, ask, team))
+            except PruningError as e:
+                error = f"{group.matrices[0].name}: {e}"
+            # One rank alone may fail, and the next solve needs them all.
+            part.error = team.agree(error)
+            if part.error is not None:
+                return part
     return part
 
 
-def solve_matrices(
-    problem: Problem, group: Group, structure: MaskStructure | None, part: Part, team: Ranks
-) -> None:
-    """Solve this rank's rows of the matrices of one input that have the same structure."""
-    chosen = [one for one in group.matrices if problem.targets[one.name].structure == structure]
-    targets = [problem.targets[one.name] for one in chosen]
-    if team.size > 1:
-        # One rank's rows may be finite where another's are not, but all must stop alike.
-        require_finite([one.read() for one in chosen])
+def by_structure(problem: Problem, group: Group) -> list[Group]:
+    """Return the solves of one input: one for each structure, whatever the sparsities."""
+    found: dict[MaskStructure | None, list[Matrix]] = {}
+    for one in group.matrices:
+        found.setdefault(problem.targets[one.name].structure, []).append(one)
+    return [Group(matrices, group.statistic) for matrices in found.values()]
+
+
+def stacks_of(problem: Problem, groups: Sequence[Group], team: Ranks) -> list[list[Group]]:
+    """Return groups that are solved at once: experts of equal shapes, as many as memory allows.
+
+    On a CPU each is solved by itself.
+    """
+    if team.size > 1 or not is_accelerator(team.device):
+        return [[group] for group in groups]
+    stacks: list[list[Group]] = []
+    last: dict[object, list[Group]] = {}
+    for group in groups:
+        first = group.matrices[0]
+        rows, cols = [one.rows for one in group.matrices], first.cols
+        key = (*rows, cols, problem.targets[first.name].structure)
+        size = WIDTH * STACKED_COPIES * cols * (cols + sum(rows))
+        stack = last.get(key)
+        alone = group.statistic is None or first.piece.expert is None
+        if alone or stack is None or (len(stack) + 1) * size > STACK_BYTES:
+            stacks.append(stack := [])
+        stack.append(group)
+        if not alone:
+            last[key] = stack
+    return stacks
+
+
+def ask_of(problem: Problem, group: Group, team: Ranks) -> Ask:
+    """Return the question for this rank's rows of the matrices of one input."""
+    chosen = group.matrices
     at = [rows_of(one.rows, team.rank, team.size) for one in chosen]
     weights = [one.read()[rows] for one, rows in zip(chosen, at)]
     earlier = None
     if problem.masks:
         earlier = [problem.masks[one.name][rows].to(team.device) for one, rows in zip(chosen, at)]
-    solution = problem.pruner.prune(weights, group.statistic, targets, earlier, team)
-    for one, before, new in zip(chosen, weights, solution.matrices, strict=True):
+    targets = [problem.targets[one.name] for one in chosen]
+    return Ask(weights, group.statistic, targets, earlier)
+
+
+def solve(problem: Problem, group: Group, ask: Ask, team: Ranks) -> Solution:
+    """Solve this rank's rows of the matrices of one input."""
+    if team.size > 1:
+        # One rank's rows may be finite where another's are not, but all must stop alike.
+        require_finite([one.read() for one in group.matrices])
+    return problem.pruner.prune(ask.weights, ask.statistic, ask.targets, ask.masks, team)
+
+
+def take_(part: Part, problem: Problem, group: Group, ask: Ask, solution: Solution) -> None:
+    """Note the solution of one input."""
+    for one, before, new in zip(group.matrices, ask.weights, solution.matrices, strict=True):
         if one.name.rpartition(".")[2] in problem.pruner.config.uncompensated:
             new = replace(new, weight=before.masked_fill(~new.mask, 0))
         part.pruned[one.name] = new

@@ -43,6 +43,8 @@ from core.models.mask_files import Masks
 from core.models.sharding import shard_
 from core.models.tokenizers import load_tokenizer
 from core.pruners import make_pruner
+from core.pruners.hessian import Hessian
+from core.pruners.pruner import Ask
 from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
@@ -101,6 +103,26 @@ def prune(
         errors = [torch.nan if error is None else error for error in done.errors.values()]
         found["errors"] = torch.tensor(errors)
     return found | weights(model) | {f"mask {name}": mask for name, mask in (masks or {}).items()}
+
+
+def prune_experts(setting: Setting, target: Target) -> Found:
+    """Prune 16 random experts of two matrices [48, 64] by SparseGPT, all at once."""
+    generator, asks = torch.Generator().manual_seed(0), []
+    for _ in range(16):
+        weights = [torch.randn(48, 64, generator=generator) for _ in range(2)]
+        statistic = Hessian(64, setting.ranks.device)
+        statistic.update(torch.randn(256, 64, generator=generator).to(setting.ranks.device))
+        weights = [weight.to(setting.ranks.device) for weight in weights]
+        asks.append(Ask(weights, statistic, [target] * 2, None))
+    with setting.counted():
+        solved = make_pruner("sparsegpt", PruneConfig()).prune_stack(asks)
+    found: Found = {}
+    for expert, solution in enumerate(solved):
+        assert solution is not None
+        for place, one in enumerate(solution.matrices):
+            found[f"{expert} {place}"] = one.weight.cpu()
+            found[f"mask {expert} {place}"] = one.mask.cpu()
+    return found
 
 
 def earlier(model: PreTrainedModel, share: float) -> Masks:
@@ -170,6 +192,8 @@ PARTS: dict[str, Part] = {
             "2:4": lambda method, setting: prune(setting, method, GROUPS),
         }.items()
     },
+    "experts 0.5": lambda setting: prune_experts(setting, HALF),
+    "experts 2:4": lambda setting: prune_experts(setting, GROUPS),
     "grow wanda": lambda setting: prune(setting, "wanda", Target(0.3), HALF),
     "grow sparsegpt": lambda setting: prune(setting, "sparsegpt", Target(0.3), HALF),
     "grow alps": lambda setting: prune(setting, "alps", HALF, gone=0.3),

@@ -10,7 +10,7 @@ import pytest
 from core.calibration_config import ExpertTokens
 from core.config import PruneConfig
 from core.models.facts import Linear, ModelFacts
-from orchestrator.estimate import experts
+from orchestrator.estimate import experts, memory
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.plan.inputs import CalibrationText
 
@@ -105,6 +105,14 @@ def test_statistics_of_experts_are_counted_by_the_tokens_that_they_see():
     assert solving(ExpertTokens(True, 0.0)) - solving(ROUTED) == pytest.approx(
         layers * (of_last * 750 - less)
     )
+
+
+def test_experts_that_are_solved_at_once_need_memory_on_a_gpu():
+    def stack(device):
+        return memory.Sizes(replace(mixture(ROUTED)[0], device=device), True, 1, 64).stack()
+
+    assert stack("cpu") == 0
+    assert stack("cuda") == 8 * 5 * 4 * (8 * (8 + 8) + 4 * (4 + 8))
 
 
 def test_experts_that_do_not_fit_at_once_are_observed_in_more_passes(monkeypatch):

@@ -18,6 +18,8 @@ BUDGETS = {
     "prune sparsegpt 2:4": (5600, 44),
     "prune alps 0.5": (11450, 63),
     "prune alps 2:4": (14550, 63),
+    "experts 0.5": (150, 1),
+    "experts 2:4": (600, 1),
     "grow wanda": (1300, 65),
     "grow sparsegpt": (3350, 94),
     "grow alps": (11900, 77),

@@ -8,6 +8,7 @@ returns new weights and masks.
     masks.py        scores -> masks with exact counts
     magnitude.py  wanda.py  sparsegpt.py  alps.py     the methods
     column_choice.py  panels.py     SparseGPT's mask and solve of a few columns
+    stacked.py      SparseGPT of the experts of a layer at once
     conjugate_gradients.py          weights on a mask, for ALPS and refinement
     quantise.py     rounding to a few bits within SparseGPT's pass
     refine.py       another method's result made better by swaps.py and conjugate gradients

@@ -269,11 +269,16 @@ def block_quotas(
     the whole matrix `round(sparsity * rows * cols)` are pruned, or more if earlier masks have more.
     If several ranks hold rows, all counts are those of the whole matrix.
     """
-    rows = ranks.total(rows)
     if earlier is None:
         by_column = torch.zeros(cols, dtype=torch.long)
     else:
         by_column = ranks.sum_((~earlier).sum(0)).cpu()
+    return quotas_of(ranks.total(rows), by_column, ends, sparsity)
+
+
+def quotas_of(rows: int, by_column: Tensor, ends: Sequence[int], sparsity: float) -> list[int]:
+    """Return the same from the number of weights that earlier masks pruned in each column."""
+    cols = len(by_column)
     total = max(num_pruned(sparsity, rows * cols), int(by_column.sum()))
     quotas, done, start = [], 0, 0
     for end in ends:

@@ -14,10 +14,26 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from core.pruners.masks import require_divisible
+from core.targets import MaskStructure
+
+WIDTH_CPU, WIDTH_ACCELERATOR = 16, 32
+"""Columns solved before a matrix product applies their changes to later ones; N:M uses M."""
 SHORT = 4
 """Columns of a panel that an accelerator too solves one by one."""
 CHUNK = 2**26
 """Entries of the systems that are solved together; bounds memory to 256 MB."""
+
+
+def blocks(
+    cols: int, structure: MaskStructure | None, block_size: int, panel: int
+) -> tuple[list[int], int]:
+    """Return the ends of mask blocks and the width of a panel; both hold whole N:M groups."""
+    if structure is not None:
+        require_divisible(cols, structure)
+        panel = structure.group
+        block_size = max(panel, block_size // panel * panel)
+    return [min(start + block_size, cols) for start in range(0, cols, block_size)], panel
 
 
 def rates(corner: Tensor) -> Tensor:

@@ -95,6 +95,16 @@ class Solution:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """One solve: matrices that share one input; the arguments of `Pruner.prune`."""
+
+    weights: Sequence[Tensor]
+    statistic: Statistic | None
+    targets: Sequence[Target]
+    masks: Sequence[Tensor] | None
+
+
+@dataclass(frozen=True)
 class Pruner(ABC):
     """A method. Subclasses are final and stateless; numbers depend on the arguments alone.
 
@@ -144,6 +154,14 @@ class Pruner(ABC):
             assert isinstance(statistic, self.statistic)
             statistic.require_finite()
         return self.prune_checked(weights, statistic, each(target, weights), masks, ranks)
+
+    def prune_stack(self, asks: Sequence[Ask]) -> list[Solution | None]:
+        """Prune layers of equal shapes and structure at once, on one rank.
+
+        Returns:
+            A solution of each; None where `prune` has to find it, or to say why there is none.
+        """
+        return [None] * len(asks)
 
     @abstractmethod
     def work(self, rows: Sequence[int], cols: int) -> Work:

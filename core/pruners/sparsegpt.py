@@ -26,11 +26,12 @@ from torch import Tensor
 
 from core.accelerator import is_accelerator
 from core.methods import METHODS, Method
-from core.pruners import panels
+from core.pruners import panels, stacked
 from core.pruners.column_choice import ChooseMask, structured_choice, unstructured_choice
 from core.pruners.hessian import DAMPENING_STEP, Factor, Hessian, factorise
-from core.pruners.masks import keep_earlier, require_divisible, require_room
+from core.pruners.masks import keep_earlier, require_room
 from core.pruners.pruner import (
+    Ask,
     Pruned,
     Pruner,
     PruningError,
@@ -43,10 +44,7 @@ from core.pruners.quantise import Grid, find_grid
 from core.ranks import Ranks
 from core.split.costs import Work
 from core.split.factor import inverse_triangle
-from core.targets import MaskStructure, Target
-
-# Columns solved before a matrix product applies their changes to later ones; N:M uses M.
-PANEL_CPU, PANEL_ACCELERATOR = 16, 32
+from core.targets import Target
 
 
 @final
@@ -80,6 +78,13 @@ class SparseGPT(Pruner):
             )
         return Solution(matrices, factor.dampening_frac)
 
+    @torch.no_grad()
+    def prune_stack(self, asks: Sequence[Ask]) -> list[Solution | None]:
+        """Solve all layers in one pass, unless survivors are rounded."""
+        if self.config.weight_bits is not None:
+            return super().prune_stack(asks)
+        return stacked.prune(asks, self.config)
+
     def work(self, rows: Sequence[int], cols: int) -> Work:
         """Return a factor and a pass over matrices [rows_i, cols]."""
         selections = -(-cols // self.config.block_size)
@@ -109,8 +114,8 @@ def solve(
         earlier = torch.cat([mask.T for mask in masks], dim=1)
         original *= earlier
     narrow = grid is not None or not is_accelerator(original.device)
-    panel = PANEL_CPU if narrow else PANEL_ACCELERATOR
-    ends, panel = blocks(len(original), structure, block_size, panel)
+    panel = panels.WIDTH_CPU if narrow else panels.WIDTH_ACCELERATOR
+    ends, panel = panels.blocks(len(original), structure, block_size, panel)
     rows = [len(weight) for weight in weights]
     if structure is None:
         choose = unstructured_choice(rows, ends, targets, masks, factor.ranks)
@@ -127,17 +132,6 @@ def solve(
             sweep.result().split(rows), sweep.mask.T.contiguous().split(rows), grids, weights
         )
     ]
-
-
-def blocks(
-    cols: int, structure: MaskStructure | None, block_size: int, panel: int
-) -> tuple[list[int], int]:
-    """Return the ends of mask blocks and the width of a panel; both hold whole N:M groups."""
-    if structure is not None:
-        require_divisible(cols, structure)
-        panel = structure.group
-        block_size = max(panel, block_size // panel * panel)
-    return [min(start + block_size, cols) for start in range(0, cols, block_size)], panel
 
 
 class Sweep:

@@ -20,6 +20,10 @@ ROUNDS_OF_A_CHOICE = 4
 """Collectives of a few KB for one choice of the lowest scores of whole matrices."""
 EXPERT_BYTES = 8 * 2**30
 """Bytes of the Hessians and new weights of experts that are observed in one forward pass."""
+STACK_BYTES = 2 * 2**30
+"""Bytes of experts that are solved at once on an accelerator."""
+STACKED_COPIES = 5
+"""Copies of H and of the weights that such a solve makes."""
 ACCUMULATION_BLOCK = 256
 """Columns of one product while H accumulates: wide enough for full speed, narrow enough to skip the
 half above the diagonal. Ranks sum the block rows."""

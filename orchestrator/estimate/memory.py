@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from core.models.families import family_of
-from core.split.costs import EXPERT_BYTES
+from core.split.costs import EXPERT_BYTES, STACK_BYTES, STACKED_COPIES, WIDTH
 from orchestrator.estimate.devices import BASE_BYTES, WIDTHS
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.training import HEAD_WIDTH, offloaded_parts, training_parts
@@ -91,7 +91,7 @@ class Sizes:
         seen = self.tokens * (self.reads * self.width + 4 * cols)
         found["activations"] = tokens * self.cost.facts.hidden_size * self.width + seen
         solve = 4 * 3 * cols**2 + 16 * cols * rows
-        found["hessians"] = self.hessians() + solve
+        found["hessians"] = self.hessians() + max(solve, self.stack())
         return found
 
     def hessians(self) -> float:
@@ -100,6 +100,13 @@ class Sizes:
         for group in self.groups:
             sums[group[0].share < 1] += 4.0 * group[0].cols ** 2
         return sums[0] + min(sums[1], EXPERT_BYTES)
+
+    def stack(self) -> float:
+        """Return the bytes of experts that are solved at once; on a CPU none are."""
+        routed = [group for group in self.groups if group[0].share < 1]
+        sizes = [g[0].cols * (g[0].cols + sum(one.rows for one in g)) for g in routed]
+        stacked = WIDTH * STACKED_COPIES * sum(sizes)
+        return 0.0 if self.cost.device == "cpu" else min(stacked, STACK_BYTES)
 
     def training(self) -> Parts:
         """Return the parts of training."""
