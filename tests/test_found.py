@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.page.answers import answers, searched
 from orchestrator.page.picture import picture
 from orchestrator.page.scale import CAP
 from orchestrator.plan.crossing import follow
 from orchestrator.results.board import boards_of
 from orchestrator.results.curves import curves_from_rows
-from orchestrator.results.found import found_lines, found_notes, found_on, found_table, found_text
+from orchestrator.results.found import (
+    found_lines,
+    found_notes,
+    found_on,
+    found_table,
+    found_text,
+    found_within,
+)
 from orchestrator.results.summary import PLAIN
 
 _synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic_rows.py")))
@@ -79,6 +87,15 @@ def test_the_picture_draws_what_a_search_has_added():
     (line,) = board.lines
     inside = [point for point in line.points if point.perplexity <= CAP * DENSE]
     assert line.others and picture(board).count("<circle") == len(inside)
+
+
+def test_the_page_tells_a_tolerance_once_by_the_search_where_one_has_looked():
+    board = board_of(searched_rows(within=(1.1, 1.5)))
+    lines = dict(zip((1.1, 1.5), found_lines(board)))
+    assert lines[1.5] in searched(board) and lines[1.1] not in searched(board)
+    told = answers(board)
+    assert found_within(board, 1.1) in told and found_within(board, 1.5) in told
+    assert "% sparsity" in told, "other tolerances are told by the columns"
 
 
 def test_the_spread_over_seeds_is_part_of_the_answer():

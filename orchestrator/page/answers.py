@@ -22,7 +22,13 @@ from orchestrator.results.answer import (
 )
 from orchestrator.results.board import Board, Line
 from orchestrator.results.found import KEY as KEY_OF_SEARCH
-from orchestrator.results.found import found_lines, found_notes, found_table
+from orchestrator.results.found import (
+    found_lines,
+    found_notes,
+    found_table,
+    found_within,
+    ratios_of,
+)
 from orchestrator.results.names import in_words
 from orchestrator.results.numbers import format_perplexity
 from orchestrator.results.points import Point
@@ -51,11 +57,15 @@ def board_html(shown: Shown, number: int) -> str:
 
 
 def searched(board: Board) -> str:
-    """Return the answers of a search: a line for each ratio, and the table of all; or nothing."""
+    """Return the answers of a search, or nothing: a line for each ratio, and the table of all.
+
+    `answers` has the lines of ratios that a reader sees first.
+    """
     table = found_table(board)
     if not table:
         return ""
-    lines = "".join(f'<p class="found">{escaped(line)}</p>' for line in found_lines(board))
+    told = [line for r, line in zip(ratios_of(board), found_lines(board)) if r not in SHOWN]
+    lines = "".join(f'<p class="found">{escaped(line)}</p>' for line in told)
     head, *rest = (
         "".join(f"<t{kind}>{escaped(text)}</t{kind}>" for text in texts)
         for kind, texts in [("h", table[0]), *(("d", line) for line in table[1:])]
@@ -69,13 +79,17 @@ def searched(board: Board) -> str:
 
 
 def answers(board: Board) -> str:
-    """Return one line for each tolerance; the two of `SHOWN` are seen first."""
-    lines = []
+    """Return one line for each tolerance; the two of `SHOWN` are seen first.
+
+    Where a search has looked for a tolerance, its answer is the finer one.
+    """
+    lines, found = [], ratios_of(board)
     for tolerance in TOLERANCES:
         hidden = "" if tolerance in SHOWN else " hidden"
+        told = (found_within if tolerance in found else within)(board, tolerance)
         lines.append(
             f'<p class="within" data-tolerance="{tolerance:g}"{hidden}><strong>'
-            f"Within {tolerance_words(tolerance)}:</strong> {escaped(within(board, tolerance))}</p>"
+            f"Within {tolerance_words(tolerance)}:</strong> {escaped(told)}</p>"
         )
     return "".join(lines)
 

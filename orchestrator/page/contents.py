@@ -132,7 +132,7 @@ def head_of(rows: Sequence[Row], sweeps: Sequence[SweepShown]) -> dict[str, Any]
     texts = sorted({row["eval_text"] for row in mine})
     seeds = {row["seed"] for row in pruned if row.get("seed") is not None}
     regimes = sorted({row["regime"] for row in pruned}, key=regime_order)
-    targets = {target_of(row) for row in pruned}
+    targets = {target_of(row) for row in pruned if not row.get("searched")}
     finished = sorted(row["finished_at"][:10] for row in mine if row.get("finished_at"))
     commits = sorted({row["code_version"] for row in mine if row.get("code_version")})
     facts = [listed(methods, "methods"), listed(regimes, "regimes")]

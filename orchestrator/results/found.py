@@ -124,19 +124,19 @@ def best_of(found: Sequence[Found], ratio: float) -> list[Found]:
     return [highest, *sorted(rest, key=lambda each: -(each.reach or 0.0))]
 
 
-def found_lines(board: Board, most: int = 3) -> list[str]:
+def found_lines(board: Board) -> list[str]:
     """Return a sentence for each ratio: the highest sparsity, and the lines that reach it."""
-    found, told = found_on(board), []
-    for ratio in ratios_of(board):
-        best = best_of(found, ratio)
-        if not best:
-            told.append(f"Within {ratio:g}× of dense: not known yet.")
-            continue
-        names = [each.line.name for each in best]
-        more = [f"{len(names) - most} more"] if len(names) > most else []
-        who = " or ".join(names[:most] + more)
-        told.append(f"Within {ratio:g}× of dense: sparsity {best[0].text} ({who}).")
-    return told
+    return [f"Within {r:g}× of dense: {found_within(board, r)}" for r in ratios_of(board)]
+
+
+def found_within(board: Board, ratio: float, most: int = 3) -> str:
+    """Return the highest sparsity within a ratio, and the lines that reach it."""
+    best = best_of(found_on(board), ratio)
+    if not best:
+        return "not known yet."
+    names = [each.line.name for each in best]
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return f"sparsity {best[0].text} ({' or '.join(names[:most] + more)})."
 
 
 def found_table(board: Board) -> list[list[str]]:
