@@ -151,16 +151,20 @@ def test_a_support_that_loses_gives_way_to_sparsegpts(monkeypatch):
     assert ours.fell_back and not theirs.fell_back
 
 
-@pytest.mark.parametrize("target", [Target(0.5), Target(0.9), Target.structured("2:4")])
+SAME = [Target(0.4), Target(0.6), Target(0.9), Target.structured("2:4")]
+"""Targets at which the support of the layer does not depend on rounding. At 0.5 it does: the same
+tokens in another order move up to 1.4 % of it on some machines, and the error by 0.4 %."""
+
+
+@pytest.mark.parametrize("target", SAME)
 def test_the_way_of_an_accelerator_ends_at_the_same_error(monkeypatch, target):
-    # Other sums in another order: the error within 0.1 %, the support in 99.5 % of the weights.
     weight, inputs = layer()
     here = prune("alps", [weight], inputs, target)[0]
     monkeypatch.setattr(accelerator, "HOSTS", frozenset())
     there = prune("alps", [weight], inputs, target)[0]
     errors = [error(each.weight, weight, inputs) for each in (here, there)]
-    assert errors[1] == pytest.approx(errors[0], rel=1e-3)
-    assert (here.mask == there.mask).float().mean() >= 0.995
+    assert errors[1] == pytest.approx(errors[0], rel=1e-5)
+    assert (here.mask == there.mask).float().mean() >= 0.999
 
 
 def test_a_hessian_that_penalties_do_not_make_definite_is_refused(monkeypatch):
