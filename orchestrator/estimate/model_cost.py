@@ -19,6 +19,8 @@ from orchestrator.estimate.devices import MEMORY_BYTES_A_SECOND, RATES, WIDTHS
 from orchestrator.estimate.solving import solve_operations, solve_seconds
 from orchestrator.plan.inputs import CalibrationText, ModelInputs
 
+DECODED_BLOCK_SECONDS = 0.4e-3
+"""Seconds that a block of any size takes for one token, measured on a CPU: calls of operations."""
 STEP_BYTES = 60
 """Bytes moved for each parameter in a step of the optimizer: clipping, moments, weights, masks."""
 
@@ -115,6 +117,17 @@ class ModelCost:
         """Return the seconds that optimizer steps take to move memory."""
         moved = STEP_BYTES * self.facts.num_parameters * steps
         return moved / MEMORY_BYTES_A_SECOND[self.device] / self.num_workers
+
+    def decode_seconds(self, tokens: int) -> float:
+        """Return the seconds of decoding tokens one after another: each reads all weights."""
+        stored = WIDTHS[self.inputs.dtype] * self.facts.num_parameters
+        read = stored / MEMORY_BYTES_A_SECOND[self.device]
+        return tokens * (read + self.facts.num_blocks * DECODED_BLOCK_SECONDS)
+
+    @property
+    def max_seq_len(self) -> int:
+        """The most tokens of a window."""
+        return self.facts.max_seq_len
 
     def stage_bytes(self, trained: bool) -> float:
         """Return the disk of one stage's weights and bit-packed masks."""

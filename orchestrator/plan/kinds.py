@@ -196,10 +196,26 @@ class Speed(Work):
         """Return dtype and sizes."""
         return {"version": SPEED_VERSION, **values_of(self)}
 
+    @property
+    def turns(self) -> int:
+        """Prompts that are read, with those before the first that counts."""
+        from core.measures.speed import WARM_UPS  # Imported here: it takes torch.
+
+        return WARM_UPS + self.repeats
+
+    def prompt_length(self, max_seq_len: int) -> int:
+        """Return the tokens of a prompt of a model that reads at most so many."""
+        return max(1, min(self.prompt_tokens, max_seq_len - self.new_tokens))
+
     def operations(self, model: Counts, text_tokens: int) -> Operations:
-        """Return the forward passes of all prompts and tokens."""
-        tokens = self.batch * self.repeats * (self.prompt_tokens + self.new_tokens)
-        return {("forward", self.dtype): model.forward_operations(tokens, self.prompt_tokens)}
+        """Return the forward passes of all prompts; only their last tokens are scored."""
+        length = self.prompt_length(model.max_seq_len)
+        tokens = self.batch * self.turns * length
+        return {("forward", self.dtype): model.forward_operations(tokens, length, head=False)}
+
+    def further_seconds(self, model: Counts) -> float:
+        """Return what the tokens after the prompts take."""
+        return model.decode_seconds(self.turns * self.new_tokens)
 
 
 KINDS: dict[str, type[Work]] = {

@@ -35,6 +35,15 @@ class Counts(Protocol):
         """Return the seconds that optimizer steps take to move memory."""
         ...
 
+    def decode_seconds(self, tokens: int) -> float:
+        """Return the seconds of decoding tokens one after another."""
+        ...
+
+    @property
+    def max_seq_len(self) -> int:
+        """The most tokens of a window."""
+        ...
+
 
 class Work:
     """Base of all kinds: what one stage does to its parent's weights."""

@@ -56,7 +56,7 @@ def both_kernels(space: Workspace, stage: Stage, work: Speed) -> dict[str, Any]:
 
 def speed_of(space: Workspace, model: PreTrainedModel, work: Speed) -> dict[str, Any]:
     """Return prefill and decoding of a model as JSON values."""
-    length = max(1, min(work.prompt_tokens, space.job.max_seq_len - work.new_tokens))
+    length = work.prompt_length(space.job.max_seq_len)
     generator = torch.Generator().manual_seed(0)
     size = (work.batch, length)
     prompt = torch.randint(model.config.get_text_config().vocab_size, size, generator=generator)
