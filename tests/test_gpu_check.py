@@ -174,6 +174,17 @@ def test_a_method_on_the_device_is_compared_with_the_cpu(check, tmp_path):
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_masks_that_training_finds_are_compared_with_the_cpu(check, tmp_path):
+    from gpu_check import sizes, training
+
+    place = sizes.Place("cpu", sizes.SIZES["smallest"], tmp_path)
+    finding = training.CASES["elsa 2:4"](place)
+    assert finding.broken == [] and finding.figures["same_masks"] == 1
+    assert finding.figures["num_zeros"] == finding.figures["wanted_zeros"] > 0
+    assert finding.figures["loss_change"] == 0
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_decoding_with_dense_and_sparse_kernels_is_compared(check, tmp_path, monkeypatch):
     import torch
     from gpu_check import sizes, token_rates
