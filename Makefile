@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 sweep: $(VENV)/.installed
 	$(BIN)/python experiments/sweep_opt.py
 
+# Python keeps what it compiles, since many processes of the tests import the same files.
 test: $(VENV)/.installed-test check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 # Kills, shared stores, bad networks and full disks: some 40 minutes.
 harness: $(VENV)/.installed-test

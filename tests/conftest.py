@@ -31,11 +31,15 @@ from core.texts.named_texts import NAMED
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOCAB = 320
+LONGEST = ("faults_ray", "small_ray", "search_sweep", "browse_sweep", "pretended_gpu", "types")
+LONGEST += ("two_nodes", "recovery_ranks", "parallel", "elsa", "cluster_yaml", "stored_sweep")
+"""Files of tests that take longest, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with whole sweeps, the longest tests, so that no process waits for one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("sweeps") is None)
+    """Begin with the longest files, so that no process waits for one at the end."""
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def words(count: int, seed: int) -> str:
