@@ -82,7 +82,9 @@ def axes_of(blocks: Sequence[SweepConfig]) -> list[dict[str, float | str]]:
 
     Values of a setting that has only numbers are numbers, all others are text.
     """
-    every = [settings_of(block) | {STEPS: steps_of(block)} for block in blocks]
+    every: list[dict[str, Any]] = [
+        settings_of(block) | {STEPS: steps_of(block)} for block in blocks
+    ]
     found: list[dict[str, float | str]] = [{} for _ in blocks]
     for name in every[0]:
         values = [settings[name] for settings in every]
