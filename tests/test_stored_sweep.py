@@ -36,6 +36,10 @@ LATER = {"mask_bytes", "num_parameters", "dense_bytes", "sparse_bytes"}
 """Facts that stages and rows tell since the archive was made."""
 CHANGING = TIMES | VERSIONS | RUN | LATER
 """Names whose values differ from run to run or from version to version."""
+CLOSE, ELSEWHERE = 1e-4, 0.12
+"""Parts of their size by which numbers may differ, on a processor like that of the archive and on
+others. There sums come in another order, and by it SparseGPT's masks of this small sweep differ:
+layer errors by up to 10 % between an AMD EPYC and an Intel Xeon, perplexities by 0.9 %."""
 
 
 @pytest.fixture
@@ -60,18 +64,18 @@ def stored_record(place: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def differences(old: Any, new: Any, place: str = "") -> list[str]:
-    """Return a line for each value that differs, numbers by more than 1e-4 of their size."""
+def differences(old: Any, new: Any, place: str = "", close: float = CLOSE) -> list[str]:
+    """Return a line for each value that differs, numbers by more than a part of their size."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = [f"{place}/{name} is only in one" for name in sorted(({*old} ^ {*new}) - CHANGING)]
         for name in sorted({*old} & {*new} - CHANGING):
-            lines += differences(old[name], new[name], f"{place}/{name}")
+            lines += differences(old[name], new[name], f"{place}/{name}", close)
         return lines
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new))
-        return [line for i, each in pairs for line in differences(*each, f"{place}/{i}")]
+        return [line for i, each in pairs for line in differences(*each, f"{place}/{i}", close)]
     if isinstance(old, float) and isinstance(new, float):
-        return [] if math.isclose(old, new, rel_tol=1e-4) else [f"{place}: {old} is now {new}"]
+        return [] if math.isclose(old, new, rel_tol=close) else [f"{place}: {old} is now {new}"]
     return [] if old == new else [f"{place}: {old!r} is now {new!r}"]
 
 
@@ -167,19 +171,19 @@ def test_the_same_sweep_run_anew_leaves_the_same_store(
     for manifest in old.values():
         assert manifest.pop("files") == {}
         manifest.pop("dropped", None)
-    assert not differences(old, new)
+    close = CLOSE if are_alike(old, new, "machine") else ELSEWHERE
+    assert not differences(old, new, "stages", close)
     kept = json.loads((place / "kept.json").read_text(encoding="utf-8"))
     found = MADE["kept_files"](store)
     assert {stage: {*each} for stage, each in found.items()} == {s: {*f} for s, f in kept.items()}
     assert {stage for stage, each in files.items() if each} == {*kept}
-    assert not differences(recorded.rows.read(), store.rows.read(), "rows")
-    if same_circumstances(old, new):
+    assert not differences(recorded.rows.read(), store.rows.read(), "rows", close)
+    if are_alike(old, new, "machine", "threads", "torch_version", "transformers_version"):
         assert found == kept, "masks and weights, bit by bit"
 
 
-def same_circumstances(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Return True if both sweeps ran on a like processor with the same libraries and threads."""
-    keys = ("machine", "threads", "torch_version", "transformers_version")
+def are_alike(old: dict[str, Any], new: dict[str, Any], *keys: str) -> bool:
+    """Return True if both sweeps ran on a like processor, or with the same libraries, by `keys`."""
     (stage, *_) = sorted(old)
     mine, others = (each[stage]["environment"] for each in (old, new))
     return all(mine[key] == others[key] for key in keys)
