@@ -12,6 +12,8 @@ from core.typed_values import give_types_
 Objective = Literal["next_token", "reconstruct", "adaptive"]
 Trainable = Literal["all", "bias_norm", "masklora"]
 DEFAULT_LR = 3e-4
+GAP_TOKENS = 4_096
+"""Tokens on which `adaptive` measures the gap, at least one window: the first of the round."""
 
 
 @dataclass(frozen=True)

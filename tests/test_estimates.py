@@ -192,6 +192,16 @@ def test_training_costs_six_operations_a_weight_and_token(opt_1b):
     assert done["training", "bfloat16"] == pytest.approx(6 * 1000 * weights, rel=1e-3)
 
 
+def test_adaptive_training_only_looks_at_the_dense_model(opt_1b):
+    work = dataclasses.replace(
+        training(32_768, seq_len=256).work, training=Training(objective="adaptive")
+    )
+    control = dataclasses.replace(work, is_control=True)
+    (trained,), (seen,) = (each.operations(opt_1b, 0).values() for each in (work, control))
+    assert seen < trained / 16 and control.further_seconds(opt_1b) == 0.0
+    assert control.fields() == work.fields()
+
+
 def test_overlapping_windows_are_counted_whole(opt_1b):
     def evaluate(stride, most=None):
         done = evaluating(1024, stride, most).work.operations(opt_1b, 10_240)

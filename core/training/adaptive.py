@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from core.training_config import Training
+from core.training_config import GAP_TOKENS, Training
 
-GAP_TOKENS = 4_096
-"""Tokens that the gap is measured on, at least one window: the first of the round."""
 NO_GAP = 1e-5
 """Gap in nats a token below which there is nothing to learn from the dense model."""
 SMALL_GAP = 1.0

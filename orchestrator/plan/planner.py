@@ -9,7 +9,7 @@ a file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.config import FinetuneConfig, PruneConfig
@@ -246,6 +246,7 @@ class ModelPlanner:
         place = (parent, method, tokens, seed, index)
         if place not in self.placed:
             work = self.training_work(self.training, tokens, seed, index)
+            work = replace(work, is_control=method == DENSE)
             self.placed[place] = self.plan.add_stage(work, self.model.name, method, parent)
         return self.placed[place]
 

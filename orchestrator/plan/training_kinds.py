@@ -9,7 +9,7 @@ from core.config import PruneConfig
 from core.joint_config import JointConfig
 from core.methods import JOINT_METHODS
 from core.targets import Target
-from core.training_config import Training
+from core.training_config import GAP_TOKENS, Training
 from orchestrator.plan.inputs import Reading, TrainingDraw, TrainingText, ValidationText
 from orchestrator.plan.work import Counts, Operations, Work
 
@@ -41,6 +41,9 @@ class Finetune(Work):
     seed: int
     round: int
     validation: ValidationText | None = None
+    is_control: bool = False
+    """True for the dense model. Adaptive training has nothing to teach it; its identity does not
+    say so, since that of its parent does."""
 
     def fields(self) -> dict[str, Any]:
         """Return text, tokens, settings, and the versions of the options that are on."""
@@ -90,8 +93,14 @@ class Finetune(Work):
         return TrainingDraw(self.text, count, self.seed, self.round)
 
     def operations(self, model: Counts, text_tokens: int) -> Operations:
-        """Return forward and backward passes for each learning rate."""
+        """Return forward and backward passes for each learning rate.
+
+        Of the dense model adaptive training only measures the gap to itself.
+        """
         seq_len, training = self.text.seq_len, self.training
+        if training.adapts and self.is_control:
+            tokens = min(self.tokens, max(seq_len, GAP_TOKENS))
+            return {("training", self.dtype): 2 * model.forward_operations(tokens, seq_len)}
         if training.objective in ("reconstruct", "adaptive"):
             # The dense block once; of ours each half's output and its gradient, then all once more.
             once = model.forward_operations(self.tokens, seq_len, head=False) * 16 / 3
@@ -102,6 +111,8 @@ class Finetune(Work):
 
     def further_seconds(self, model: Counts) -> float:
         """Return what the optimizer takes to move weights and moments."""
+        if self.training.adapts and self.is_control:
+            return 0.0
         return model.optimizer_seconds(self.tokens / self.batch_tokens)
 
 
@@ -170,7 +181,10 @@ class Joint(Work):
         return self.round.training_draw()
 
     def operations(self, model: Counts, text_tokens: int) -> Operations:
-        """Return forward and backward passes for each learning rate."""
+        """Return forward and backward passes for each learning rate.
+
+        Of the dense model adaptive training only measures the gap to itself.
+        """
         return self.round.operations(model, text_tokens)
 
     def further_seconds(self, model: Counts) -> float:
