@@ -4,7 +4,7 @@
     python experiments/benches/measure_orchestration.py --repeats 1 --sparsities 0.5
 
 Times in turn: `sweep_opt.py` into an empty directory, the same work as a plain loop in one process
-(`plain_loop.py`), the command with two slots of one core, the loop as two processes of one core,
+(`plain_loop.py`), the command with one trial of all cores, the loop as two processes of one core,
 the finished command again, dry runs, `--help` and a wrong flag. Prints medians, and where the
 command's seconds went. `--all` goes on with the benches of floors, of 30,000 cells and of slots.
 Every timing is noted in `--work`, so that the same command goes on after an interruption.
@@ -13,6 +13,7 @@ Every timing is noted in `--work`, so that the same command goes on after an int
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -29,8 +30,8 @@ from orchestrator.preparation import prepare
 HERE = Path(__file__).parent
 SCRIPT, LOOP = HERE.parent / "sweep_opt.py", HERE / "plain_loop.py"
 STAGES_RATIO, EXTRA_SECONDS, FIRST_SECONDS = 1.05, 15.0, 15.0
-"""Targets: the command takes at most this many times its stages' own seconds, and so many seconds
-more; its first stage begins by then."""
+"""Targets: the command takes at most this many times its stages' own seconds, shared by the trials
+that run at once, and so many seconds more; its first stage begins by then."""
 QUICK = {
     "all done": 4.0,
     "dry run, all done": 5.0,
@@ -85,13 +86,16 @@ class Timings:
         sweep = prepare(parse(SweepConfig(), [*self.flags, "--out-dir", str(out / "out")], ""))
         metrics = [m["metrics"] for m in sweep.found.manifests.values()]
         own = sum(m["seconds"] for m in metrics)
-        first = min(m["finished_at"] - m["seconds"] for m in metrics) - whole["began"]
-        last = max(m["finished_at"] for m in metrics) - whole["began"]
+        spans = [(m["finished_at"] - m["seconds"], m["finished_at"]) for m in metrics]
+        first = min(start for start, _ in spans) - whole["began"]
+        last = max(end for _, end in spans) - whole["began"]
+        trials = at_once(spans)
         return {
             "the command": whole["seconds"],
+            "  trials at once": trials,
             "  until the first stage begins": first,
             "  its stages' own seconds": own,
-            "  between stages: loading, storing, rows": last - first - own,
+            "  between stages, and idle at the end": last - first - own / trials,
             "  after the last stage": whole["seconds"] - last,
         }
 
@@ -117,10 +121,10 @@ class Timings:
         note = f"{name.replace(' ', '-').replace(',', '')}-{turn}"
         return self.timed(note, [str(SCRIPT), *arguments], codes=(0, 2))["seconds"]
 
-    def two_slots(self, turn: int) -> float:
-        """Return the seconds of the sweep with two slots of one core."""
-        out = ["--out-dir", str(self.work / f"slots-{turn}" / "out"), "--cpus-per-worker", "1"]
-        return self.timed(f"slots-{turn}", [str(SCRIPT), *self.flags, *out])["seconds"]
+    def one_trial(self, turn: int) -> float:
+        """Return the seconds of the sweep with one trial that has all cores."""
+        out = ["--out-dir", str(self.work / f"trial-{turn}" / "out"), "--max-concurrent-trials"]
+        return self.timed(f"trial-{turn}", [str(SCRIPT), *self.flags, *out, "1"])["seconds"]
 
     def two_loops(self, turn: int) -> float:
         """Return the seconds of the loop as two processes: SparseGPT and dense, and the others."""
@@ -137,6 +141,12 @@ def loop_flags(flags: list[str]) -> list[str]:
     return flags
 
 
+def at_once(spans: list[tuple[float, float]]) -> int:
+    """Return how many stages ran at the same time, at most."""
+    ends = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    return max(itertools.accumulate(step for _, step in ends))
+
+
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
     """Return the median of each part."""
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
@@ -145,8 +155,8 @@ def medians(runs: list[dict[str, float]]) -> dict[str, float]:
 def report(sweep: dict[str, float], loop: dict[str, float]) -> None:
     """Print the parts of both, and the targets."""
     for name, seconds in (sweep | loop).items():
-        print(f"{name:<42}{seconds:8.1f} s")
-    own = sweep["  its stages' own seconds"]
+        print(f"{name:<42}{seconds:8.1f}")
+    own = sweep["  its stages' own seconds"] / sweep["  trials at once"]
     bound, first = STAGES_RATIO * own + EXTRA_SECONDS, sweep["  until the first stage begins"]
     print(f"first stage                    {first:8.1f} s, target {FIRST_SECONDS:g}")
     print(f"the command                    {sweep['the command']:8.1f} s, target {bound:.1f}")
@@ -169,9 +179,8 @@ def main() -> None:
         loops.append(timings.loop(turn))
     report(medians(sweeps), medians(loops))
     if "--methods" not in flags:
-        slots, two = timings.two_slots(0), timings.two_loops(0)
-        print(f"two slots of one core          {slots:8.1f} s")
-        print(f"the loop as two processes      {two:8.1f} s, ratio {slots / two:.2f}")
+        print(f"one trial of all cores         {timings.one_trial(0):8.1f} s")
+        print(f"the loop as two processes      {timings.two_loops(0):8.1f} s")
     for name, target in QUICK.items():
         seconds = statistics.median(timings.quick(name, turn) for turn in turns)
         told = "" if target is None else f", target {target:g}"
