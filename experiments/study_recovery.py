@@ -10,7 +10,7 @@ table alone. `--objective` is that of `round`, `total` and `alps`, by default th
 - `kinds`: SparseGPT at 0.5, 0.7 and 0.9, fine-tuned and iterative, with every objective and every
   choice of trained parameters. Each round takes the best of three learning rates.
 - `round`, `total`: SparseGPT, Wanda and magnitude in all regimes at 0.3 to 0.9, under each budget.
-- `alps`: the same for ALPS with the budget `round`.
+- `alps`: the same for ALPS, under both budgets.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def configs(part: str, objective: str, seeds: list[int], out_dir: str) -> list[S
             for seed in seeds
             for settings in KINDS.values()
         ]
-    methods, budget = (("alps",), "round") if part == "alps" else (METHODS, part)
+    methods, budgets = (("alps",), ("round", "total")) if part == "alps" else (METHODS, (part,))
     return [
         SweepConfig(
             grid=GridConfig(methods=methods, sparsities=(0.3, 0.5, 0.7, 0.8, 0.9), seeds=(seed,)),
@@ -62,6 +62,7 @@ def configs(part: str, objective: str, seeds: list[int], out_dir: str) -> list[S
             output=output,
         )
         for seed in seeds
+        for budget in budgets
     ]
 
 
