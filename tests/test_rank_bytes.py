@@ -75,6 +75,7 @@ def train(family: str, dtype: str, ranks: Ranks) -> dict[str, int]:
     step, losses = MaskedAdamW.step, finetune.token_losses
 
     def watched_step(optimizer, *args):
+        saved.clear()  # The backward pass saved more, and used it up.
         params = [*optimizer.trained.sharded, *optimizer.trained.whole]
         found["gradients"] = memory_of(local(param.grad) for param in params)
         found["masks in training"] = memory_of(mask for _, mask in optimizer.trained.masks)
@@ -87,9 +88,7 @@ def train(family: str, dtype: str, ranks: Ranks) -> dict[str, int]:
     def watched_losses(logits, ids):
         # FSDP2 has freed the memory of all whole weights by now.
         found["saved"] = memory_of([*saved, logits])
-        loss = losses(logits, ids)
-        saved.clear()
-        return loss
+        return losses(logits, ids)
 
     def keep(tensor: Tensor) -> Tensor:
         saved.append(tensor)

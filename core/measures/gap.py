@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from core.measures.perplexity import forward
+from core.measures.row_pieces import losses_in_pieces
 from core.ranks import Ranks
 
 
@@ -40,7 +41,14 @@ def mean_gap(
     return ranks.sum_(total).item() / windows.numel()
 
 
-def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Return KL(wanted || logits) of each position in nats, [batch, seq_len]."""
-    ours, theirs = (each.float().log_softmax(-1) for each in (logits, wanted))
-    return functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
+def divergence(logits: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return KL(wanted || logits) of each position in nats, [batch, seq_len].
+
+    The temperature softens both, [batch, seq_len, vocab]; no gradient reaches `wanted`.
+    """
+
+    def of_rows(rows: Tensor, goals: Tensor) -> Tensor:
+        ours, theirs = ((x.float() / temperature).log_softmax(-1) for x in (rows, goals))
+        return functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
+
+    return losses_in_pieces(of_rows, logits, wanted)

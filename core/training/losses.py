@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from core.measures.gap import divergence
+from core.measures.row_pieces import losses_in_pieces
 
 NO_LABEL = -100
 """Label of a position that predicts nothing."""
@@ -29,10 +30,12 @@ def token_losses(logits: Tensor, ids: Tensor) -> Tensor:
     # The last position predicts nothing. It gets a label that says so, because a slice of the
     # logits would copy them all.
     labels = functional.pad(ids[:, 1:], (0, 1), value=NO_LABEL)
-    nll = functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NO_LABEL, reduction="none"
-    )
-    return nll.view(len(ids), -1)[:, :-1]
+    return losses_in_pieces(next_token_losses, logits, labels)[:, :-1]
+
+
+def next_token_losses(rows: Tensor, labels: Tensor) -> Tensor:
+    """Return the losses of rows of logits [rows, vocab] in nats, 0 where there is no label."""
+    return functional.cross_entropy(rows.float(), labels, ignore_index=NO_LABEL, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Distillation:
         with torch.no_grad():
             wanted = self.teacher(ids).logits
         # The last position predicts a token that is not in the window.
-        soft = (each[:, :-1].float() / self.temperature for each in (logits, wanted))
-        wanted_share = divergence(*soft) * (self.mix * self.temperature**2)
+        gap = divergence(logits, wanted, self.temperature)[:, :-1]
+        wanted_share = gap * (self.mix * self.temperature**2)
         if self.mix == 1.0:
             return wanted_share
         return token_losses(logits, ids) * (1 - self.mix) + wanted_share

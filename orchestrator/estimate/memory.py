@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from core.measures.row_pieces import piece_bytes
 from core.models.families import family_of
 from core.split.costs import EXPERT_BYTES, STACK_BYTES, STACKED_COPIES, WIDTH
 from orchestrator.estimate.devices import BASE_BYTES, WIDTHS
 from orchestrator.estimate.model_cost import ModelCost
-from orchestrator.estimate.training import HEAD_WIDTH, offloaded_parts, training_parts
+from orchestrator.estimate.training import offloaded_parts, training_parts
 
 SPLIT_WIDTH = 24
 """Bytes of a weight in the matrix that is projected: its goal, scores, keys and marks."""
@@ -118,7 +119,7 @@ class Sizes:
             gathered += (compute + 4) * max(self.block, self.outside)
         block, outside = self.kept(compute)
         # Beside what waits for the backward pass: gradients in one block, and of the logits.
-        working = (self.reads + self.makes) * compute + HEAD_WIDTH * facts.vocab_size
+        working = compute * (self.reads + self.makes + facts.vocab_size)
         plain = {
             "base": self.base,
             "weights": self.weights,
@@ -126,7 +127,8 @@ class Sizes:
             "gradients": 4 * facts.num_parameters / n,
             "adam": 8 * facts.num_parameters / n,
             "masks": self.masks + cost.block_parameters / n,
-            "activations": self.tokens * (facts.num_blocks * block + outside + working),
+            "activations": self.tokens * (facts.num_blocks * block + outside + working)
+            + piece_bytes(cost.device),
         }
         return training_parts(cost, plain, n, self.tokens, self.kept(compute))
 

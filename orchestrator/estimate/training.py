@@ -1,7 +1,7 @@
 """Memory of training that differs by objective, by what trains, and by offloading.
 
-`memory.py` counts the plain case: all parameters and next-token loss. Bytes of logits were fitted
-to peaks measured by `experiments/benches/measure_recovery.py`.
+`memory.py` counts the plain case: all parameters and next-token loss.
+`experiments/benches/measure_recovery.py` measures the peaks of all cases.
 """
 
 from __future__ import annotations
@@ -9,10 +9,6 @@ from __future__ import annotations
 from orchestrator.estimate.devices import WIDTHS
 from orchestrator.estimate.model_cost import ModelCost
 
-HEAD_WIDTH = 12
-"""Bytes of a logit beside the one in the compute dtype: float32 copy, log-softmax, gradient."""
-DISTILL_WIDTH = 20
-"""Bytes of a logit that distillation adds: both models' softened log-softmax and its gradient."""
 VECTORS = 8
 """Vectors of hidden size in a block, about: biases and norms."""
 
@@ -70,7 +66,8 @@ def training_parts(
         if num_workers > 1:
             outside = facts.num_parameters - cost.block_parameters
             parts["gathered"] += width * (2 * block + outside)
-        parts["activations"] += DISTILL_WIDTH * tokens * facts.vocab_size
+        # The dense model's logits beside ours.
+        parts["activations"] += width * tokens * facts.vocab_size
     return parts
 
 
