@@ -20,6 +20,7 @@ from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.dry_run import describe_plan
 from orchestrator.estimate.memory import host_memory, phases
 from orchestrator.estimate.seconds import block_seconds
+from orchestrator.inputs.models import tokens_in
 from orchestrator.out_dir import mark
 from orchestrator.plan.kinds import Joint, Prune
 from orchestrator.preparation import prepare, read_texts, trials_of
@@ -333,3 +334,19 @@ def test_a_row_names_the_flags_that_compute_it_again():
 def test_the_embedded_model_has_a_default_rate_of_its_own():
     config = JointConfig()
     assert config.lrs("embedded") == (3e-3,) and config.lrs("facebook/opt-125m") == (2e-4,)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps", "windows"), [(512, 4_096, 1), (512, 4, 4), (512, 1, 8), (16, 4, 1)]
+)
+def test_a_training_takes_its_steps_if_it_has_so_many_windows(tokens, steps, windows):
+    assert tokens_in(steps, tokens, seq_len=32) == windows * 32
+
+
+def test_joint_training_takes_smaller_steps_unless_they_are_given(tiny_opt_dir, folder):
+    sizes = []
+    for given in (None, 64):
+        config = config_of(tiny_opt_dir, folder, finetune={"batch_tokens": given})
+        works = [s.work for s in prepare(config).plan.stages.values() if isinstance(s.work, Joint)]
+        sizes.append({work.round.batch_tokens for work in works})
+    assert sizes == [{32}, {64}]

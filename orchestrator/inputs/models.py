@@ -35,8 +35,9 @@ from orchestrator.plan.inputs import ModelInputs
 
 EMBEDDED_TOKENS, EMBEDDED_BATCH_TOKENS = 32_768, 2_048
 HUB_TOKENS, HUB_BATCH_WINDOWS = 1_048_576, 8
-ADAPTIVE_STEPS = 128
-"""Fewest optimizer steps of adaptive training; more steps of fewer windows recover more."""
+ADAPTIVE_STEPS, JOINT_STEPS = 128, 4_096
+"""Optimizer steps that these kinds of training take, if they have so many windows: more steps of
+fewer windows recover more. ELSA takes 4,096 in its paper."""
 
 
 @dataclass
@@ -182,7 +183,6 @@ def resolve_one(config: SweepConfig, name: str, resolver: Resolver) -> ResolvedM
     seq_len = found.training.seq_len if found.training else 0
     tokens, batch = config.finetune.tokens, config.finetune.batch_tokens
     tokens = tokens or (EMBEDDED_TOKENS if is_embedded else HUB_TOKENS)
-    windows = tokens // (seq_len or 1) // ADAPTIVE_STEPS
     inputs = ModelInputs(
         name=name_in_results(source),
         identity=source.identity,
@@ -195,11 +195,18 @@ def resolve_one(config: SweepConfig, name: str, resolver: Resolver) -> ResolvedM
         or (EMBEDDED_BATCH_TOKENS if is_embedded else HUB_BATCH_WINDOWS * seq_len),
         evaluations=found.evaluations,
         validation=found.validation,
-        adaptive_batch_tokens=batch or max(1, min(HUB_BATCH_WINDOWS, windows)) * seq_len,
+        adaptive_batch_tokens=batch or tokens_in(ADAPTIVE_STEPS, tokens, seq_len),
+        joint_batch_tokens=batch or tokens_in(JOINT_STEPS, tokens, seq_len),
     )
     if found.training is not None:
         require_whole_windows(config, inputs, seq_len)
     return ResolvedModel(source, facts, inputs, texts.by_identity(), is_checked=not is_recorded)
+
+
+def tokens_in(num_steps: int, tokens: int, seq_len: int) -> int:
+    """Return the tokens of an optimizer step where a training should take so many of them."""
+    windows = tokens // (seq_len or 1) // num_steps
+    return max(1, min(HUB_BATCH_WINDOWS, windows)) * seq_len
 
 
 def checked_facts(config: SweepConfig, source: ModelSource) -> ModelFacts:

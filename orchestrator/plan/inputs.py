@@ -181,6 +181,8 @@ class ModelInputs:
     validation: ValidationText | None = None
     adaptive_batch_tokens: int | None = None
     """Training tokens of one optimizer step of adaptive training; None for `batch_tokens`."""
+    joint_batch_tokens: int | None = None
+    """Training tokens of one optimizer step of joint training; None for `batch_tokens`."""
 
     def record(self) -> dict[str, Any]:
         """Return the inputs as a sweep's record holds them."""

@@ -192,12 +192,14 @@ class ModelPlanner:
             stages.append(self.add_prune(joint.start, self.root, path[0], seed))
         (tokens,) = self.round_tokens(1)
         training = joint.training(self.training, self.model.name)
+        shared = self.training_work(training, tokens, seed, 1)
+        batch_tokens = self.model.joint_batch_tokens or shared.batch_tokens
         work = Joint(
             method=point.method,
             settings=self.config.prune,
             target=point.target,
             joint=joint,
-            round=self.training_work(training, tokens, seed, 1),
+            round=replace(shared, batch_tokens=batch_tokens),
         )
         stages.append(self.plan.add_stage(work, self.model.name, point.method, stages[-1]))
         steps = tuple(step.sparsity for step in path)
@@ -245,8 +247,10 @@ class ModelPlanner:
         """Add a round of training; return its id."""
         place = (parent, method, tokens, seed, index)
         if place not in self.placed:
+            batch = self.training.adapts and self.model.adaptive_batch_tokens
             work = self.training_work(self.training, tokens, seed, index)
-            work = replace(work, is_control=method == DENSE)
+            batch_tokens = batch or work.batch_tokens
+            work = replace(work, batch_tokens=batch_tokens, is_control=method == DENSE)
             self.placed[place] = self.plan.add_stage(work, self.model.name, method, parent)
         return self.placed[place]
 
@@ -259,7 +263,7 @@ class ModelPlanner:
         return Finetune(
             text=model.finetune,
             tokens=tokens,
-            batch_tokens=(training.adapts and model.adaptive_batch_tokens) or model.batch_tokens,
+            batch_tokens=model.batch_tokens,
             training=training,
             dtype=model.training_dtype,
             seed=seed,
