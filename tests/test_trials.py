@@ -1,6 +1,7 @@
 """Trials that repeat a stage, walked one after another without Ray: every row, nothing lost."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,6 +58,19 @@ def test_a_seedless_stage_is_walked_by_each_seeds_trial_and_dropped_by_none(swee
     assert {row["status"] for row in rows.values()} == {"done"}
     kept = {s for s, m in sweep.store.stages.manifests().items() if m["files"]}
     assert kept == pruned
+
+
+@pytest.mark.parametrize(
+    ("num_slots", "order"), [(2, "ACBD"), (3, "ACDB"), (4, "ACDB"), (1, "ABCD")]
+)
+def test_trials_that_share_a_stage_do_not_start_together(num_slots, order):
+    stages = {"A": "ax", "B": "bx", "C": "c", "D": "d"}
+    made = [
+        trials.Trial(name, "m", tuple(SimpleNamespace(id=stage) for stage in its), ())
+        for name, its in stages.items()
+    ]
+    found = trials.apart(made, num_slots)
+    assert "".join(trial.id for trial in found) == order
 
 
 def test_a_job_holds_its_own_trial_alone_and_is_small_when_packed(sweep):
