@@ -74,5 +74,18 @@ def test_table_never_averages_different_settings():
     assert '[2] {"dampening_frac": 0.1} c4' in table
 
 
+def test_lines_with_equal_settings_share_a_number():
+    rows = [
+        make_row(method=method, perplexity=value, method_settings=f'{{"dampening_frac": {value}}}')
+        for method in ("alps", "wanda")
+        for value in (0.01, 0.1)
+    ]
+    table = summary_table(rows).splitlines()
+    first, second = (line for line in table if line.startswith("["))
+    assert first.startswith('[1] {"dampening_frac": 0.01}')
+    assert second.startswith('[2] {"dampening_frac": 0.1}')
+    assert sum(line.startswith(("alps oneshot [2]", "wanda oneshot [2]")) for line in table) == 2
+
+
 def test_table_leaves_out_what_the_grid_no_longer_asks_for():
     assert summary_table([make_row(in_current_grid=False)]) == "no cells yet"

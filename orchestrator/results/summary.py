@@ -82,15 +82,19 @@ def _control_lines(rows: list[Row], width: int) -> list[str]:
 
 
 def _table_blocks(lines: Cells, width: int) -> list[str]:
-    names, notes = {}, []
+    names: dict[Line, str] = {}
+    numbers: dict[str, int] = {}
     for line in lines:
         names[line] = _ascii(f"{line.method} {line.regime}")
-        if sum(other[:2] == line[:2] for other in lines) > 1:
-            names[line] += f" [{len(notes) + 1}]"
-            alike = [other.settings for other in lines if other[:2] == line[:2]]
+        alike = [other.settings for other in lines if other[:2] == line[:2]]
+        if len(alike) > 1:
             apart = line.settings.apart_from(alike) if line.settings.axes else [line.settings]
-            note = f"[{len(notes) + 1}] {', '.join(map(str, apart))}"
-            notes.append(textwrap.shorten(_ascii(note), width, placeholder=" ..."))
+            number = numbers.setdefault(", ".join(map(str, apart)), len(numbers) + 1)
+            names[line] += f" [{number}]"
+    notes = [
+        textwrap.shorten(_ascii(f"[{number}] {note}"), width, placeholder=" ...")
+        for note, number in numbers.items()
+    ]
     first = max(map(len, names.values()), default=0)
     blocks: list[list[str]] = []
     targets = {target for cells in lines.values() for target in cells}
