@@ -138,7 +138,8 @@ def models(folder: Path, ranks: Ranks) -> dict[str, Any]:
         windows = torch.randint(320, (7, 32), generator=torch.Generator().manual_seed(3))
         calibration = Calibration(None if method == "magnitude" else windows)
         pruner = make_pruner(method, PruneConfig(weight_bits=bits))
-        report = prune_(model, pruner, Target(0.6), ranks, calibration)
+        # At 0.6 two weights are so alike that rounding decides, on some processors differently.
+        report = prune_(model, pruner, Target(0.7), ranks, calibration)
         grids = {name: grid.scale for name, grid in report.grids.items()}
         found[method, bits] = {"masks": dict(report.masks), "errors": report.errors, "grids": grids}
     return {"cases": found, "team sizes": sizes}
