@@ -37,13 +37,11 @@ LATER = {"mask_bytes", "num_parameters", "dense_bytes", "sparse_bytes"}
 """Facts that stages and rows tell since the archive was made."""
 CHANGING = TIMES | VERSIONS | RUN | LATER
 """Names whose values differ from run to run or from version to version."""
-MADE_WITH = "AVX512"
-"""Instructions of the processor that made the archive; its name does not tell them."""
-CLOSE, ELSEWHERE = 1e-4, 0.15
-"""Parts of their size by which numbers may differ, on a processor like that of the archive and on
-others. There sums come in another order, and by it SparseGPT's masks of this small sweep differ:
-layer errors by up to 10 % between an AMD EPYC and an Intel Xeon, and by up to 14 % on an EPYC
-without AVX-512 (one matrix by more than 12 %); perplexities by 0.9 %."""
+CLOSE, ELSEWHERE, NARROW = 1e-4, 0.12, 0.15
+"""Parts of their size by which numbers may differ: on a processor like that of the archive, on
+others, and on those without AVX-512. There sums come in another order, and by it SparseGPT's masks
+of this small sweep differ: layer errors by up to 10 % between an AMD EPYC and an Intel Xeon, and by
+up to 14 % (one matrix by more than 12 %) on an EPYC without AVX-512; perplexities by 0.9 %."""
 
 
 @pytest.fixture
@@ -175,21 +173,22 @@ def test_the_same_sweep_run_anew_leaves_the_same_store(
     for manifest in old.values():
         assert manifest.pop("files") == {}
         manifest.pop("dropped", None)
-    close = CLOSE if are_alike(old, new, "machine") else ELSEWHERE
+    # The name of a processor does not tell its instructions.
+    is_narrow = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    is_alike = are_alike(old, new, "machine") and not is_narrow
+    close = CLOSE if is_alike else NARROW if is_narrow else ELSEWHERE
     assert not differences(old, new, "stages", close)
     kept = json.loads((place / "kept.json").read_text(encoding="utf-8"))
     found = MADE["kept_files"](store)
     assert {stage: {*each} for stage, each in found.items()} == {s: {*f} for s, f in kept.items()}
     assert {stage for stage, each in files.items() if each} == {*kept}
     assert not differences(recorded.rows.read(), store.rows.read(), "rows", close)
-    if are_alike(old, new, "machine", "threads", "torch_version", "transformers_version"):
+    if is_alike and are_alike(old, new, "threads", "torch_version", "transformers_version"):
         assert found == kept, "masks and weights, bit by bit"
 
 
 def are_alike(old: dict[str, Any], new: dict[str, Any], *keys: str) -> bool:
     """Return True if both sweeps ran on a like processor, or with the same libraries, by `keys`."""
-    if torch.backends.cpu.get_cpu_capability() != MADE_WITH:
-        return False
     (stage, *_) = sorted(old)
     mine, others = (each[stage]["environment"] for each in (old, new))
     return all(mine[key] == others[key] for key in keys)
