@@ -192,14 +192,13 @@ class ModelPlanner:
             stages.append(self.add_prune(joint.start, self.root, path[0], seed))
         (tokens,) = self.round_tokens(1)
         training = joint.training(self.training, self.model.name)
-        shared = self.training_work(training, tokens, seed, 1)
-        batch_tokens = self.model.joint_batch_tokens or shared.batch_tokens
+        batch = self.model.joint_batch_tokens
         work = Joint(
             method=point.method,
             settings=self.config.prune,
             target=point.target,
             joint=joint,
-            round=replace(shared, batch_tokens=batch_tokens),
+            round=self.training_work(training, tokens, seed, 1, batch),
         )
         stages.append(self.plan.add_stage(work, self.model.name, point.method, stages[-1]))
         steps = tuple(step.sparsity for step in path)
@@ -247,15 +246,19 @@ class ModelPlanner:
         """Add a round of training; return its id."""
         place = (parent, method, tokens, seed, index)
         if place not in self.placed:
-            batch = self.training.adapts and self.model.adaptive_batch_tokens
-            work = self.training_work(self.training, tokens, seed, index)
-            batch_tokens = batch or work.batch_tokens
-            work = replace(work, batch_tokens=batch_tokens, is_control=method == DENSE)
+            batch = self.model.adaptive_batch_tokens if self.training.adapts else None
+            work = self.training_work(self.training, tokens, seed, index, batch)
+            work = replace(work, is_control=method == DENSE)
             self.placed[place] = self.plan.add_stage(work, self.model.name, method, parent)
         return self.placed[place]
 
-    def training_work(self, training: Training, tokens: int, seed: int, index: int) -> Finetune:
-        """Return the work of a round of training, with the text that a rate is chosen on."""
+    def training_work(
+        self, training: Training, tokens: int, seed: int, index: int, batch_tokens: int | None
+    ) -> Finetune:
+        """Return the work of a round of training, with the text that a rate is chosen on.
+
+        `batch_tokens` None takes the model's.
+        """
         model = self.model
         # With one rate here the text is there for the choice of the other kind of training.
         is_others = self.grid.joins and len(training.lrs) <= 1
@@ -263,7 +266,7 @@ class ModelPlanner:
         return Finetune(
             text=model.finetune,
             tokens=tokens,
-            batch_tokens=model.batch_tokens,
+            batch_tokens=batch_tokens or model.batch_tokens,
             training=training,
             dtype=model.training_dtype,
             seed=seed,
