@@ -7,7 +7,8 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from core.measures import row_pieces
-from core.measures.gap import divergence
+from core.measures.gap import Divergence, divergence
+from core.measures.row_pieces import RowLosses, losses_in_pieces
 from core.training.losses import Distillation, token_losses
 
 BATCH, SEQ_LEN, VOCAB = 2, 7, 50
@@ -58,12 +59,24 @@ def test_the_gradient_is_that_of_plain_autograd():
     # float64: by the formula, 1e-12.
     logits, wanted = drawn(2, torch.float64).requires_grad_(), drawn(3, torch.float64)
 
-    def plain(rows, goals):
-        return (goals.softmax(-1) * (goals.log_softmax(-1) - rows.log_softmax(-1))).sum(-1)
+    class Plain(RowLosses):
+        def losses(self, rows, goals):
+            return (goals.softmax(-1) * (goals.log_softmax(-1) - rows.log_softmax(-1))).sum(-1)
 
-    ours = row_pieces.losses_in_pieces(plain, logits, wanted)
+    ours = losses_in_pieces(Plain(), logits, wanted)
     (found,) = torch.autograd.grad(ours.sum(), logits)
     torch.testing.assert_close(found, logits.softmax(-1) - wanted.softmax(-1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_gradient_of_a_divergence_has_the_bits_of_autograd(temperature, dtype):
+    rows, goals = (drawn(seed, dtype).flatten(0, 1) for seed in (2, 3))
+    given = torch.linspace(0.1, 2.0, len(rows))
+    function = Divergence(temperature)
+    found = function.gradient(rows, goals, given)
+    assert found.dtype == dtype
+    assert torch.equal(found, RowLosses.gradient(function, rows, goals, given))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -84,13 +97,14 @@ def test_no_copy_of_the_logits_waits_for_the_backward_pass(name):
 def test_no_call_has_more_rows_than_a_piece(monkeypatch):
     seen: list[int] = []
 
-    def counting(rows, goals):
-        seen.append(len(rows))
-        return (rows - goals).sum(-1)
+    class Counting(RowLosses):
+        def losses(self, rows, goals):
+            seen.append(len(rows))
+            return (rows - goals).sum(-1)
 
     monkeypatch.setitem(row_pieces.PIECE_VALUES, "cpu", 4 * VOCAB + 1)
     logits = drawn(2).requires_grad_()
-    row_pieces.losses_in_pieces(counting, logits, drawn(3)).sum().backward()
+    losses_in_pieces(Counting(), logits, drawn(3)).sum().backward()
     assert seen == [4, 4, 4, 2] * 2
 
 

@@ -7,7 +7,7 @@ of its own, so the numbers are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,15 +18,27 @@ PIECE_VALUES = {"cpu": 2**20, "cuda": 2**24}
 PIECE_COPIES = 6
 """Float32 copies of a piece at a time, about: both log-softmaxes, products and gradients."""
 
-RowLosses = Callable[[Tensor, Tensor], Tensor]
-"""(logits [rows, vocab], goals [rows, ...]) -> losses [rows]."""
+
+class RowLosses:
+    """Losses of some rows of logits, each of which depends on its own row alone."""
+
+    def losses(self, rows: Tensor, goals: Tensor) -> Tensor:
+        """Return the losses, [rows], of logits [rows, vocab] and goals [rows, ...]."""
+        raise NotImplementedError
+
+    def gradient(self, rows: Tensor, goals: Tensor, given: Tensor) -> Tensor:
+        """Return the gradient of the logits, [rows, vocab], for that of the losses, [rows]."""
+        with torch.enable_grad():
+            leaf = rows.detach().requires_grad_()
+            losses = self.losses(leaf, goals)
+        return torch.autograd.grad(losses, leaf, given)[0]
 
 
 def losses_in_pieces(function: RowLosses, logits: Tensor, goals: Tensor) -> Tensor:
     """Return the losses of all positions, [batch, seq_len].
 
     Args:
-        function: losses of some rows, each of which depends on its own row alone.
+        function: the losses of some rows.
         logits: [batch, seq_len, vocab]; gradients reach them.
         goals: [batch, seq_len, ...], without gradients.
     """
@@ -47,7 +59,7 @@ class InPieces(torch.autograd.Function):
         """Return the losses, [rows]."""
         ctx.save_for_backward(logits, goals)
         ctx.function = function
-        return torch.cat([function(*piece) for piece in pieces_of(logits, goals)])
+        return torch.cat([function.losses(*piece) for piece in pieces_of(logits, goals)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -55,11 +67,7 @@ class InPieces(torch.autograd.Function):
         logits, goals = ctx.saved_tensors
         grad = torch.empty_like(logits)
         for rows, wanted, given, into in pieces_of(logits, goals, grads[0], grad):
-            with torch.enable_grad():
-                leaf = rows.detach().requires_grad_()
-                losses = ctx.function(leaf, wanted)
-            (found,) = torch.autograd.grad(losses, leaf, given)
-            into.copy_(found)
+            into.copy_(ctx.function.gradient(rows, wanted, given))
         return grad, None, None
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from core.measures.gap import divergence
-from core.measures.row_pieces import losses_in_pieces
+from core.measures.row_pieces import RowLosses, losses_in_pieces
 
 NO_LABEL = -100
 """Label of a position that predicts nothing."""
@@ -30,12 +30,16 @@ def token_losses(logits: Tensor, ids: Tensor) -> Tensor:
     # The last position predicts nothing. It gets a label that says so, because a slice of the
     # logits would copy them all.
     labels = functional.pad(ids[:, 1:], (0, 1), value=NO_LABEL)
-    return losses_in_pieces(next_token_losses, logits, labels)[:, :-1]
+    return losses_in_pieces(NextToken(), logits, labels)[:, :-1]
 
 
-def next_token_losses(rows: Tensor, labels: Tensor) -> Tensor:
-    """Return the losses of rows of logits [rows, vocab] in nats, 0 where there is no label."""
-    return functional.cross_entropy(rows.float(), labels, ignore_index=NO_LABEL, reduction="none")
+class NextToken(RowLosses):
+    """Cross entropy of rows of logits and the tokens that follow."""
+
+    def losses(self, rows: Tensor, goals: Tensor) -> Tensor:
+        """Return the losses in nats, 0 where there is no label."""
+        logits = rows.float()
+        return functional.cross_entropy(logits, goals, ignore_index=NO_LABEL, reduction="none")
 
 
 @dataclass(frozen=True)
