@@ -6,6 +6,7 @@ The page's scripts only show one board and hide the others. All text from rows i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from html import escape as escaped
 
@@ -94,6 +95,11 @@ def answers(board: Board) -> str:
     return "".join(lines)
 
 
+def with_flags(words: str) -> str:
+    """Return escaped words in which no line breaks at the hyphens of a flag."""
+    return re.sub(r"--[a-z][\w.-]*", r'<span class="flag">\g<0></span>', escaped(words))
+
+
 def findings(board: Board) -> str:
     """Return the sentences about each target; those of the starting target are seen first."""
     start, parts = (start_column(board) if board.targets else -1), []
@@ -104,7 +110,7 @@ def findings(board: Board) -> str:
         more = f"<details><summary>More on this</summary><p>{escaped(notes)}</p></details>"
         parts.append(
             f'<div class="finding" data-target="{escaped(target.label)}"{hidden}><p>'
-            f"{escaped(told.best)} <strong>{escaped(told.certainty)}</strong> "
+            f"{escaped(told.best)} <strong>{with_flags(told.certainty)}</strong> "
             f"{escaped(told.lost)}</p>{more if notes else ''}</div>"
         )
     return "".join(parts)
