@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from core.pruners.masks import (
-    SAMPLE,
     at_least,
     block_quotas,
     choose,
@@ -49,9 +48,9 @@ def test_lowest_is_exact_with_infinite_scores():
 
 
 def long_rows() -> dict[str, torch.Tensor]:
-    """Rows that are long enough for a sample, some of which mislead it."""
+    """Long rows: sorted, with equal and infinite scores, with patterns."""
     generator = torch.Generator().manual_seed(0)
-    size = 10 * SAMPLE + 7
+    size = 20_487
     normal = torch.randn(size, generator=generator)
     hidden = torch.zeros(size)
     hidden[1::2] = normal[1::2]
@@ -63,7 +62,7 @@ def long_rows() -> dict[str, torch.Tensor]:
         "infinite": normal.masked_fill(normal < 0, -torch.inf),
         "half hidden": hidden,
         "one outlier": torch.zeros(size).index_fill_(0, torch.tensor([5]), -1.0),
-        "pattern of the sample's step": (torch.arange(size) % (size // SAMPLE | 1)).float(),
+        "pattern": (torch.arange(size) % 11).float(),
     }
 
 
