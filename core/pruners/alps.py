@@ -234,8 +234,8 @@ class Search:
         Products with ones and zeros are several times faster than filling by a mask.
         """
         kept = self.mask.to(self.state.dtype)
-        weight = torch.addcmul(self.pull, self.state, 2 * kept - 1) @ inverse
-        self.state.mul_(1 - kept).add_(weight, alpha=rho)
+        weight = torch.addcmul(self.pull, self.state, kept - 0.5, value=2) @ inverse
+        self.state.addcmul_(self.state, kept, value=-1).add_(weight, alpha=rho)
         scores = self.state.abs()
         if self.layer.any_dead:
             scores.masked_fill_(self.layer.dead, -1.0)
