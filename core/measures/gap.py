@@ -59,21 +59,21 @@ class Divergence(RowLosses):
 
     def losses(self, rows: Tensor, goals: Tensor) -> Tensor:
         """Return KL(goals || rows) of each row."""
-        ours, theirs = self.log_shares(rows), self.log_shares(goals)
+        ours, theirs = self.log_probabilities(rows), self.log_probabilities(goals)
         return functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
 
     def gradient(self, rows: Tensor, goals: Tensor, given: Tensor) -> Tensor:
         """Return what autograd would, without the divergence itself, which takes half of the time.
 
-        By the logarithms of our probabilities it is minus theirs.
+        The divergence's derivative by our log-probabilities is minus their probabilities.
         """
         with torch.enable_grad():
             leaf = rows.detach().requires_grad_()
-            ours = self.log_shares(leaf)
-        theirs = self.log_shares(goals).exp_().mul_(-given[:, None])
+            ours = self.log_probabilities(leaf)
+        theirs = self.log_probabilities(goals).exp_().mul_(-given[:, None])
         return torch.autograd.grad(ours, leaf, theirs)[0]
 
-    def log_shares(self, rows: Tensor) -> Tensor:
+    def log_probabilities(self, rows: Tensor) -> Tensor:
         """Return the logarithms of the probabilities, in float32."""
         rows = rows.float()
         return (rows if self.temperature == 1.0 else rows / self.temperature).log_softmax(-1)

@@ -7,6 +7,7 @@ of its own, so the numbers are the same.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,12 +20,12 @@ PIECE_COPIES = 6
 """Float32 copies of a piece at a time, about: both log-softmaxes, products and gradients."""
 
 
-class RowLosses:
+class RowLosses(ABC):
     """Losses of some rows of logits, each of which depends on its own row alone."""
 
+    @abstractmethod
     def losses(self, rows: Tensor, goals: Tensor) -> Tensor:
         """Return the losses, [rows], of logits [rows, vocab] and goals [rows, ...]."""
-        raise NotImplementedError
 
     def gradient(self, rows: Tensor, goals: Tensor, given: Tensor) -> Tensor:
         """Return the gradient of the logits, [rows, vocab], for that of the losses, [rows]."""

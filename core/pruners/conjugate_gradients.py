@@ -52,6 +52,7 @@ class Rows(NamedTuple):
     residual: Tensor
     """Minus half of the gradient in the free entries, else 0."""
     direction: Tensor
+    """Direction of the next step, 0 where no weight may move."""
     square: Tensor
     """Square of the residual's length, [rows, 1]."""
     enough: Tensor
@@ -69,7 +70,7 @@ class Rows(NamedTuple):
                     self._replace(square=square).descend_some_(left, hessian, steps - step)
                     return
             torch.mm(direction, hessian, out=product)
-            # A direction is zero where no entry is free, so its curvature needs no masked product.
+            # No masked product is needed: the direction is zero where no entry is free.
             curvature = torch.linalg.vecdot(direction, product)[:, None]
             # A row that is solved, or flat within rounding, takes no more steps.
             going = (square > enough) & (curvature > 0)
