@@ -61,6 +61,7 @@ def long_rows() -> dict[str, torch.Tensor]:
         "few values": torch.randint(0, 3, (size,), generator=generator).float(),
         "infinite": normal.masked_fill(normal < 0, -torch.inf),
         "half hidden": hidden,
+        "nine tenths infinite": normal.masked_fill(normal < 1.28, -torch.inf),
         "one outlier": torch.zeros(size).index_fill_(0, torch.tensor([5]), -1.0),
         "pattern": (torch.arange(size) % 11).float(),
     }

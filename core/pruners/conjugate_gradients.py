@@ -7,8 +7,6 @@ All rows have the same H, so a step of a chunk of rows is one matrix product.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -39,65 +37,53 @@ def descend_(
     chunk = CG_CHUNK_ACCELERATOR if is_accelerator(goal.device) else CG_CHUNK_CPU
     size = max(1, chunk // goal.shape[1])
     for part, wanted, moving in zip(kept.split(size), goal.split(size), free.split(size)):
-        first_rows(part, wanted - part, moving.to(goal.dtype), hessian).descend_(hessian, steps)
+        descend_together_(part, wanted - part, moving.to(goal.dtype), hessian, steps)
 
 
-class Rows(NamedTuple):
-    """Rows that step together."""
+def descend_together_(
+    kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor, steps: int
+) -> None:
+    """Move the `free` entries (1, else 0) of rows `kept` to the least `tr(D H DT)`, in place.
 
-    kept: Tensor
-    """Weights [rows, cols]."""
-    free: Tensor
-    """1 where a weight may move, else 0."""
-    residual: Tensor
-    """Minus half of the gradient in the free entries, else 0."""
-    direction: Tensor
-    """Direction of the next step, 0 where no weight may move."""
-    square: Tensor
-    """Square of the residual's length, [rows, 1]."""
-    enough: Tensor
-    """A row with a square of at most this is solved."""
-
-    def descend_(self, hessian: Tensor, steps: int) -> None:
-        """Take up to `steps` steps, in place; when half of the rows are solved the others go on."""
-        kept, free, residual, direction, square, enough = self
-        product = torch.empty_like(kept)
-        look = CG_LOOK_ACCELERATOR if is_accelerator(kept.device) else CG_LOOK_CPU
-        for step in range(steps):
-            if step % look == look - 1:
-                left = (square > enough).squeeze(1).nonzero().squeeze(1)
-                if 2 * len(left) <= len(kept):
-                    self._replace(square=square).descend_some_(left, hessian, steps - step)
-                    return
-            torch.mm(direction, hessian, out=product)
-            # No masked product is needed: the direction is zero where no entry is free.
-            curvature = torch.linalg.vecdot(direction, product)[:, None]
-            # A row that is solved, or flat within rounding, takes no more steps.
-            going = (square > enough) & (curvature > 0)
-            length = torch.where(going, square / curvature, 0.0)
-            kept.addcmul_(length, direction)
-            residual.addcmul_(product.mul_(free), length, value=-1)
-            previous, square = square, torch.linalg.vecdot(residual, residual)[:, None]
-            ratio = torch.where(going, square / previous, 0.0)
-            torch.addcmul(residual, direction, ratio, out=direction)
-
-    def descend_some_(self, chosen: Tensor, hessian: Tensor, steps: int) -> None:
-        """Take up to `steps` steps of the rows with these indices alone, in place."""
-        if len(chosen):
-            some = Rows(*(each[chosen] for each in self))
-            some.descend_(hessian, steps)
-            self.kept[chosen] = some.kept
-
-
-def first_rows(kept: Tensor, delta: Tensor, free: Tensor, hessian: Tensor) -> Rows:
-    """Return rows before their first step.
+    When half of the rows are solved, the others go on without them.
 
     Args:
         kept: weights [rows, cols].
-        delta: D, original minus `kept`.
-        free: [rows, cols] of the same dtype, 1 where a weight may move, else 0.
+        delta: D at the start, original minus `kept`.
+        free: [rows, cols] of the same dtype.
         hessian: H, [cols, cols].
+        steps: the most steps of a row.
     """
     residual = (delta @ hessian).mul_(free)
+    direction = residual.clone()
     square = torch.linalg.vecdot(residual, residual)[:, None]
-    return Rows(kept, free, residual, residual.clone(), square, square * CG_TOLERANCE**2)
+    enough = square * CG_TOLERANCE**2
+    product = torch.empty_like(kept)
+    look = CG_LOOK_ACCELERATOR if is_accelerator(kept.device) else CG_LOOK_CPU
+    # The rows that still step, and their places in `kept`.
+    some, places = kept, torch.arange(len(kept), device=kept.device)
+    for step in range(steps):
+        if step % look == look - 1:
+            left = (square > enough).squeeze(1).nonzero().squeeze(1)
+            if 2 * len(left) <= len(some):
+                if some is not kept:
+                    kept[places] = some
+                states = some, free, residual, direction, square, enough
+                some, free, residual, direction, square, enough = (each[left] for each in states)
+                product, places = torch.empty_like(some), places[left]
+            if not len(left):
+                return
+        torch.mm(direction, hessian, out=product)
+        # No masked product is needed: the direction is zero where no entry is free.
+        curvature = torch.linalg.vecdot(direction, product)[:, None]
+        # A solved row takes no more steps. One that is flat within rounding waits, and begins anew
+        # in the direction of its residual.
+        going = (square > enough) & (curvature > 0)
+        length = torch.where(going, square / curvature, 0.0)
+        some.addcmul_(length, direction)
+        residual.addcmul_(product.mul_(free), length, value=-1)
+        previous, square = square, torch.linalg.vecdot(residual, residual)[:, None]
+        ratio = torch.where(going, square / previous, 0.0)
+        torch.addcmul(residual, direction, ratio, out=direction)
+    if some is not kept:
+        kept[places] = some

@@ -111,12 +111,16 @@ def kth_smallest(scores: Tensor, k: int) -> Tensor:
     On a CPU numpy selects, several times as fast as torch. On an accelerator torch's selection
     keeps one of many processors busy with a long row, and takes all of them only to find the k
     lowest, or highest, of which the entry is the last.
+
+    Scores are floating-point numbers, none of them NaN.
     """
     size = scores.shape[-1]
     if not is_accelerator(scores.device):
-        values = scores.detach().to(torch.promote_types(scores.dtype, torch.float32)).numpy()
-        found = np.partition(values, k - 1, axis=-1)[..., k - 1 : k]
-        return torch.from_numpy(found.copy()).to(scores.dtype)
+        # Often most scores are the lowest: zeros, or what an earlier mask pruned. numpy is slow
+        # where most are the lowest, so it gets them negated.
+        values = -scores.detach().to(torch.promote_types(scores.dtype, torch.float32))
+        found = np.partition(values.numpy(), size - k, axis=-1)[..., size - k, None]
+        return torch.from_numpy(-found).to(scores.dtype)
     if scores.dim() > 1 or size < LONG_ROW:
         return scores.kthvalue(k, dim=-1, keepdim=True).values
     low = 2 * k <= size

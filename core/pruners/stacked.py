@@ -146,10 +146,7 @@ def unstructured_choice(rows: Sequence[int], quotas: Quotas, ends: Sequence[int]
 
 def lowest_of_each(scores: Tensor, count: int) -> Tensor:
     """Mark the `count` lowest scores of each expert, [experts, cols, rows]."""
-    flat = scores.flatten(1)
-    if is_accelerator(scores.device):
-        return lowest(flat, count).view(scores.shape)
-    return torch.stack([lowest(row, count) for row in flat]).view(scores.shape)
+    return lowest(scores.flatten(1), count).view(scores.shape)
 
 
 def structured_choice(structure: MaskStructure) -> ChooseMask:
