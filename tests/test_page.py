@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs_version
 
+from orchestrator.page.answers import with_flags
 from orchestrator.page.contents import page_contents
 from orchestrator.page.document import PLOTLY, asset, hash_of, page_html, write_html
 from orchestrator.page.news import values_of
@@ -50,6 +51,12 @@ def test_nothing_from_rows_notes_or_provenance_is_markup():
     assert "<img" not in text and "<script>window" not in text
     assert EVIL in values_of(data_of(text)["rows"], "error")
     assert data_of(text)["head"]["notes"] == EVIL
+
+
+def test_no_line_breaks_at_the_hyphens_of_a_flag():
+    assert with_flags("add --finetune.lr 1e-3 <b>.") == (
+        'add <span class="flag">--finetune.lr</span> 1e-3 &lt;b&gt;.'
+    )
 
 
 def test_settings_panel_lists_every_value_and_the_command():
