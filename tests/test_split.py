@@ -33,6 +33,8 @@ SHAPE = {"vocab_size": 321, "hidden_size": 48, "intermediate_size": 160, "num_hi
 ROWS, COLS, BLOCK = (61, 31), 140, 64
 # Columns of a factor: three blocks and a narrow one.
 WIDTH = 3 * FACTOR_BLOCK + 20
+SPARSITY = 0.6
+"""Of the models."""
 HALF, TWO_OF_FOUR = Target(0.5), Target.structured("2:4")
 SOLVES = {
     "magnitude": ("magnitude", PruneConfig(), HALF),
@@ -112,11 +114,25 @@ def solves(ranks: Ranks) -> dict[str, Any]:
     return found
 
 
+@torch.no_grad()
+def separate_(weights: list[Tensor]) -> None:
+    """Make the smaller weights a tenth as large, so that rounding decides on none of them.
+
+    ALPS thresholds 36 times. Where two weights are alike, ranks part by rounding, and so do all
+    layers that follow.
+    """
+    for weight in weights:
+        size = weight.abs()
+        least = size.flatten().kthvalue(round(SPARSITY * weight.numel())).values
+        weight.mul_(torch.where(size <= least, 0.1, 1.0))
+
+
 def models(folder: Path, ranks: Ranks) -> dict[str, Any]:
     """A model whose blocks are planned as if products were slow, so that teams share inputs."""
     # Only these need transformers, whose import takes seconds.
     import core.solving
     from core.activations import Calibration
+    from core.models.blocks import prunable_matrices
     from core.models.loading import load_model
     from core.models.sharding import shard_
     from core.sequential import prune_
@@ -134,12 +150,13 @@ def models(folder: Path, ranks: Ranks) -> dict[str, Any]:
         core.solving.make_plan = noted
     for method, bits in (("magnitude", None), ("sparsegpt", 4), ("alps", None)):
         model = load_model(folder / "llama", torch.float32)
+        if method == "alps":
+            separate_([matrix.part() for matrix in prunable_matrices(model, False).values()])
         shard_(model, ranks)
         windows = torch.randint(320, (7, 32), generator=torch.Generator().manual_seed(3))
         calibration = Calibration(None if method == "magnitude" else windows)
         pruner = make_pruner(method, PruneConfig(weight_bits=bits))
-        # At 0.6 two weights are so alike that rounding decides, on some processors differently.
-        report = prune_(model, pruner, Target(0.7), ranks, calibration)
+        report = prune_(model, pruner, Target(SPARSITY), ranks, calibration)
         grids = {name: grid.scale for name, grid in report.grids.items()}
         found[method, bits] = {"masks": dict(report.masks), "errors": report.errors, "grids": grids}
     return {"cases": found, "team sizes": sizes}
