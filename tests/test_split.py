@@ -16,7 +16,7 @@ import core.pruners.hessian
 from core.config import PruneConfig
 from core.pruners import make_pruner
 from core.pruners.hessian import factorise
-from core.pruners.masks import lowest
+from core.pruners.masks import lowest, num_pruned
 from core.pruners.pruner import PruningError
 from core.ranks import Ranks
 from core.split import selection
@@ -34,7 +34,7 @@ ROWS, COLS, BLOCK = (61, 31), 140, 64
 # Columns of a factor: three blocks and a narrow one.
 WIDTH = 3 * FACTOR_BLOCK + 20
 SPARSITY = 0.6
-"""Of the models."""
+"""Sparsity of the models that ranks prune."""
 HALF, TWO_OF_FOUR = Target(0.5), Target.structured("2:4")
 SOLVES = {
     "magnitude": ("magnitude", PruneConfig(), HALF),
@@ -122,9 +122,8 @@ def separate_(weights: list[Tensor]) -> None:
     layers that follow.
     """
     for weight in weights:
-        size = weight.abs()
-        least = size.flatten().kthvalue(round(SPARSITY * weight.numel())).values
-        weight.mul_(torch.where(size <= least, 0.1, 1.0))
+        small = lowest(weight.abs().flatten(), num_pruned(SPARSITY, weight.numel()))
+        weight[small.view_as(weight)] *= 0.1
 
 
 def models(folder: Path, ranks: Ranks) -> dict[str, Any]:
