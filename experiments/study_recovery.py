@@ -17,17 +17,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections import defaultdict
 
 from core.config import FinetuneConfig
-from orchestrator.cli import quiet_libraries
+from orchestrator.cli import guarded, run
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.parquet import read_rows
-from orchestrator.sweep import run_sweep
 
 RATES = (3e-4, 1e-3, 3e-3)
 KINDS = {
@@ -91,19 +89,21 @@ def table(out_dir: str) -> str:
 
 
 def main() -> int:
-    """Run the parts in order, seed by seed; return 1 if a cell failed."""
+    """Read the flags and run what they ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out-dir", default="results/recovery")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parts", nargs="*", default=["round", "total", "alps", "kinds"])
     parser.add_argument("--objective", default=SweepConfig().finetune.objective)
-    flags = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    quiet_libraries()
+    return guarded(lambda: study(parser.parse_args()))
+
+
+def study(flags: argparse.Namespace) -> int:
+    """Run the parts in order, seed by seed; return 1 if a cell failed."""
     code = 0
     for part in flags.parts:
         for config in configs(part, flags.objective, flags.seeds, flags.out_dir):
-            code = max(code, run_sweep(config))
+            code = max(code, run(config))
     print(table(flags.out_dir))
     return code
 

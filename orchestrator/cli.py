@@ -57,22 +57,24 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
     2: bad input, told in one line before anything is written; a cluster that is too small is found
     later, but before any row is written. 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
+    return guarded(lambda: run(parse(preset, sys.argv[1:], description), verdict))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Do the work of a script that runs sweeps; return its exit code.
+
+    Bad input ends it with one line, and a signal ends all processes that it started, as `main`
+    says. It leaves Ray at the end.
+    """
     use_any_terminal()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     quiet_libraries()
-    config = preset
     with interruption.handled():
         try:
-            config = parse(preset, sys.argv[1:], description)
-            return run(config, verdict)
+            return work()
         except BadInputError as error:
             print(f"error: {as_typed(error, sys.argv[1:])}", file=sys.stderr)
             return 2
-        except Exception as error:
-            if not is_no_space(error):
-                raise
-            print(f"error: {no_space(config.output.out_dir, error)}", file=sys.stderr)
-            return 1
         except KeyboardInterrupt:
             interruption.leave()
         finally:
@@ -113,7 +115,18 @@ def at_places(config: SweepConfig) -> SweepConfig:
     return replace(config, output=replace(output, out_dir=out_dir, published=published))
 
 
-def run(config: SweepConfig, verdict: Verdict | None) -> int:
+def run(config: SweepConfig, verdict: Verdict | None = None) -> int:
+    """Run what the settings ask for; return the exit code, 1 if the disk is full."""
+    try:
+        return run_with_space(config, verdict)
+    except Exception as error:
+        if not is_no_space(error):
+            raise
+        print(f"error: {no_space(config.output.out_dir, error)}", file=sys.stderr)
+        return 1
+
+
+def run_with_space(config: SweepConfig, verdict: Verdict | None) -> int:
     """Run what the settings ask for; return the exit code."""
     if config.output.from_row is not None:
         from orchestrator.repeat import repeat_row

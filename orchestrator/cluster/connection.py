@@ -69,7 +69,8 @@ def begin_early(config: SweepConfig) -> None:
     """
     output = config.output
     is_new = "://" not in output.out_dir and not is_marked(output.out_dir)
-    if is_new and not output.dry_run and not os.environ.get("RAY_ADDRESS"):
+    is_needed = is_new and not output.dry_run and not os.environ.get("RAY_ADDRESS")
+    if is_needed and Connection.current is None:
         Connection.current = Connection()
 
 
