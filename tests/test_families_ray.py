@@ -1,4 +1,4 @@
-"""Models of three families in one sweep through Ray, from flags to rows and saved models."""
+"""Models of three families in one sweep through Ray: flags, rows, speeds and saved models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_gpt2_pythia_and_a_mixture_run_in_one_sweep(make_model_dir, write_texts,
         *("--regimes", "oneshot", "--sparsities", "0.5", "--keep", "all"),
         *("--calibration.num-samples", "4", "--calibration.text", "calibration.txt"),
         *("--calibration.seq-len", "32", "--eval.texts", "test.txt"),
-        *("--eval.seq-len", "32", "--eval.max-windows", "4"),
+        *("--eval.seq-len", "32", "--eval.max-windows", "4", "--eval.speed"),
     ]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *flags],
@@ -54,6 +54,7 @@ def test_gpt2_pythia_and_a_mixture_run_in_one_sweep(make_model_dir, write_texts,
     assert {(row["model"], row["status"]) for row in rows} == {(n, "done") for n in CONFIGS}
     for row in rows:
         assert row["measured_sparsity"] == pytest.approx(0.5, abs=1e-3)
+        assert row["prefill_seconds"] > 0 and row["decode_seconds"] > 0, row["model"]
         with store.stages.at(row["stage_id"]).opened() as directory:
             model = load_model(directory, torch.float32)
         for matrix in prunable_matrices(model).values():
