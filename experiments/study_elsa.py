@@ -2,58 +2,72 @@
 
     python experiments/study_elsa.py [--parts short million four] [--seeds 0 1 2]
         [--minutes 115] [--out-dir results/elsa] [--rows experiments/studies/elsa.csv]
+        [--figure experiments/figures/elsa.svg]
 
 The embedded model. Cells whose rows the file has are not run again, on whatever machine they ran,
 and finished cells are added to it. So the same command goes on where it stopped. `--minutes` starts
-no sweep after so long, so that a part fits two hours. Then it prints a table and draws a figure,
-OUT_DIR/elsa.svg, of all that the file has; `--parts` alone does only that.
+no sweep after so long, so that a part fits two hours. Then it prints tables and draws a figure of
+all that the file has; `--parts` alone does only that.
 
 - `short`: 262,144 tokens a cell, seeds 0 to 2, 0.5, 0.7, 0.9 and 0.95.
 - `million`: the same with 1,048,576 tokens.
 - `four`: 4,194,304 tokens, seed 0, 0.7, 0.9 and 0.95.
 
 SparseGPT and ALPS train by the default recipe, `adaptive`; iterative cells take four rounds of the
-cubic schedule that share the tokens. ELSA learns from the dense model (KL, temperature 1), with
-rates and penalties that were chosen on validation text, on fewer tokens.
+cubic schedule that share the tokens. ELSA learns from the dense model (KL, temperature 1). A part
+first chooses its rate and penalty for each sparsity on validation text, with seed 0 and the part's
+own tokens; `four` takes those of `million`.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import logging
 import math
 import os
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from line_figure import Panel, figure
 
-from core.config import FinetuneConfig
+from core.config import EvalConfig, FinetuneConfig
 from core.joint_config import JointConfig
-from orchestrator.cli import quiet_libraries
+from orchestrator.cli import guarded, run
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.parquet import read_rows
-from orchestrator.sweep import run_sweep
 
 ROWS = Path(__file__).parent / "studies" / "elsa.csv"
-COLUMNS = ("tokens", "seed", "sparsity", "method", "regime", "training", "perplexity")
-HIGH, LOW = (0.9, 0.95), (0.5, 0.7)
+FIGURE = Path(__file__).parent / "figures" / "elsa.svg"
+COLUMNS = ("tokens", "text", "seed", "sparsity", "method", "regime", "training", "perplexity")
+TEST, VALIDATION = "embedded", "embedded:validation"
 SEEDS = (0, 1, 2)
+HIGH, LOW = (0.9, 0.95), (0.5, 0.7)
 PARTS = {
     "short": (262_144, SEEDS, (HIGH, LOW)),
     "million": (1_048_576, SEEDS, (HIGH, LOW)),
     "four": (4_194_304, SEEDS[:1], (HIGH, LOW[1:])),
 }
 """Tokens a cell, seeds and sparsities of each part."""
-JOINT = {HIGH: JointConfig(lr=3e-3, penalty=0.003), LOW: JointConfig(lr=1e-3, penalty=0.01)}
-"""Chosen on validation text with 131,072 tokens (studies/elsa.md)."""
+TRIED = {
+    262_144: {
+        HIGH: ((3e-3, 0.003), (3e-3, 0.001), (3e-3, 0.0003), (2e-3, 0.001), (5e-3, 0.001)),
+        LOW: ((1e-3, 0.01), (1e-3, 0.003), (5e-4, 0.01), (5e-4, 0.003), (5e-4, 0.03)),
+    },
+    1_048_576: {
+        HIGH: ((3e-3, 0.001), (3e-3, 0.0005), (2e-3, 0.001)),
+        LOW: ((1e-3, 0.01), (5e-4, 0.01), (2.5e-4, 0.01)),
+    },
+}
+"""Rates and penalties to choose from, by tokens; more tokens begin near the choice of fewer."""
 KL = {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0}
+
+Cell = tuple[str, ...]
+"""The columns of a row without its perplexity."""
 
 
 @dataclass(frozen=True)
@@ -65,59 +79,101 @@ class Piece:
     training: str
     """Settings that are no columns of their own."""
 
-    def cells(self) -> set[tuple[str, ...]]:
+    def cells(self) -> set[Cell]:
         """Return the first columns of the rows that it gives."""
         grid = self.config.grid
+        [text] = self.config.eval.texts
         return {
-            (str(self.tokens), str(seed), f"{sparsity:g}", method, regime, self.training)
+            (str(self.tokens), text, str(seed), f"{sparsity:g}", method, regime, self.training)
             for seed in grid.seeds
             for sparsity in grid.sparsities
             for method in grid.methods
             for regime in grid.regimes
         }
 
-    def rows(self) -> Iterator[tuple[str, ...]]:
-        """Yield the rows of its cells that are done."""
-        wanted, seeds = self.cells(), self.config.grid.seeds
-        for row in read_rows(os.path.join(self.config.output.out_dir, "results.parquet")):
-            if row["status"] != "done" or row["seed"] not in seeds:
+    def rows(self, out_dir: str) -> Iterator[Cell]:
+        """Yield the rows of its cells that are done, after its sweep was the last one to run."""
+        wanted, [text] = self.cells(), self.config.eval.texts
+        for row in read_rows(os.path.join(out_dir, "results.parquet")):
+            # Other sweeps of the store have the same columns with another rate or penalty.
+            if row["status"] != "done" or not row["in_current_grid"] or row["eval_text"] != text:
                 continue
-            place = f"{row['sparsity']:g}", row["method"], row["regime"]
-            cell = (str(row["num_finetune_tokens"]), str(row["seed"]), *place, self.training)
+            place = str(row["seed"]), f"{row['sparsity']:g}", row["method"], row["regime"]
+            cell = (str(row["num_finetune_tokens"]), text, *place, self.training)
             if cell in wanted:
                 yield (*cell, f"{row['perplexity']:.4f}")
 
 
-def pieces(part: str, seeds: list[int], out_dir: str) -> Iterator[Piece]:
-    """Yield the sweeps of a part, seed by seed."""
+def joint_piece(
+    tokens: int, text: str, seed: int, setting: tuple[float, float], *sparsities: float
+) -> Piece:
+    """Return the sweep of ELSA with one rate and penalty."""
+    lr, penalty = setting
+    config = SweepConfig(
+        grid=GridConfig(
+            methods=("elsa",), regimes=("joint",), sparsities=sparsities, seeds=(seed,)
+        ),
+        finetune=FinetuneConfig(tokens=tokens, budget="total", **KL),
+        joint=JointConfig(lr=lr, penalty=penalty),
+        eval=EvalConfig(texts=(text,)),
+    )
+    return Piece(config, tokens, f"KL, rate {lr}, penalty {penalty}")
+
+
+def layer_piece(tokens: int, seed: int, *sparsities: float) -> Piece:
+    """Return the sweep of methods that prune layer by layer and then train."""
+    config = SweepConfig(
+        grid=GridConfig(
+            methods=("sparsegpt", "alps"),
+            regimes=("finetune", "iterative"),
+            schedule="cubic",
+            num_rounds=4,
+            sparsities=sparsities,
+            seeds=(seed,),
+        ),
+        finetune=FinetuneConfig(objective="adaptive", tokens=tokens, budget="total"),
+        eval=EvalConfig(texts=(TEST,)),
+    )
+    return Piece(config, tokens, "adaptive")
+
+
+def choices(tokens: int, *sparsities: float) -> dict[tuple[float, float], Piece]:
+    """Return the sweeps that choose ELSA's rate and penalty for sparsities of one group."""
+    # The longest part chooses with fewer tokens.
+    tokens = min(tokens, max(TRIED))
+    [tried] = [tried for group, tried in TRIED[tokens].items() if sparsities[0] in group]
+    return {setting: joint_piece(tokens, VALIDATION, 0, setting, *sparsities) for setting in tried}
+
+
+def chosen(file: Path, tokens: int, sparsity: float) -> tuple[float, float] | None:
+    """Return the rate and penalty that did best on validation text; None before all are tried."""
+    known = known_rows(file)
+    tried = choices(tokens, sparsity)
+    found = {s: known[cell] for s, piece in tried.items() for cell in piece.cells() & known.keys()}
+    if len(found) < len(tried):
+        return None
+    return min(found, key=lambda setting: found[setting])
+
+
+def pieces(part: str, seeds: list[int], file: Path) -> Iterator[Piece]:
+    """Yield the sweeps of a part, first those that choose, then seed by seed."""
     tokens, all_seeds, groups = PARTS[part]
+    for group in groups:
+        yield from choices(tokens, *group).values()
     for seed in (seed for seed in all_seeds if seed in seeds):
-        for sparsities in groups:
-            shared = {"sparsities": sparsities, "seeds": (seed,)}
-            joint = next(JOINT[group] for group in JOINT if sparsities[0] in group)
-            output = OutputConfig(out_dir=out_dir, keep="none")
-            elsa = SweepConfig(
-                grid=GridConfig(methods=("elsa",), regimes=("joint",), **shared),
-                finetune=FinetuneConfig(tokens=tokens, budget="total", **KL),
-                joint=joint,
-                output=output,
-            )
-            layers = SweepConfig(
-                grid=GridConfig(
-                    methods=("sparsegpt", "alps"),
-                    regimes=("finetune", "iterative"),
-                    schedule="cubic",
-                    num_rounds=4,
-                    **shared,
-                ),
-                finetune=FinetuneConfig(objective="adaptive", tokens=tokens, budget="total"),
-                output=output,
-            )
-            yield Piece(elsa, tokens, f"KL, rate {joint.lr}, penalty {joint.penalty}")
-            yield Piece(layers, tokens, "adaptive")
+        for group in groups:
+            together: dict[tuple[float, float], list[float]] = defaultdict(list)
+            for sparsity in group:
+                setting = chosen(file, tokens, sparsity)
+                if setting is None:
+                    raise SystemExit(f"ELSA's choice at {sparsity} with {tokens:,} tokens failed")
+                together[setting].append(sparsity)
+            for setting, sparsities in together.items():
+                yield joint_piece(tokens, TEST, seed, setting, *sparsities)
+            yield layer_piece(tokens, seed, *group)
 
 
-def known_rows(file: Path) -> dict[tuple[str, ...], float]:
+def known_rows(file: Path) -> dict[Cell, float]:
     """Return the perplexity of each cell that the file has."""
     if not file.exists():
         return {}
@@ -126,11 +182,14 @@ def known_rows(file: Path) -> dict[tuple[str, ...], float]:
     return {tuple(cell): float(perplexity) for *cell, perplexity in rows}
 
 
-def add_rows(file: Path, piece: Piece) -> None:
+def add_rows(file: Path, piece: Piece, out_dir: str) -> None:
     """Add the rows of a sweep that the file lacks."""
     found = {cell: f"{value:.4f}" for cell, value in known_rows(file).items()}
-    found |= {tuple(cell): perplexity for *cell, perplexity in piece.rows()}
-    order = sorted(found, key=lambda cell: (int(cell[0]), *cell[3:5], float(cell[2]), cell[1]))
+    found |= {tuple(cell): perplexity for *cell, perplexity in piece.rows(out_dir)}
+    order = sorted(
+        found,
+        key=lambda cell: (int(cell[0]), cell[1], *cell[4:6], float(cell[3]), cell[2], cell[6]),
+    )
     with file.open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines, lineterminator="\n").writerows(
             [COLUMNS, *((*cell, found[cell]) for cell in order)]
@@ -138,17 +197,37 @@ def add_rows(file: Path, piece: Piece) -> None:
 
 
 def by_line(file: Path) -> dict[tuple[int, str], dict[float, list[float]]]:
-    """Return the perplexities of all seeds by tokens and method with regime, then by sparsity."""
+    """Return the perplexities of all seeds by tokens and method with regime, then by sparsity.
+
+    Of ELSA's rows those with the chosen rate and penalty count.
+    """
     lines: dict[tuple[int, str], dict[float, list[float]]] = defaultdict(dict)
-    for (tokens, _, sparsity, method, regime, _), value in known_rows(file).items():
-        line = lines[int(tokens), f"{method} {regime}"]
-        line.setdefault(float(sparsity), []).append(value)
+    for cell, value in known_rows(file).items():
+        tokens, text, seed, sparsity, method, regime, _ = cell
+        if text == TEST and method == "elsa":
+            setting = chosen(file, int(tokens), float(sparsity))
+            if setting is None:
+                continue
+            wanted = joint_piece(int(tokens), text, int(seed), setting, float(sparsity))
+            if cell not in wanted.cells():
+                continue
+        if text == TEST:
+            line = lines[int(tokens), f"{method} {regime}"]
+            line.setdefault(float(sparsity), []).append(value)
     return dict(sorted(lines.items()))
 
 
-def table(file: Path) -> str:
-    """Return a Markdown table: test perplexity by tokens, method and regime, at each sparsity."""
-    found = by_line(file)
+def choice_lines(file: Path) -> dict[tuple[int, str], dict[float, list[float]]]:
+    """Return the perplexities on validation text by tokens and setting, then by sparsity."""
+    lines: dict[tuple[int, str], dict[float, list[float]]] = defaultdict(dict)
+    for (tokens, text, _, sparsity, _, _, training), value in known_rows(file).items():
+        if text == VALIDATION:
+            lines[int(tokens), training][float(sparsity)] = [value]
+    return dict(sorted(lines.items()))
+
+
+def table(found: dict[tuple[int, str], dict[float, list[float]]]) -> str:
+    """Return a Markdown table: perplexity by tokens and line, at each sparsity."""
     columns = sorted({sparsity for line in found.values() for sparsity in line})
     lines = ["| tokens | | " + " | ".join(f"{s:g}" for s in columns) + " |"]
     lines.append("|---:|---|" + "---:|" * len(columns))
@@ -173,32 +252,34 @@ def drawn(file: Path) -> str:
 
 
 def main() -> int:
-    """Run the parts in order until the time is over; return 1 if a cell failed."""
+    """Read the flags and run what they ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out-dir", default="results/elsa")
     parser.add_argument("--rows", type=Path, default=ROWS)
+    parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--minutes", type=float, default=115.0)
-    flags = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    quiet_libraries()
+    return guarded(lambda: study(parser.parse_args()))
+
+
+def study(flags: argparse.Namespace) -> int:
+    """Run the parts in order until the time is over; return 1 if a cell failed."""
     code, end = 0, time.monotonic() + 60 * flags.minutes
-    wanted = (p for part in flags.parts for p in pieces(part, flags.seeds, flags.out_dir))
+    wanted = (p for part in flags.parts for p in pieces(part, flags.seeds, flags.rows))
     for piece in wanted:
         if piece.cells() <= known_rows(flags.rows).keys():
             continue
         if time.monotonic() > end:
             print("time is over: the same command goes on from here")
             break
-        code = max(code, run_sweep(piece.config))
-        add_rows(flags.rows, piece)
+        output = OutputConfig(out_dir=flags.out_dir, keep="none")
+        code = max(code, run(replace(piece.config, output=output)))
+        add_rows(flags.rows, piece, flags.out_dir)
     if flags.rows.exists():
-        print(table(flags.rows))
-        path = Path(flags.out_dir) / "elsa.svg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(drawn(flags.rows), encoding="utf-8")
-        print(f"figure  {path}")
+        print(f"{table(choice_lines(flags.rows))}\n\n{table(by_line(flags.rows))}")
+        flags.figure.write_text(drawn(flags.rows), encoding="utf-8")
+        print(f"figure  {flags.figure}")
     return code
 
 

@@ -1,0 +1,118 @@
+"""The study of ELSA: it chooses rates on validation text, and tests what it has chosen alone."""
+
+from __future__ import annotations
+
+import csv
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+SHORT = 262_144
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    return runpy.run_path(str(EXPERIMENTS / "study_elsa.py"))
+
+
+@pytest.fixture
+def write(study, tmp_path):
+    """Writes a file with a perplexity for each cell of some pieces; returns its place."""
+
+    def call(*given):
+        file = tmp_path / "rows.csv"
+        with file.open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.writer(lines)
+            writer.writerow(study["COLUMNS"])
+            for piece, perplexity in given:
+                writer.writerows((*cell, perplexity) for cell in piece.cells())
+        return file
+
+    return call
+
+
+def test_the_setting_with_the_lowest_perplexity_on_validation_text_is_chosen(study, write):
+    tried = study["choices"](SHORT, 0.9)
+    best = list(tried)[1]
+    told = [(piece, 40.0 if setting == best else 50.0) for setting, piece in tried.items()]
+    assert study["chosen"](write(*told), SHORT, 0.9) == best
+    assert study["chosen"](write(*told[:-1]), SHORT, 0.9) is None, "not everything is tried yet"
+
+
+def test_the_longest_part_takes_the_choices_of_the_part_before_it(study):
+    longest, before = (
+        study["choices"](study["PARTS"][part][0], 0.9) for part in ("four", "million")
+    )
+    assert [piece.cells() for piece in longest.values()] == [
+        piece.cells() for piece in before.values()
+    ]
+
+
+def test_a_part_first_chooses_and_then_tests_each_sparsity_with_its_own_setting(study, write):
+    settings = list(study["TRIED"][SHORT][0.9, 0.95])
+    best = {0.9: settings[0], 0.95: settings[2], 0.5: (1e-3, 0.01), 0.7: (1e-3, 0.01)}
+    told = [
+        (piece, 40.0 if setting == best[sparsity] else 50.0)
+        for sparsity in best
+        for setting, piece in study["choices"](SHORT, sparsity).items()
+    ]
+    pieces = list(study["pieces"]("short", [0], write(*told)))
+    texts = [piece.config.eval.texts for piece in pieces]
+    num_choices = sum(map(len, study["TRIED"][SHORT].values()))
+    assert set(texts[:num_choices]) == {("embedded:validation",)}
+    assert set(texts[num_choices:]) == {("embedded",)}
+    joint = {
+        (piece.config.joint.lr, piece.config.joint.penalty): piece.config.grid.sparsities
+        for piece in pieces[num_choices:]
+        if piece.config.grid.methods == ("elsa",)
+    }
+    assert joint == {settings[0]: (0.9,), settings[2]: (0.95,), (1e-3, 0.01): (0.5, 0.7)}
+
+
+def test_rows_of_other_settings_and_of_validation_text_are_not_drawn(study, write):
+    choices = study["choices"](SHORT, 0.9)
+    best, other, *_ = choices
+    told = [(piece, 40.0 if setting == best else 50.0) for setting, piece in choices.items()]
+    tests = [
+        (study["joint_piece"](SHORT, "embedded", 0, setting, 0.9), perplexity)
+        for setting, perplexity in ((best, 41.0), (other, 51.0))
+    ]
+    assert study["by_line"](write(*told, *tests)) == {(SHORT, "elsa joint"): {0.9: [41.0]}}
+    assert study["by_line"](write(*told[:-1], *tests)) == {}
+
+
+def test_rows_of_an_earlier_sweep_of_the_store_are_not_its_own(study, monkeypatch):
+    """Both have the same columns; only the settings that no column tells differ."""
+    piece = study["joint_piece"](SHORT, "embedded", 0, (3e-3, 0.001), 0.9)
+    row = {"status": "done", "eval_text": "embedded", "seed": 0, "sparsity": 0.9, "method": "elsa"}
+    row |= {"regime": "joint", "num_finetune_tokens": SHORT}
+    rows = [
+        row | {"in_current_grid": True, "perplexity": 40.0},
+        row | {"in_current_grid": False, "perplexity": 50.0},
+    ]
+    monkeypatch.setitem(study["table"].__globals__, "read_rows", lambda path: rows)
+    (cell,) = piece.cells()
+    assert list(piece.rows("out")) == [(*cell, "40.0000")]
+
+
+def test_a_folder_that_holds_something_else_is_refused_in_one_line(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    places = [("--out-dir", "out"), ("--rows", "rows.csv"), ("--figure", "figure.svg")]
+    done = subprocess.run(
+        [sys.executable, str(EXPERIMENTS / "study_elsa.py"), *(w for pair in places for w in pair)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(EXPERIMENTS.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: --out-dir ") and len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "notes.txt"]
