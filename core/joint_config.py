@@ -22,8 +22,14 @@ DENSE = "dense"
 """Start of joint training that is no method."""
 MOST_INTERVAL, PROJECTIONS = 32, 128
 """The paper's steps between two projections, and how many of these it has in all."""
-PAPER_LR, EMBEDDED_LR = 2e-4, 3e-3
-"""Default rates: the paper's, and the best of a few for the embedded model and few tokens."""
+PAPER_LR = 2e-4
+"""Default rate: the paper's for 80 and 90 %."""
+PAPER_PENALTIES = {0.5: 1e-2, 0.6: 5e-3, 0.7: 2e-3, 0.8: 1e-3}
+"""Default penalties by sparsity: the paper's for OPT-125M."""
+EMBEDDED_LRS = {0.5: 5e-4, 0.7: 1e-3, 0.9: 3e-3}
+EMBEDDED_PENALTIES = {0.5: 1e-2, 0.7: 1e-2, 0.9: 1e-3}
+"""Defaults of the embedded model by sparsity, chosen on validation text with 262,144 tokens
+(experiments/studies/elsa.md)."""
 LOWEST = 0.01
 """First penalty of the exponential schedule, as a share of the last one."""
 
@@ -34,10 +40,12 @@ class JointConfig:
 
     lr: float | tuple[float, ...] | None = None
     """Peak learning rate, in the place of --finetune.lr. With several, the one with the lowest loss
-    on --finetune.validation is kept. By default 3e-3 for the embedded model, else 2e-4."""
-    penalty: float = 0.01
+    on --finetune.validation is kept. By default 2e-4; for the embedded model it grows with the
+    sparsity, 5e-4 to 3e-3."""
+    penalty: float | None = None
     """Strength that pulls the weights towards their sparse copy (lambda in the paper). It does not
-    depend on the number of workers."""
+    depend on the number of workers. By default it falls with the sparsity: 0.01 at 0.5 and for 2:4,
+    0.001 from 0.8 on, as in the paper; from 0.9 on for the embedded model."""
     penalty_schedule: PenaltySchedule = "constant"
     """Way to the full penalty: `constant`; `linear` and `cosine` rise from 0, `exponential` from a
     hundredth of it."""
@@ -59,7 +67,7 @@ class JointConfig:
             require_unique("joint.lr", self.lr)
         for lr in self.lrs():
             require_positive("joint.lr", lr, "use a positive number")
-        require_positive("joint.penalty", self.penalty, "use a positive number, 0.01 in the paper")
+        require_positive("joint.penalty", self.penalty, "use a positive number, such as 0.01")
         require_known("joint.penalty-schedule", self.penalty_schedule, get_args(PenaltySchedule))
         require_positive("joint.interval", self.interval, "use 1 or more, 32 in the paper")
         require_known("joint.score", self.score, get_args(Score))
@@ -85,24 +93,35 @@ class JointConfig:
         fits = self.start_sparsity < min(sparsities)
         require(fits, "joint.start-sparsity", self.start_sparsity, remedy)
 
-    def lrs(self, model: str = "") -> tuple[float, ...]:
-        """Return the learning rates to choose from for a model of this name, one or more."""
+    def lrs(self) -> tuple[float, ...]:
+        """Return the learning rates to choose from, none if the default is asked for."""
         if self.lr is None:
-            return (EMBEDDED_LR if model == "embedded" else PAPER_LR,)
+            return ()
         return self.lr if isinstance(self.lr, tuple) else (self.lr,)
 
-    def training(self, shared: Training, model: str) -> Training:
+    def at(self, sparsity: float, model: str = "") -> JointConfig:
+        """Return the settings with the rate and penalty for a sparsity of a model of this name."""
+        is_embedded = model == "embedded"
+        lr, penalty = self.lr, self.penalty
+        if lr is None:
+            lr = between(EMBEDDED_LRS, sparsity) if is_embedded else PAPER_LR
+        if penalty is None:
+            penalty = between(EMBEDDED_PENALTIES if is_embedded else PAPER_PENALTIES, sparsity)
+        return replace(self, lr=lr, penalty=penalty)
+
+    def training(self, shared: Training) -> Training:
         """Return the settings of masked training with the learning rates of joint training."""
         # No objective but a loss of the whole model moves its masks.
         objective = "next_token" if shared.adapts else shared.objective
-        return replace(shared, lr=self.lrs(model), objective=objective)
+        return replace(shared, lr=self.lrs(), objective=objective)
 
     def steps_between(self, num_steps: int) -> int:
         """Return the steps between two projections of a training of so many steps."""
         return self.interval or min(MOST_INTERVAL, max(1, num_steps // PROJECTIONS))
 
     def penalty_at(self, share: float) -> float:
-        """Return the penalty once this share of the steps is done, 0 to 1."""
+        """Return the penalty once this share of the steps is done, 0 to 1; see `at`."""
+        assert self.penalty is not None
         rise = {
             "constant": 1.0,
             "linear": share,
@@ -120,6 +139,14 @@ class JointConfig:
         """Return the settings that rows show."""
         start = {"start": self.start, "start_sparsity": self.start_sparsity}
         return self.fields() | (start if self.start != DENSE else {})
+
+
+def between(values: Mapping[float, float], sparsity: float) -> float:
+    """Return the value for a sparsity, on straight lines of its logarithm, to two digits."""
+    import numpy as np  # Only here: flags are read before it.
+
+    logarithms = [math.log(value) for value in values.values()]
+    return float(f"{math.exp(np.interp(sparsity, list(values), logarithms)):.2g}")
 
 
 def require_joint(training: Training) -> None:

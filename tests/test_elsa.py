@@ -25,6 +25,7 @@ from core.targets import Target
 from core.training.elsa import Aim, JointReport, elsa_
 from core.training.loop import Loop
 from core.training.optimizer import BETAS, TrainingError, learning_rate
+from core.training.splitting import Splitting
 from core.training_config import Training
 
 STEPS = 8
@@ -308,3 +309,9 @@ def test_several_processes_equal_one(folder, name, size):
     for rank in several:
         calm, resumed = rank[name, False], rank[name, True]
         assert all(torch.equal(calm["weights"][n], resumed["weights"][n]) for n in calm["weights"])
+
+
+def test_the_penalty_follows_the_target_by_default():
+    at = {0.5: HALF, 0.8: Target(0.8), 0.95: Target(0.95), "2:4": PAIRS}
+    found = {k: Splitting(JointConfig(), v, {}, Ranks.current()).penalty for k, v in at.items()}
+    assert found == {0.5: 0.01, 0.8: 0.001, 0.95: 0.001, "2:4": 0.01}

@@ -81,7 +81,8 @@ def test_a_cell_is_trained_stored_and_told(tiny_opt_dir, folder, start):
         assert row["num_finetune_tokens"] == 512 and row["finetune_lr"] == 1e-3
         assert row["finetune_seconds"] > 0 and row["perplexity"] > 1
         settings = json.loads(row["method_settings"])
-        assert settings["penalty"] == 0.01 and settings["interval"] == 3
+        assert settings["penalty"] == {0.5: 0.01, 0.7: 0.002}[row["sparsity"]]
+        assert settings["interval"] == 3
         assert settings.get("start", "dense") == STARTS[start].get("start", "dense")
         weights, masks = stored(folder, row)
         for name, mask in masks.items():
@@ -331,9 +332,33 @@ def test_a_row_names_the_flags_that_compute_it_again():
     assert is_read("finetune.validation", row | {"finetune_settings": '{"lr": [0.1, 0.2]}'})
 
 
-def test_the_embedded_model_has_a_default_rate_of_its_own():
-    config = JointConfig()
-    assert config.lrs("embedded") == (3e-3,) and config.lrs("facebook/opt-125m") == (2e-4,)
+@pytest.mark.parametrize(
+    ("model", "sparsity", "lr", "penalty"),
+    [
+        ("facebook/opt-125m", 0.3, 2e-4, 0.01),
+        ("facebook/opt-125m", 0.6, 2e-4, 0.005),
+        ("facebook/opt-125m", 0.65, 2e-4, 0.0032),
+        ("facebook/opt-125m", 0.95, 2e-4, 0.001),
+        ("embedded", 0.3, 5e-4, 0.01),
+        ("embedded", 0.7, 1e-3, 0.01),
+        ("embedded", 0.8, 1.7e-3, 0.0032),
+        ("embedded", 0.95, 3e-3, 0.001),
+    ],
+)
+def test_default_rate_and_penalty_follow_the_sparsity(model, sparsity, lr, penalty):
+    found = JointConfig().at(sparsity, model)
+    assert (found.lr, found.penalty) == (lr, penalty)
+    given = JointConfig(lr=(0.1, 0.2), penalty=0.5)
+    assert given.at(sparsity, model) == given
+
+
+def test_a_default_has_the_identity_of_its_numbers(tiny_opt_dir, folder):
+    def stages(joint):
+        config = config_of(tiny_opt_dir, folder, {"lr": None} | joint, sparsities=(0.7,))
+        return {s.id for s in prepare(config).plan.stages.values()}
+
+    assert stages({}) == stages({"lr": 2e-4, "penalty": 0.002})
+    assert stages({}) != stages({"lr": 2e-4, "penalty": 0.01})
 
 
 @pytest.mark.parametrize(

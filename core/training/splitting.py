@@ -62,13 +62,14 @@ class Splitting:
             earlier: full masks that bind, or none.
             ranks: the ranks that train together.
         """
-        self.config, self.target, self.earlier, self.ranks = config, target, earlier, ranks
+        self.config = config.at(target.sparsity)
+        self.target, self.earlier, self.ranks = target, earlier, ranks
         self.splits: list[Split] = []
         self.copies: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
         """z and u of each parameter, of which the splits have the parts of each matrix."""
         self.optimizer: torch.optim.Optimizer | None = None
         self.num_steps, self.interval = 0, 1
-        self.penalty = config.penalty_at(0.0)
+        self.penalty = self.config.penalty_at(0.0)
         self.dual_penalty = self.penalty
         """The penalty that the duals are scaled to."""
         self.masks: Masks = PackedMasks()

@@ -184,14 +184,15 @@ class ModelPlanner:
 
     def add_joint_branch(self, point: Point) -> Cell:
         """Add one cell that finds its mask by training, from the dense model or a pruned one."""
-        joint, seed, stages = self.config.joint, point.seed, [self.root]
+        joint = self.config.joint.at(point.target.sparsity, self.model.name)
+        seed, stages = point.seed, [self.root]
         assert seed is not None
         path = [point.target]
         if joint.start_sparsity is not None:
             path.insert(0, Target(joint.start_sparsity))
             stages.append(self.add_prune(joint.start, self.root, path[0], seed))
         (tokens,) = self.round_tokens(1)
-        training = joint.training(self.training, self.model.name)
+        training = joint.training(self.training)
         batch = self.model.joint_batch_tokens
         work = Joint(
             method=point.method,
