@@ -26,10 +26,10 @@ PAPER_LR = 2e-4
 """Default rate: the paper's for 80 and 90 %."""
 PAPER_PENALTIES = {0.5: 1e-2, 0.6: 5e-3, 0.7: 2e-3, 0.8: 1e-3}
 """Default penalties by sparsity: the paper's for OPT-125M."""
-EMBEDDED_LRS = {0.5: 5e-4, 0.7: 1e-3, 0.9: 3e-3}
-EMBEDDED_PENALTIES = {0.5: 1e-2, 0.7: 1e-2, 0.9: 1e-3}
-"""Defaults of the embedded model by sparsity, chosen on validation text with 262,144 tokens
-(experiments/studies/elsa.md)."""
+EMBEDDED_LRS = {0.5: 1e-3, 0.9: 3e-3}
+EMBEDDED_PENALTIES = {0.7: 1e-2, 0.9: 1e-3}
+"""Defaults of the embedded model by sparsity, chosen on validation text with 32,768 and 262,144
+tokens (experiments/studies/elsa.md)."""
 LOWEST = 0.01
 """First penalty of the exponential schedule, as a share of the last one."""
 
@@ -41,7 +41,7 @@ class JointConfig:
     lr: float | tuple[float, ...] | None = None
     """Peak learning rate, in the place of --finetune.lr. With several, the one with the lowest loss
     on --finetune.validation is kept. By default 2e-4; for the embedded model it grows with the
-    sparsity, 5e-4 to 3e-3."""
+    sparsity, 1e-3 to 3e-3."""
     penalty: float | None = None
     """Strength that pulls the weights towards their sparse copy (lambda in the paper). It does not
     depend on the number of workers. By default it falls with the sparsity: 0.01 at 0.5 and for 2:4,

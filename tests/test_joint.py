@@ -339,9 +339,9 @@ def test_a_row_names_the_flags_that_compute_it_again():
         ("facebook/opt-125m", 0.6, 2e-4, 0.005),
         ("facebook/opt-125m", 0.65, 2e-4, 0.0032),
         ("facebook/opt-125m", 0.95, 2e-4, 0.001),
-        ("embedded", 0.3, 5e-4, 0.01),
-        ("embedded", 0.7, 1e-3, 0.01),
-        ("embedded", 0.8, 1.7e-3, 0.0032),
+        ("embedded", 0.3, 1e-3, 0.01),
+        ("embedded", 0.7, 1.7e-3, 0.01),
+        ("embedded", 0.8, 2.3e-3, 0.0032),
         ("embedded", 0.95, 3e-3, 0.001),
     ],
 )
