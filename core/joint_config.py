@@ -30,6 +30,8 @@ EMBEDDED_LRS = {0.5: 1e-3, 0.9: 3e-3}
 EMBEDDED_PENALTIES = {0.7: 1e-2, 0.9: 1e-3}
 """Defaults of the embedded model by sparsity, chosen on validation text with 32,768 and 262,144
 tokens (experiments/studies/elsa.md)."""
+BY_SPARSITY = ("penalty",)
+"""Settings beside the rate whose defaults follow the sparsity."""
 LOWEST = 0.01
 """First penalty of the exponential schedule, as a share of the last one."""
 
@@ -44,8 +46,8 @@ class JointConfig:
     sparsity, 1e-3 to 3e-3."""
     penalty: float | None = None
     """Strength that pulls the weights towards their sparse copy (lambda in the paper). It does not
-    depend on the number of workers. By default it falls with the sparsity: 0.01 at 0.5 and for 2:4,
-    0.001 from 0.8 on, as in the paper; from 0.9 on for the embedded model."""
+    depend on the number of workers. By default it falls with the sparsity as in the paper, from
+    0.01 at 0.5 to 0.001 at 0.8; for the embedded model from 0.01 at 0.7 to 0.001 at 0.9."""
     penalty_schedule: PenaltySchedule = "constant"
     """Way to the full penalty: `constant`; `linear` and `cosine` rise from 0, `exponential` from a
     hundredth of it."""
@@ -142,8 +144,8 @@ class JointConfig:
 
 
 def between(values: Mapping[float, float], sparsity: float) -> float:
-    """Return the value for a sparsity, on straight lines of its logarithm, to two digits."""
-    import numpy as np  # Only here: flags are read before it.
+    """Return the value for a sparsity to two digits; its logarithm is linear between two others."""
+    import numpy as np  # Imported here, because reading flags must stay quick.
 
     logarithms = [math.log(value) for value in values.values()]
     return float(f"{math.exp(np.interp(sparsity, list(values), logarithms)):.2g}")

@@ -95,7 +95,7 @@ class Piece:
         """Yield the rows of its cells that are done, after its sweep was the last one to run."""
         wanted, [text] = self.cells(), self.config.eval.texts
         for row in read_rows(os.path.join(out_dir, "results.parquet")):
-            # Other sweeps of the store have the same columns with another rate or penalty.
+            # Rows of other sweeps of the store may differ in rate and penalty alone.
             if row["status"] != "done" or not row["in_current_grid"] or row["eval_text"] != text:
                 continue
             place = str(row["seed"]), f"{row['sparsity']:g}", row["method"], row["regime"]
@@ -146,13 +146,18 @@ def choices(tokens: int, *sparsities: float) -> dict[tuple[float, float], Piece]
 
 
 def chosen(file: Path, tokens: int, sparsity: float) -> tuple[float, float] | None:
-    """Return the rate and penalty that did best on validation text; None before all are tried."""
+    """Return the rate and penalty that did best on validation text; None if none was tried.
+
+    One that failed has no row and is not chosen.
+    """
     known = known_rows(file)
-    tried = choices(tokens, sparsity)
-    found = {s: known[cell] for s, piece in tried.items() for cell in piece.cells() & known.keys()}
-    if len(found) < len(tried):
-        return None
-    return min(found, key=lambda setting: found[setting])
+    found = {
+        setting: known[cell]
+        for setting, piece in choices(tokens, sparsity).items()
+        for cell in piece.cells() & known.keys()
+        if math.isfinite(known[cell])
+    }
+    return min(found, key=lambda setting: found[setting], default=None)
 
 
 def pieces(part: str, seeds: list[int], file: Path) -> Iterator[Piece]:
@@ -166,7 +171,7 @@ def pieces(part: str, seeds: list[int], file: Path) -> Iterator[Piece]:
             for sparsity in group:
                 setting = chosen(file, tokens, sparsity)
                 if setting is None:
-                    raise SystemExit(f"ELSA's choice at {sparsity} with {tokens:,} tokens failed")
+                    raise SystemExit(f"every rate and penalty tried at {sparsity} failed")
                 together[setting].append(sparsity)
             for setting, sparsities in together.items():
                 yield joint_piece(tokens, TEST, seed, setting, *sparsities)
@@ -190,10 +195,14 @@ def add_rows(file: Path, piece: Piece, out_dir: str) -> None:
         found,
         key=lambda cell: (int(cell[0]), cell[1], *cell[4:6], float(cell[3]), cell[2], cell[6]),
     )
-    with file.open("w", newline="", encoding="utf-8") as lines:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # A full disk leaves the rows of before.
+    new = file.with_suffix(".new")
+    with new.open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines, lineterminator="\n").writerows(
             [COLUMNS, *((*cell, found[cell]) for cell in order)]
         )
+    new.replace(file)
 
 
 def by_line(file: Path) -> dict[tuple[int, str], dict[float, list[float]]]:
@@ -278,6 +287,7 @@ def study(flags: argparse.Namespace) -> int:
         add_rows(flags.rows, piece, flags.out_dir)
     if flags.rows.exists():
         print(f"{table(choice_lines(flags.rows))}\n\n{table(by_line(flags.rows))}")
+        flags.figure.parent.mkdir(parents=True, exist_ok=True)
         flags.figure.write_text(drawn(flags.rows), encoding="utf-8")
         print(f"figure  {flags.figure}")
     return code

@@ -45,6 +45,10 @@ Verdict = Callable[[SweepConfig], int]
 """A preset's judgement of finished rows: 0 if they agree with what a paper reports, else 1."""
 
 
+class FullDiskError(Exception):
+    """A sweep that ended because a disk is full; the message is one line."""
+
+
 def prune_sweep() -> int:
     """Run the command `prune-sweep`, which has the same defaults as experiments/sweep_opt.py."""
     return main(SweepConfig(), DESCRIPTION)
@@ -63,8 +67,8 @@ def main(preset: SweepConfig, description: str, verdict: Verdict | None = None) 
 def guarded(work: Callable[[], int]) -> int:
     """Do the work of a script that runs sweeps; return its exit code.
 
-    Bad input ends it with one line, and a signal ends all processes that it started, as `main`
-    says. It leaves Ray at the end.
+    Bad input and a full disk end it with one line, and a signal ends all processes that it started,
+    as `main` says. It leaves Ray at the end.
     """
     use_any_terminal()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
@@ -75,6 +79,9 @@ def guarded(work: Callable[[], int]) -> int:
         except BadInputError as error:
             print(f"error: {as_typed(error, sys.argv[1:])}", file=sys.stderr)
             return 2
+        except FullDiskError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             interruption.leave()
         finally:
@@ -116,14 +123,19 @@ def at_places(config: SweepConfig) -> SweepConfig:
 
 
 def run(config: SweepConfig, verdict: Verdict | None = None) -> int:
-    """Run what the settings ask for; return the exit code, 1 if the disk is full."""
+    """Run what the settings ask for; return the exit code.
+
+    Raises:
+        FullDiskError: there is no space for results.
+    """
     try:
         return run_with_space(config, verdict)
+    except BadInputError:
+        raise
     except Exception as error:
-        if not is_no_space(error):
-            raise
-        print(f"error: {no_space(config.output.out_dir, error)}", file=sys.stderr)
-        return 1
+        if is_no_space(error):
+            raise FullDiskError(no_space(config.output.out_dir, error)) from error
+        raise
 
 
 def run_with_space(config: SweepConfig, verdict: Verdict | None) -> int:

@@ -1,5 +1,6 @@
 """Bad input: one clear line, exit code 2, nothing written, Ray not started."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,9 @@ import pytest
 import ray
 from pyarrow import ArrowInvalid
 
+from core.checks import BadInputError
 from orchestrator import cli, sweep
-from orchestrator.config import SweepConfig
+from orchestrator.config import OutputConfig, SweepConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,6 +117,45 @@ def test_an_error_that_the_user_cannot_mend_is_not_taken_for_bad_input(run, monk
     monkeypatch.setattr(sweep, "run_sweep", collect)
     with pytest.raises(type(error)):
         run()
+
+
+def ends_with(error, cause=None):
+    """Return a sweep that ends with an error."""
+
+    def sweep(config):
+        raise error from cause
+
+    return sweep
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_in_one_line(run, monkeypatch):
+    monkeypatch.setattr(sweep, "run_sweep", ends_with(FULL))
+    code, error, _ = run()
+    assert code == 1 and error.startswith("error: --out-dir ") and error.count("\n") == 1
+
+
+def test_bad_input_that_a_full_cache_causes_is_told_as_bad_input(run, monkeypatch):
+    monkeypatch.setattr(sweep, "run_sweep", ends_with(BadInputError("--models a: no cache"), FULL))
+    code, error, _ = run()
+    assert code == 2 and error == "error: --models a: no cache\n"
+
+
+def test_a_script_of_several_sweeps_ends_with_the_one_that_fills_the_disk(monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "run_sweep", ends_with(FULL))
+    monkeypatch.setattr(sys, "argv", ["study.py"])
+    done = []
+
+    def study():
+        for part in range(2):
+            cli.run(SweepConfig(output=OutputConfig(dry_run=True)))
+            done.append(part)
+        return 0
+
+    assert cli.guarded(study) == 1 and not done
+    assert capsys.readouterr().err.startswith("error: --out-dir ")
 
 
 def test_too_little_text_says_how_many_windows_there_are(run, tmp_path):

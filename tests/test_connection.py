@@ -80,9 +80,10 @@ def test_ray_starts_once_while_a_new_sweep_is_planned(started, tmp_path):
     connection.begin_early(sweep_into(tmp_path / "new"))
     thread = connection.Connection.current
     assert thread is not None
+    connection.begin_early(sweep_into(tmp_path / "another"))
     connection.connect()
     connection.connect()
-    assert started == ["start"]
+    assert started == ["start"] and connection.Connection.current is thread
     # Linux ends Ray's processes together with the thread that started them.
     assert thread.is_alive()
     connection.disconnect()

@@ -25,6 +25,7 @@ from orchestrator.out_dir import mark
 from orchestrator.plan.kinds import Joint, Prune
 from orchestrator.preparation import prepare, read_texts, trials_of
 from orchestrator.publish.recompute_command import is_read, narrowed
+from orchestrator.results.curves import curves_from_rows
 from orchestrator.results.details import details_of
 from orchestrator.results.schema import check_row
 from orchestrator.trial.walk import Walk
@@ -350,6 +351,15 @@ def test_default_rate_and_penalty_follow_the_sparsity(model, sparsity, lr, penal
     assert (found.lr, found.penalty) == (lr, penalty)
     given = JointConfig(lr=(0.1, 0.2), penalty=0.5)
     assert given.at(sparsity, model) == given
+
+
+def test_penalties_that_follow_the_sparsity_lie_on_one_curve(tiny_opt_dir, folder):
+    sweep = walked.walk(config_of(tiny_opt_dir, folder, sparsities=(0.5, 0.6, 0.7)))
+    rows = [row | {"in_current_grid": True} for row in rows_of(sweep)]
+    (curve,) = (curve for curve in curves_from_rows(rows) if curve.method == "elsa")
+    assert [point.sparsity for point in curve.points] == [0.5, 0.6, 0.7]
+    penalties = {json.loads(row["method_settings"]).get("penalty") for row in rows}
+    assert {0.01, 0.005, 0.002} <= penalties
 
 
 def test_a_default_has_the_identity_of_its_numbers(tiny_opt_dir, folder):

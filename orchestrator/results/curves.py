@@ -6,12 +6,14 @@ draw what they are given.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from core.joint_config import BY_SPARSITY
 from orchestrator.results.names import CONTROL
 from orchestrator.results.points import Point, control_points, points_of
 from orchestrator.results.schema import (
@@ -69,7 +71,7 @@ class Settings:
     """All that sets curves of one method and regime apart; nothing else does."""
 
     method: str
-    """Settings of the method, as JSON."""
+    """Settings of the method that are equal on a whole curve, as JSON."""
     schedule: str | None
     budget: str | None
     training: str | None
@@ -83,7 +85,7 @@ class Settings:
     def of_row(cls, row: Row) -> Settings:
         """Return the settings that a row names."""
         return cls(
-            method=row.get("method_settings") or "{}",
+            method=json.dumps(_of_curve(row), sort_keys=True),
             schedule=row.get("schedule"),
             budget=row.get("budget"),
             training=row.get("finetune_settings"),
@@ -194,6 +196,15 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
         within = {ratio for row in members for ratio in row.get("within") or ()}
         curves.append(replace(curve, points=points, within=tuple(sorted(within))))
     return sorted(curves, key=_drawing_order)
+
+
+def _of_curve(row: Row) -> dict[str, Any]:
+    """Return the settings of a row's method without those that may differ along one curve.
+
+    Where several penalties are asked for they are an axis.
+    """
+    found = json.loads(row.get("method_settings") or "{}")
+    return {name: value for name, value in found.items() if name not in BY_SPARSITY}
 
 
 def label_of(curve: Curve, curves: Iterable[Curve]) -> str:

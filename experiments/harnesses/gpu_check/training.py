@@ -178,7 +178,7 @@ def check_joint(target: Target, score: Score, place: Place) -> Finding:
 
 def join(target: Target, score: Score, place: Place, ranks: Ranks) -> Outcome:
     """Train the dense model with ELSA until it has the target's zeros."""
-    model, joint = fresh(ranks), JointConfig(interval=2, score=score)
+    model, joint = fresh(ranks), JointConfig(penalty=0.01, interval=2, score=score)
     aim = Aim(target, Training(lr=1e-3), joint)
     done = elsa_(model, {}, batches(place), aim, Loop(ranks, MICRO_BATCH))
     found = outcome(model, done.masks, place, ranks)
