@@ -41,7 +41,7 @@ CIRCUMSTANCES = (
     "threads",
     "micro_batch_tokens",
 )
-LATER = ("tf32", "attention")
+LATER = ("tf32", "attention", "processor")
 """Circumstances that earlier versions did not record."""
 ALIKE = ("model", "method", "regime", "sparsity", "mask_structure", "round", "path")
 ALIKE += ("num_finetune_tokens", "dtype", *SETTINGS_COLUMNS, *EVALUATION_COLUMNS)

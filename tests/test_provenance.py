@@ -18,6 +18,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.failure import OtherSourcesError
 from orchestrator.out_dir import mark
 from orchestrator.preparation import prepare, write_record
+from orchestrator.repeat import changed_circumstances
 from orchestrator.report import collect
 from orchestrator.results import versions
 from orchestrator.trial.walk import Walk
@@ -106,6 +107,7 @@ def test_rows_and_manifests_tell_of_the_worker(
         assert told.items() >= WORKER.items()
         assert (told["sources"], told["device"]) == ("hash of the worker", "cpu")
         assert (told["tf32"], told["attention"]) == (True, "sdpa")
+        assert told["processor"] == versions.processor_generation("cpu")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert collect(prepare(sweep.config)) == 0
@@ -114,3 +116,33 @@ def test_rows_and_manifests_tell_of_the_worker(
     for row in rows:
         assert row.items() >= {**WORKER, "device": "cpu", "num_workers": 1}.items()
         assert json.loads(row["environment"])["tf32"] is True
+
+
+class Stages:
+    """A store whose one stage ran on some processor."""
+
+    def __init__(self, environment):
+        self.environment, self.stages = environment, self
+
+    def at(self, stage):
+        return self
+
+    def manifest(self):
+        return {"environment": self.environment}
+
+
+def test_generations_of_processors_with_one_name_are_other_circumstances(monkeypatch):
+    facts = {"model name": "AMD EPYC", "cpu family": "26", "model": "2"}
+    monkeypatch.setattr(versions, "cpu_facts", lambda: facts)
+    now = {"machine": versions.processor(), "processor": versions.processor_generation("cpu")}
+    then = {"machine": "AMD EPYC", "processor": "family 25, model 17"}
+    told = "processor family 25, model 17 then, family 26, model 2 now"
+    assert changed_circumstances(Stages(then), Stages(now), "s") == [told]
+    del then["processor"]
+    assert changed_circumstances(Stages(then), Stages(now), "s") == [], "not recorded then"
+    monkeypatch.setattr(versions, "cpu_facts", dict)
+    assert versions.processor_generation("cpu") is None and versions.processor()
+
+
+def test_a_gpu_has_no_generation_of_a_processor():
+    assert versions.processor_generation("cuda") is None

@@ -85,7 +85,7 @@ class Settings:
     def of_row(cls, row: Row) -> Settings:
         """Return the settings that a row names."""
         return cls(
-            method=json.dumps(_of_curve(row), sort_keys=True),
+            method=_of_curve(row),
             schedule=row.get("schedule"),
             budget=row.get("budget"),
             training=row.get("finetune_settings"),
@@ -198,13 +198,20 @@ def curves_from_rows(rows: Iterable[Row], *, all_grids: bool = False) -> list[Cu
     return sorted(curves, key=_drawing_order)
 
 
-def _of_curve(row: Row) -> dict[str, Any]:
+def _of_curve(row: Row) -> str:
     """Return the settings of a row's method without those that may differ along one curve.
 
-    Where several penalties are asked for they are an axis.
+    Where several penalties are asked for they are an axis. A text that is no JSON stays as it is.
     """
-    found = json.loads(row.get("method_settings") or "{}")
-    return {name: value for name, value in found.items() if name not in BY_SPARSITY}
+    text = row.get("method_settings") or "{}"
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(found, dict):
+        return text
+    kept = {name: value for name, value in found.items() if name not in BY_SPARSITY}
+    return json.dumps(kept, sort_keys=True)
 
 
 def label_of(curve: Curve, curves: Iterable[Curve]) -> str:

@@ -97,9 +97,25 @@ def machine(device: str) -> str:
 
 def processor() -> str:
     """Return the CPU's own name of its model."""
+    return cpu_facts().get("model name") or platform.processor() or platform.machine()
+
+
+def processor_generation(device: str) -> str | None:
+    """Return family and model of the CPU; None on a GPU and where Linux does not tell them.
+
+    Virtual machines give generations the same name, and float32 sums differ between them.
+    """
+    family, model = (cpu_facts().get(name) for name in ("cpu family", "model"))
+    is_told = device == "cpu" and family is not None and model is not None
+    return f"family {family}, model {model}" if is_told else None
+
+
+@functools.cache
+def cpu_facts() -> dict[str, str]:
+    """Return what Linux says about the first CPU, by name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return {}
+    pairs = (line.partition(":") for line in reversed(lines))
+    return {name.strip(): value.strip() for name, _, value in pairs}

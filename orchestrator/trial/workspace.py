@@ -120,6 +120,7 @@ class Workspace:
             "threads": torch.get_num_threads(),
             "micro_batch_tokens": self.job.workers.micro_batch_tokens,
             "tf32": versions.tf32(),
+            "processor": versions.processor_generation(device),
             # The implementation that transformers chose, or the config.
             "attention": None if model is None else model.config._attn_implementation,
             **({"streamed": True} if self.weights.streams else {}),
