@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import math
 import os
 import sys
@@ -40,6 +41,7 @@ from orchestrator.cli import guarded, run
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.parquet import read_rows
+from orchestrator.store.files import replace_file
 
 ROWS = Path(__file__).parent / "studies" / "elsa.csv"
 FIGURE = Path(__file__).parent / "figures" / "elsa.svg"
@@ -68,6 +70,10 @@ KL = {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0}
 
 Cell = tuple[str, ...]
 """The columns of a row without its perplexity."""
+Rows = dict[Cell, float]
+"""The perplexity of each cell that is done."""
+Lines = dict[tuple[int, str], dict[float, list[float]]]
+"""Perplexities by tokens and name of a line, then by sparsity."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,13 @@ def joint_piece(
         joint=JointConfig(lr=lr, penalty=penalty),
         eval=EvalConfig(texts=(text,)),
     )
-    return Piece(config, tokens, f"KL, rate {lr}, penalty {penalty}")
+    return Piece(config, tokens, label(setting))
+
+
+def label(setting: tuple[float, float]) -> str:
+    """Return the name of a training of ELSA with a rate and a penalty."""
+    lr, penalty = setting
+    return f"KL, rate {lr}, penalty {penalty}"
 
 
 def layer_piece(tokens: int, seed: int, *sparsities: float) -> Piece:
@@ -145,12 +157,11 @@ def choices(tokens: int, *sparsities: float) -> dict[tuple[float, float], Piece]
     return {setting: joint_piece(tokens, VALIDATION, 0, setting, *sparsities) for setting in tried}
 
 
-def chosen(file: Path, tokens: int, sparsity: float) -> tuple[float, float] | None:
+def chosen(known: Rows, tokens: int, sparsity: float) -> tuple[float, float] | None:
     """Return the rate and penalty that did best on validation text; None if none was tried.
 
     One that failed has no row and is not chosen.
     """
-    known = known_rows(file)
     found = {
         setting: known[cell]
         for setting, piece in choices(tokens, sparsity).items()
@@ -169,7 +180,7 @@ def pieces(part: str, seeds: list[int], file: Path) -> Iterator[Piece]:
         for group in groups:
             together: dict[tuple[float, float], list[float]] = defaultdict(list)
             for sparsity in group:
-                setting = chosen(file, tokens, sparsity)
+                setting = chosen(known_rows(file), tokens, sparsity)
                 if setting is None:
                     raise SystemExit(f"every rate and penalty tried at {sparsity} failed")
                 together[setting].append(sparsity)
@@ -178,7 +189,7 @@ def pieces(part: str, seeds: list[int], file: Path) -> Iterator[Piece]:
             yield layer_piece(tokens, seed, *group)
 
 
-def known_rows(file: Path) -> dict[Cell, float]:
+def known_rows(file: Path) -> Rows:
     """Return the perplexity of each cell that the file has."""
     if not file.exists():
         return {}
@@ -195,47 +206,41 @@ def add_rows(file: Path, piece: Piece, out_dir: str) -> None:
         found,
         key=lambda cell: (int(cell[0]), cell[1], *cell[4:6], float(cell[3]), cell[2], cell[6]),
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # A full disk leaves the rows of before.
-    new = file.with_suffix(".new")
-    with new.open("w", newline="", encoding="utf-8") as lines:
-        csv.writer(lines, lineterminator="\n").writerows(
-            [COLUMNS, *((*cell, found[cell]) for cell in order)]
-        )
-    new.replace(file)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        [COLUMNS, *((*cell, found[cell]) for cell in order)]
+    )
+    replace_file(text.getvalue().encode(), file)
 
 
-def by_line(file: Path) -> dict[tuple[int, str], dict[float, list[float]]]:
-    """Return the perplexities of all seeds by tokens and method with regime, then by sparsity.
+def by_line(known: Rows) -> Lines:
+    """Return the perplexities of all seeds on the test text by method and regime.
 
     Of ELSA's rows those with the chosen rate and penalty count.
     """
-    lines: dict[tuple[int, str], dict[float, list[float]]] = defaultdict(dict)
-    for cell, value in known_rows(file).items():
-        tokens, text, seed, sparsity, method, regime, _ = cell
-        if text == TEST and method == "elsa":
-            setting = chosen(file, int(tokens), float(sparsity))
-            if setting is None:
+    lines: Lines = defaultdict(dict)
+    for (tokens, text, _, sparsity, method, regime, training), value in known.items():
+        if text != TEST:
+            continue
+        if method == "elsa":
+            setting = chosen(known, int(tokens), float(sparsity))
+            if setting is None or training != label(setting):
                 continue
-            wanted = joint_piece(int(tokens), text, int(seed), setting, float(sparsity))
-            if cell not in wanted.cells():
-                continue
-        if text == TEST:
-            line = lines[int(tokens), f"{method} {regime}"]
-            line.setdefault(float(sparsity), []).append(value)
+        line = lines[int(tokens), f"{method} {regime}"]
+        line.setdefault(float(sparsity), []).append(value)
     return dict(sorted(lines.items()))
 
 
-def choice_lines(file: Path) -> dict[tuple[int, str], dict[float, list[float]]]:
-    """Return the perplexities on validation text by tokens and setting, then by sparsity."""
-    lines: dict[tuple[int, str], dict[float, list[float]]] = defaultdict(dict)
-    for (tokens, text, _, sparsity, _, _, training), value in known_rows(file).items():
+def choice_lines(known: Rows) -> Lines:
+    """Return the perplexities on validation text by setting."""
+    lines: Lines = defaultdict(dict)
+    for (tokens, text, _, sparsity, _, _, training), value in known.items():
         if text == VALIDATION:
             lines[int(tokens), training][float(sparsity)] = [value]
     return dict(sorted(lines.items()))
 
 
-def table(found: dict[tuple[int, str], dict[float, list[float]]]) -> str:
+def table(found: Lines) -> str:
     """Return a Markdown table: perplexity by tokens and line, at each sparsity."""
     columns = sorted({sparsity for line in found.values() for sparsity in line})
     lines = ["| tokens | | " + " | ".join(f"{s:g}" for s in columns) + " |"]
@@ -246,10 +251,10 @@ def table(found: dict[tuple[int, str], dict[float, list[float]]]) -> str:
     return "\n".join(lines)
 
 
-def drawn(file: Path) -> str:
+def drawn(found: Lines) -> str:
     """Return a figure: a panel for each number of tokens, a line for each method and regime."""
     panels: dict[int, dict[str, dict[float, float]]] = defaultdict(dict)
-    for (tokens, name), line in by_line(file).items():
+    for (tokens, name), line in found.items():
         panels[tokens][name] = {x: mean_and_std(v)[0] for x, v in sorted(line.items())}
     told = "{:,} training tokens: perplexity by sparsity"
     return figure(
@@ -285,10 +290,11 @@ def study(flags: argparse.Namespace) -> int:
         output = OutputConfig(out_dir=flags.out_dir, keep="none")
         code = max(code, run(replace(piece.config, output=output)))
         add_rows(flags.rows, piece, flags.out_dir)
-    if flags.rows.exists():
-        print(f"{table(choice_lines(flags.rows))}\n\n{table(by_line(flags.rows))}")
-        flags.figure.parent.mkdir(parents=True, exist_ok=True)
-        flags.figure.write_text(drawn(flags.rows), encoding="utf-8")
+    known = known_rows(flags.rows)
+    if known:
+        found = by_line(known)
+        print(f"{table(choice_lines(known))}\n\n{table(found)}")
+        replace_file(drawn(found).encode(), flags.figure)
         print(f"figure  {flags.figure}")
     return code
 

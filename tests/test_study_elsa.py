@@ -41,11 +41,13 @@ def test_the_setting_with_the_lowest_perplexity_on_validation_text_is_chosen(stu
     tried = study["choices"](SHORT, 0.9)
     best = list(tried)[1]
     told = [(piece, 40.0 if setting == best else 50.0) for setting, piece in tried.items()]
-    assert study["chosen"](write(*told), SHORT, 0.9) == best
+    assert study["chosen"](study["known_rows"](write(*told)), SHORT, 0.9) == best
     others = [each for each in told if each[1] > 40.0]
     failed = [(tried[best], float("inf"))]
-    assert study["chosen"](write(*failed, *others), SHORT, 0.9) == list(tried)[0]
-    assert study["chosen"](write(), SHORT, 0.9) is None
+    assert (
+        study["chosen"](study["known_rows"](write(*failed, *others)), SHORT, 0.9) == list(tried)[0]
+    )
+    assert study["chosen"](study["known_rows"](write()), SHORT, 0.9) is None
 
 
 def test_the_longest_part_takes_the_choices_of_the_part_before_it(study):
@@ -86,8 +88,10 @@ def test_rows_of_other_settings_and_of_validation_text_are_not_drawn(study, writ
         (study["joint_piece"](SHORT, "embedded", 0, setting, 0.9), perplexity)
         for setting, perplexity in ((best, 41.0), (other, 51.0))
     ]
-    assert study["by_line"](write(*told, *tests)) == {(SHORT, "elsa joint"): {0.9: [41.0]}}
-    assert study["by_line"](write(*tests)) == {}, "nothing is chosen"
+    assert study["by_line"](study["known_rows"](write(*told, *tests))) == {
+        (SHORT, "elsa joint"): {0.9: [41.0]}
+    }
+    assert study["by_line"](study["known_rows"](write(*tests))) == {}, "nothing is chosen"
 
 
 def test_rows_of_an_earlier_sweep_of_the_store_are_not_its_own(study, monkeypatch):
