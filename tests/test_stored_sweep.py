@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
 from pyarrow import parquet
@@ -24,7 +25,6 @@ from orchestrator.config import SweepConfig
 from orchestrator.dry_run import describe_plan
 from orchestrator.preparation import prepare, read_texts, trials_of
 from orchestrator.report import collect
-from orchestrator.results import versions
 from orchestrator.results.parquet import read_rows
 from orchestrator.store.store import Store
 
@@ -43,10 +43,6 @@ CLOSE, ELSEWHERE, NARROW = 1e-4, 0.12, 0.15
 others, and on those without AVX-512. There sums come in another order, and by it SparseGPT's masks
 of this small sweep differ: layer errors by up to 10 % between an AMD EPYC and an Intel Xeon, and by
 up to 14 % (one matrix by more than 12 %) on an EPYC without AVX-512; perplexities by 0.9 %."""
-
-NEWER = ("family 26, model 2",)
-"""Processors of the archive's name, AMD EPYC, on which trained weights have other bits."""
-MASKS = "masks.safetensors"
 
 
 @pytest.fixture
@@ -167,6 +163,8 @@ def test_the_same_sweep_run_anew_leaves_the_same_store(
     monkeypatch.chdir(fresh)
     monkeypatch.setattr(sys, "argv", ["sweep_opt.py", *MADE["FLAGS"], *MADE["TASK_FLAGS"]])
     without_ray(monkeypatch)
+    # The archive was made with HF_HUB_OFFLINE=1, and transformers saves that with a tokenizer.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert cli.main(SweepConfig(), "") == 0
     recorded, store = Store(str(place / "out")), Store(str(fresh / "out"))
     names = (place / "names.txt").read_text(encoding="utf-8").splitlines()
@@ -189,15 +187,7 @@ def test_the_same_sweep_run_anew_leaves_the_same_store(
     assert {stage for stage, each in files.items() if each} == {*kept}
     assert not differences(recorded.rows.read(), store.rows.read(), "rows", close)
     if is_alike and are_alike(old, new, "threads", "torch_version", "transformers_version"):
-        if versions.processor_generation("cpu") in NEWER:
-            found, kept = masks_of(found), masks_of(kept)
-            assert len(kept) > 1
         assert found == kept, "masks and weights, bit by bit"
-
-
-def masks_of(files: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Return the hashes of masks by stage."""
-    return {s: each[MASKS] for s, each in files.items() if MASKS in each}
 
 
 def are_alike(old: dict[str, Any], new: dict[str, Any], *keys: str) -> bool:

@@ -103,7 +103,8 @@ def processor() -> str:
 def processor_generation(device: str) -> str | None:
     """Return family and model of the CPU; None on a GPU and where Linux does not tell them.
 
-    Virtual machines give generations the same name, and float32 sums differ between them.
+    Virtual machines give generations with and without AVX-512 the same name, and their float32
+    sums differ.
     """
     family, model = (cpu_facts().get(name) for name in ("cpu family", "model"))
     is_told = device == "cpu" and family is not None and model is not None
