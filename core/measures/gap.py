@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from core.measures.perplexity import forward
-from core.measures.row_pieces import RowLosses, losses_in_pieces
+from core.measures.row_pieces import RowLosses, gradient_through, losses_in_pieces
 from core.ranks import Ranks
 
 
@@ -67,11 +67,8 @@ class Divergence(RowLosses):
 
         The divergence's derivative by our log-probabilities is minus their probabilities.
         """
-        with torch.enable_grad():
-            leaf = rows.detach().requires_grad_()
-            ours = self.log_probabilities(leaf)
         theirs = self.log_probabilities(goals).exp_().mul_(-given[:, None])
-        return torch.autograd.grad(ours, leaf, theirs)[0]
+        return gradient_through(self.log_probabilities, rows, theirs)
 
     def log_probabilities(self, rows: Tensor) -> Tensor:
         """Return the logarithms of the probabilities, in float32."""

@@ -8,7 +8,7 @@ of its own, so the numbers are the same.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,10 +29,15 @@ class RowLosses(ABC):
 
     def gradient(self, rows: Tensor, goals: Tensor, given: Tensor) -> Tensor:
         """Return the gradient of the logits, [rows, vocab], for that of the losses, [rows]."""
-        with torch.enable_grad():
-            leaf = rows.detach().requires_grad_()
-            losses = self.losses(leaf, goals)
-        return torch.autograd.grad(losses, leaf, given)[0]
+        return gradient_through(lambda leaf: self.losses(leaf, goals), rows, given)
+
+
+def gradient_through(function: Callable[[Tensor], Tensor], rows: Tensor, given: Tensor) -> Tensor:
+    """Return the gradient of rows for that of what a function makes of them."""
+    with torch.enable_grad():
+        leaf = rows.detach().requires_grad_()
+        made = function(leaf)
+    return torch.autograd.grad(made, leaf, given)[0]
 
 
 def losses_in_pieces(function: RowLosses, logits: Tensor, goals: Tensor) -> Tensor:
