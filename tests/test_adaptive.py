@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,10 +17,17 @@ from core.joint_config import JointConfig
 from core.measures.gap import mean_gap
 from core.ranks import Ranks
 from core.training import adaptive
-from core.training.adaptive import DISTILL, RECONSTRUCT, SMALL_GAP, WIDTH, adapted
+from core.training.adaptive import (
+    DISTILL,
+    RECONSTRUCT,
+    SMALL_GAP,
+    WIDTH,
+    Start,
+    adapted,
+)
 from core.training.loop import Progress
 from core.training.optimizer import TrainingError
-from core.training_config import Training
+from core.training_config import SHORT_ROUND, Training
 from orchestrator.config import OutputConfig, SweepConfig
 from orchestrator.trial import training as recovery
 
@@ -70,12 +78,34 @@ def test_ranks_share_the_windows_of_a_gap(size):
 # The recipe --------------------------------------------------------------------------------------
 
 
+def start(gap, width=WIDTH, tokens=SHORT_ROUND, was_distilled=False):
+    return Start(gap, width, tokens, was_distilled)
+
+
 def test_a_small_gap_is_reconstructed_and_a_large_one_distilled():
-    small, large = adapted(ADAPTIVE, SMALL_GAP, WIDTH), adapted(ADAPTIVE, 1.01 * SMALL_GAP, WIDTH)
+    small, large = (adapted(ADAPTIVE, start(gap)) for gap in (SMALL_GAP, 1.01 * SMALL_GAP))
     assert (small.objective, small.distill) == ("reconstruct", False)
     assert (large.objective, large.distill, large.mix, large.temperature) == (
         *("next_token", True, 1.0, 1.0),
     )
+
+
+def test_the_limit_falls_with_the_root_of_the_tokens_of_long_rounds_alone():
+    limits = {64: 1.0, 1: 1.0, 0.25: 0.5, 0.01: 0.1}
+    for share, limit in limits.items():
+        tokens = round(SHORT_ROUND / share)
+        below, above = 0.999 * limit * SMALL_GAP, 1.001 * limit * SMALL_GAP
+        assert [start(gap, tokens=tokens).is_small for gap in (below, above)] == [True, False]
+
+
+def test_what_has_learned_predictions_goes_on_learning_them():
+    found = adapted(ADAPTIVE, start(0.01, was_distilled=True))
+    assert found.distill and found.lr == DISTILL.at(0.01, WIDTH)
+
+
+@pytest.mark.parametrize("gap", [math.nan, math.inf])
+def test_a_gap_that_is_no_number_is_distilled(gap):
+    assert adapted(ADAPTIVE, start(gap)).distill
 
 
 @pytest.mark.parametrize("rule", [RECONSTRUCT, DISTILL])
@@ -89,13 +119,13 @@ def test_the_rate_grows_with_the_gap_up_to_a_limit_and_falls_with_the_width(rule
 
 def test_a_rate_that_was_given_stays():
     given = dataclasses.replace(ADAPTIVE, lr=(1e-3, 2e-3))
-    assert adapted(given, 0.5, 16).lrs == adapted(given, 5.0, 16).lrs == (1e-3, 2e-3)
+    assert {adapted(given, start(gap)).lrs for gap in (0.5, 5.0)} == {(1e-3, 2e-3)}
 
 
 def test_all_else_stays_as_it_was_given():
     given = dataclasses.replace(ADAPTIVE, trainable="masklora", warmup_frac=0.3, clip_norm=2.0)
     for gap in (0.5, 5.0):
-        found = adapted(given, gap, 16)
+        found = adapted(given, start(gap))
         assert (found.trainable, found.warmup_frac, found.clip_norm) == ("masklora", 0.3, 2.0)
 
 
@@ -172,6 +202,56 @@ def test_a_round_that_does_not_lower_the_gap_is_taken_back(
         assert row["perplexity"] == row["perplexity_before_finetune"]
 
 
+def iterative_rounds(sweep) -> list[dict]:
+    [row] = [r for r in rows_of(sweep) if r["regime"] == "iterative" and r["sparsity"] == 0.5]
+    return json.loads(row["finetune_rounds"])
+
+
+def test_a_branch_that_has_learned_predictions_reconstructs_no_more(
+    tiny_opt_dir,
+    texts,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    grids = [
+        {"regimes": ("finetune",), "sparsities": (0.3,)},
+        {"regimes": ("iterative",), "sparsities": (0.3, 0.5)},
+    ]
+    first, then = (
+        sweep_config(tiny_opt_dir, texts, tmp_path / "out", NO_RATE, **grid) for grid in grids
+    )
+    fresh = sweep_config(tiny_opt_dir, texts, tmp_path / "fresh", NO_RATE, **grids[1])
+    assert [each["objective"] for each in iterative_rounds(walk(fresh))] == ["reconstruct"] * 2
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptive, "SMALL_GAP", 1e-9)
+        walk(first)
+    rounds = iterative_rounds(walk(then))
+    assert [each["objective"] for each in rounds] == ["distill", "distill"]
+    assert rounds[1]["gap_before"] < SMALL_GAP
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"objective": "distill", "taken_back": False}, True),
+        ({"objective": "distill", "taken_back": True}, False),
+        ({"objective": "reconstruct", "taken_back": False}, False),
+        ({"lr": 0.0, "gap_before": 0.0}, False),
+    ],
+)
+def test_a_round_that_was_taken_back_does_not_count_as_learned(metrics, expected):
+    parents = {"prune": "train", "train": "dense"}
+    known = {"train": metrics, "prune": {}}
+    space = SimpleNamespace(
+        manifests=SimpleNamespace(need=lambda stage: {"metrics": known[stage]}),
+        job=SimpleNamespace(
+            root=SimpleNamespace(id="dense"),
+            stage=lambda stage: SimpleNamespace(parent=parents[stage]),
+        ),
+    )
+    assert recovery.was_distilled(space, SimpleNamespace(parent="prune")) is expected
+
+
 class KilledError(BaseException):
     """Stands for a process that is killed."""
 
@@ -185,7 +265,6 @@ def test_a_killed_round_goes_on_with_its_recipe(
     small_gap,
 ):
     monkeypatch.setattr(adaptive, "SMALL_GAP", small_gap)
-    monkeypatch.setattr(recovery, "SMALL_GAP", small_gap)
     grid = {"sparsities": (0.5,)}
     configs = [sweep_config(tiny_opt_dir, texts, tmp_path / n, NO_RATE, **grid) for n in "ab"]
     output = OutputConfig(out_dir=str(tmp_path / "b"), checkpoint_seconds=0.0)

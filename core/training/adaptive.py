@@ -2,22 +2,25 @@
 
 No single recipe is best at every sparsity. Where little is lost, block-wise reconstruction brings
 back the most; where much is lost, only the predictions of the whole model say what to mend, and
-larger steps are needed. The gap to the dense model (`measures/gap.py`) tells the two apart. The
+larger steps are needed. The gap to the dense model (`measures/gap.py`) tells the two apart. Many
+tokens teach predictions more than they teach blocks. A model that has learned predictions has
+blocks whose outputs differ from the dense ones on purpose: to reconstruct them would undo that. The
 constants were chosen on validation text (experiments/studies/recovery.md).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from core.training_config import GAP_TOKENS, Training
+from core.training_config import GAP_TOKENS, SHORT_ROUND, Training
 
 NO_GAP = 1e-5
 """Gap in nats a token below which there is nothing to learn from the dense model."""
 SMALL_GAP = 1.0
-"""Gap in nats a token up to which blocks are reconstructed."""
+"""Gap in nats a token up to which blocks are reconstructed in a short round."""
 WIDTH = 160
 """Hidden size of the model that the rates are for. Those of wider models are lower by the ratio of
 the widths (arXiv 2203.03466)."""
@@ -49,18 +52,37 @@ def gap_windows(windows: Tensor, num_ranks: int) -> Tensor:
     return windows[: max(num_ranks, GAP_TOKENS // windows.shape[1])]
 
 
-def adapted(config: Training, gap: float, hidden_size: int) -> Training:
-    """Return the settings of a round that starts with this gap; a rate that was given stays.
+@dataclass(frozen=True)
+class Start:
+    """What a round starts from, as far as its recipe depends on it."""
+
+    gap: float
+    """Nats a token, as `mean_gap` returns it."""
+    hidden_size: int
+    """Width of the model."""
+    num_tokens: int
+    """Tokens of the round."""
+    was_distilled: bool = False
+    """True if an earlier round of the branch has learned the dense model's predictions."""
+
+    @property
+    def is_small(self) -> bool:
+        """True if blocks are to be reconstructed; False for a gap that is NaN."""
+        # From 32,768 to 262,144 tokens the gap at which both are equal fell to about a third.
+        limit = SMALL_GAP * min(1.0, math.sqrt(SHORT_ROUND / self.num_tokens))
+        return self.gap <= limit and not self.was_distilled
+
+
+def adapted(config: Training, start: Start) -> Training:
+    """Return the settings of a round; a rate that was given stays.
 
     Args:
         config: settings with the adaptive objective.
-        gap: nats a token, as `mean_gap` returns it.
-        hidden_size: width of the model.
+        start: what the round starts from.
     """
-    is_small = gap <= SMALL_GAP  # False for NaN.
-    rate = (RECONSTRUCT if is_small else DISTILL).at(gap, hidden_size)
+    rate = (RECONSTRUCT if start.is_small else DISTILL).at(start.gap, start.hidden_size)
     config = replace(config, lr=config.lr or rate)
-    if is_small:
+    if start.is_small:
         return replace(config, objective="reconstruct")
     softened = {"distill_mix": 1.0, "distill_temperature": 1.0}
     return replace(config, objective="next_token", distill=True, **softened)

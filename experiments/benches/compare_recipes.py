@@ -18,19 +18,21 @@ import copy
 import functools
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from plain_loop import MICRO_BATCH, PlainLoop
+from plain_loop import MICRO_BATCH, TOKENS, PlainLoop
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.config import FinetuneConfig
+from core.measures.gap import mean_gap
 from core.models.mask_files import Masks
 from core.models.sources import EMBEDDED, EMBEDDED_DIR
 from core.models.tokenizers import load_tokenizer
 from core.pruners import PRUNERS
 from core.texts.sources import resolve_text
 from core.texts.windows import token_stream
+from core.training.adaptive import DISTILL, RECONSTRUCT, gap_windows
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 from core.training_config import Training
@@ -65,10 +67,10 @@ class Phase:
 class Bench(PlainLoop):
     """The plain loop with a method and a validation text, and models pruned so far."""
 
-    def __init__(self, method: str) -> None:
-        """Load the model and tokenise its texts."""
-        super().__init__(FinetuneConfig())
-        self.method = method
+    def __init__(self, method: str, tokens: int) -> None:
+        """Load the model and tokenise its texts; a round has so many tokens."""
+        super().__init__(FinetuneConfig(tokens=tokens))
+        self.method, self.distilled = method, False
         text, tokenizer = resolve_text(EMBEDDED, "validation"), load_tokenizer(EMBEDDED_DIR)
         self.validation = token_stream(text, tokenizer)[:VALIDATION_TOKENS]
         self.oneshot = functools.cache(self.prune_dense)
@@ -81,16 +83,32 @@ class Bench(PlainLoop):
     def follow_(
         self, model: PreTrainedModel, masks: Masks, index: int, recipe: list[Phase]
     ) -> None:
-        """Train a model for one round, each phase on windows of its own."""
+        """Train a model for one round, each phase on windows of its own.
+
+        The first round begins a branch.
+        """
+        self.distilled &= index > 1
         windows = self.windows(index)
         loop, begin = Loop(self.ranks, micro_batch=MICRO_BATCH), 0
         for phase in recipe:
             end = begin + round(phase.share * len(windows))
             mine = windows[begin:end]
-            training = self.recipe(model, mine, phase.training)
+            training = self.recipe(model, mine, phase.training, self.distilled)
             if training is not None:
+                self.distilled |= training.distill
                 finetune_(model, masks, mine.split(phase.windows), training, loop, self.dense)
             begin = end
+
+    def recipe(
+        self, model: PreTrainedModel, windows: Tensor, given: Training, distilled: bool
+    ) -> Training | None:
+        """Return the settings of a phase, with the rate of `adaptive` where none is given."""
+        if given.adapts or given.lr is not None:
+            return super().recipe(model, windows, given, distilled)
+        seen = gap_windows(windows, 1)
+        gap = mean_gap(model, self.dense, seen, self.ranks, micro_batch=MICRO_BATCH)
+        rate = DISTILL if given.distill else RECONSTRUCT
+        return replace(given, lr=rate.at(gap, model.config.hidden_size))
 
     def compare(
         self, regime: str, sparsities: list[float], recipe: list[Phase], stream: Tensor
@@ -114,10 +132,11 @@ def main() -> None:
     parser.add_argument("--method", default="sparsegpt", choices=list(PRUNERS))
     parser.add_argument("--regime", default="finetune", choices=["finetune", "iterative"])
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.3, 0.5, 0.7, 0.9])
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of a round")
     parser.add_argument("--test", action="store_true")
     flags = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    bench = Bench(flags.method)
+    bench = Bench(flags.method, flags.tokens)
     stream = bench.test if flags.test else bench.validation
     before = [bench.perplexity(bench.oneshot(s)[0], stream) for s in flags.sparsities]
     print(f"| {flags.method} {flags.regime} | {' | '.join(map(str, flags.sparsities))} | seconds |")

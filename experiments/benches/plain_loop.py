@@ -45,7 +45,7 @@ from core.texts.windows import (
     token_stream,
     training_windows,
 )
-from core.training.adaptive import NO_GAP, adapted, gap_windows
+from core.training.adaptive import NO_GAP, Start, adapted, gap_windows
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 from core.training_config import Training
@@ -90,27 +90,42 @@ class PlainLoop:
 
     def windows(self, index: int) -> Tensor:
         """Return the training windows of a round."""
-        return training_windows(self.train, TOKENS // SEQ_LEN, SEQ_LEN, SEED, index)
+        count = (self.finetune.tokens or TOKENS) // SEQ_LEN
+        return training_windows(self.train, count, SEQ_LEN, SEED, index)
 
-    def train_(self, model: PreTrainedModel, masks: Masks, index: int) -> None:
-        """Train a model in place under its masks, for one round."""
+    def train_(
+        self, model: PreTrainedModel, masks: Masks, index: int, distilled: bool = False
+    ) -> bool:
+        """Train a model in place for one round; return True if it has learned predictions by now.
+
+        Args:
+            model: the model.
+            masks: its masks.
+            index: number of the round.
+            distilled: True if it has learned the dense model's predictions before.
+        """
         with self.timed("finetune"):
             windows = self.windows(index)
             dtype = DTYPES[training_dtype("auto", self.ranks.device)]
             loop = Loop(self.ranks, micro_batch=MICRO_BATCH, compute_dtype=dtype)
-            training = self.recipe(model, windows, self.finetune.training())
-            if training is not None:
-                size = 1 if self.finetune.adapts else BATCH_TOKENS // SEQ_LEN
-                teacher = self.dense if training.needs_teacher else None
-                finetune_(model, masks, windows.split(size), training, loop, teacher)
+            training = self.recipe(model, windows, self.finetune.training(), distilled)
+            if training is None:
+                return distilled
+            size = 1 if self.finetune.adapts else BATCH_TOKENS // SEQ_LEN
+            teacher = self.dense if training.needs_teacher else None
+            finetune_(model, masks, windows.split(size), training, loop, teacher)
+            return distilled or training.distill
 
-    def recipe(self, model: PreTrainedModel, windows: Tensor, given: Training) -> Training | None:
+    def recipe(
+        self, model: PreTrainedModel, windows: Tensor, given: Training, distilled: bool
+    ) -> Training | None:
         """Return the settings of a round; None if the dense model has nothing to teach."""
         if not given.adapts:
             return given
         seen = gap_windows(windows, 1)
         gap = mean_gap(model, self.dense, seen, self.ranks, micro_batch=MICRO_BATCH)
-        return None if gap < NO_GAP else adapted(given, gap, model.config.hidden_size)
+        start = Start(gap, model.config.hidden_size, windows.numel(), distilled)
+        return None if gap < NO_GAP else adapted(given, start)
 
     def evaluate(self, model: PreTrainedModel, cell: str) -> None:
         """Print the perplexity of a model."""
@@ -140,12 +155,12 @@ class PlainLoop:
                 self.evaluate(model, f"{method} oneshot {sparsity}")
                 self.train_(model, masks, 1)
                 self.evaluate(model, f"{method} finetune {sparsity}")
-            model, masks = copy.deepcopy(self.dense), {}
+            model, masks, distilled = copy.deepcopy(self.dense), {}, False
             for i, sparsity in enumerate(sparsities, start=1):
                 masks = self.prune(model, method, sparsity, masks)
                 if i > 1:  # The first is that of the other regimes.
                     self.evaluate(model, f"{method} iterative {sparsity}, untrained")
-                self.train_(model, masks, i)
+                distilled = self.train_(model, masks, i, distilled)
                 self.evaluate(model, f"{method} iterative {sparsity}")
 
 

@@ -9,7 +9,7 @@ from core.config import PruneConfig
 from core.joint_config import JointConfig
 from core.methods import JOINT_METHODS
 from core.targets import Target
-from core.training_config import GAP_TOKENS, Training
+from core.training_config import GAP_TOKENS, SHORT_ROUND, Training
 from orchestrator.plan.inputs import Reading, TrainingDraw, TrainingText, ValidationText
 from orchestrator.plan.work import Counts, Operations, Work
 
@@ -21,6 +21,8 @@ TRAINING_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1, "mixed_precis
 
 Raise a version of this file whenever the numbers that it stands for change.
 """
+ADAPTIVE_VERSION = 2
+"""Version of the objective `adaptive`, where its numbers can differ from those of the first."""
 SPLITTING_SHARE = 1.5
 """Memory that a step of joint training moves, as a multiple of that of masked training."""
 
@@ -51,6 +53,9 @@ class Finetune(Work):
         if self.mixes_precision:
             options.add("mixed_precision")
         versions = {f"{key}_version": v for key, v in TRAINING_VERSIONS.items() if key in options}
+        # The first round of few tokens is as it was.
+        if self.training.adapts and (self.tokens > SHORT_ROUND or self.round > 1):
+            versions["objective_version"] = ADAPTIVE_VERSION
         choice = {} if self.validation is None else {"validation": self.validation.fields()}
         return {
             "version": FINETUNE_VERSION,

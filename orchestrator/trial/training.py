@@ -20,7 +20,7 @@ from core.models.anatomy import anatomy_of
 from core.models.mask_files import Masks
 from core.parallel import local
 from core.precision import DTYPES
-from core.training.adaptive import NO_GAP, SMALL_GAP, adapted, gap_windows
+from core.training.adaptive import NO_GAP, Start, adapted, gap_windows
 from core.training.elsa import Aim, JointReport, elsa_
 from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
@@ -34,6 +34,9 @@ from orchestrator.trial.evaluation import perplexity_on
 from orchestrator.trial.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+DISTILLED = "distill"
+"""Objective of a round of adaptive training that learned predictions, in its metrics."""
 
 
 def work_of(stage: Stage) -> Finetune:
@@ -49,7 +52,8 @@ def checkpoint_names(stage: Stage) -> list[str]:
     if not training.adapts:
         return names_of(stage.id, training)
     # A checkpoint of one objective is none of the other.
-    chosen = (adapted(training, gap, hidden_size=1) for gap in (SMALL_GAP, math.inf))
+    starts = (Start(gap, hidden_size=1, num_tokens=1) for gap in (NO_GAP, math.inf))
+    chosen = (adapted(training, start) for start in starts)
     return [name for each in chosen for name in names_of(f"{stage.id}-{each.objective}", each)]
 
 
@@ -94,11 +98,13 @@ def recover_adaptively(
     before = gap()
     if before < NO_GAP:
         return {"num_tokens": 0, "losses": [], "num_steps": 0, "lr": 0.0, "gap_before": before}
-    training = adapted(work.training, before, anatomy_of(model).hidden_size)
+    distilled = space.told(lambda: was_distilled(space, stage))
+    start = Start(before, anatomy_of(model).hidden_size, windows.numel(), distilled)
+    training = adapted(work.training, start)
     rounds = rounds_of(space, stage, f"{stage.id}-{training.objective}", training)
     dtype = teacher_dtype(space, work) if training.distill else space.weights.dense_dtype
     teacher = dense if dtype == space.weights.dense_dtype else space.weights.teacher(dtype)
-    objective = "distill" if training.distill else training.objective
+    objective = DISTILLED if training.distill else training.objective
     chosen = {"objective": objective, "lr": rounds[0].rate, "gap_before": before}
     try:
         metrics, _ = train_best(rounds, model, teacher, masks, windows)
@@ -110,6 +116,17 @@ def recover_adaptively(
         metrics, after = {"num_tokens": 0, "losses": [], "num_steps": 0}, math.nan
     told = after if math.isfinite(after) else None
     return {**chosen, "gap_after": told, "taken_back": not after < before, **metrics}
+
+
+def was_distilled(space: Workspace, stage: Stage) -> bool:
+    """Return True if an earlier round of the branch learned predictions and was not taken back."""
+    root, parent = space.job.root.id, stage.parent
+    while parent is not None and parent != root:
+        metrics = space.manifests.need(parent)["metrics"]
+        if metrics.get("objective") == DISTILLED and not metrics["taken_back"]:
+            return True
+        parent = space.job.stage(parent).parent
+    return False
 
 
 def teacher_dtype(space: Workspace, work: Finetune) -> str:
