@@ -37,6 +37,7 @@ from line_figure import Panel, figure
 
 from core.config import EvalConfig, FinetuneConfig
 from core.joint_config import JointConfig
+from orchestrator.blocks import BlocksConfig
 from orchestrator.cli import guarded, run
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.results.numbers import format_perplexity, mean_and_std
@@ -66,6 +67,11 @@ TRIED = {
     },
 }
 """Rates and penalties to choose from, by tokens; more tokens begin near the choice of fewer."""
+ADAPTIVE = "adaptive 2"
+"""Training of methods that prune layer by layer. Rows of `adaptive` are of the version before: it
+reconstructed up to 1 nat whatever the tokens, also models that had learned predictions before."""
+BEFORE = ", adaptive 1"
+"""End of the name of a line with that training."""
 KL = {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0}
 
 Cell = tuple[str, ...]
@@ -132,21 +138,21 @@ def label(setting: tuple[float, float]) -> str:
     return f"KL, rate {lr}, penalty {penalty}"
 
 
-def layer_piece(tokens: int, seed: int, *sparsities: float) -> Piece:
+def layer_piece(regime: str, tokens: int, seed: int, *sparsities: float) -> Piece:
     """Return the sweep of methods that prune layer by layer and then train."""
+    rounds = {"schedule": "cubic", "num_rounds": 4} if regime == "iterative" else {}
     config = SweepConfig(
         grid=GridConfig(
             methods=("sparsegpt", "alps"),
-            regimes=("finetune", "iterative"),
-            schedule="cubic",
-            num_rounds=4,
+            regimes=(regime,),
             sparsities=sparsities,
             seeds=(seed,),
+            **rounds,
         ),
         finetune=FinetuneConfig(objective="adaptive", tokens=tokens, budget="total"),
         eval=EvalConfig(texts=(TEST,)),
     )
-    return Piece(config, tokens, "adaptive")
+    return Piece(config, tokens, ADAPTIVE)
 
 
 def choices(tokens: int, *sparsities: float) -> dict[tuple[float, float], Piece]:
@@ -171,22 +177,29 @@ def chosen(known: Rows, tokens: int, sparsity: float) -> tuple[float, float] | N
     return min(found, key=lambda setting: found[setting], default=None)
 
 
-def pieces(part: str, seeds: list[int], file: Path) -> Iterator[Piece]:
-    """Yield the sweeps of a part, first those that choose, then seed by seed."""
+def sweeps(part: str, seeds: list[int], file: Path) -> Iterator[list[Piece]]:
+    """Yield what runs as one sweep: choices one by one, then the seeds together.
+
+    The pieces of a sweep have no cell in common. `finetune` comes last.
+    """
     tokens, all_seeds, groups = PARTS[part]
     for group in groups:
-        yield from choices(tokens, *group).values()
-    for seed in (seed for seed in all_seeds if seed in seeds):
+        yield from ([piece] for piece in choices(tokens, *group).values())
+    wanted = [seed for seed in all_seeds if seed in seeds]
+    together: dict[tuple[float, float], list[float]] = defaultdict(list)
+    for sparsity in (sparsity for group in groups for sparsity in group):
+        setting = chosen(known_rows(file), tokens, sparsity)
+        if setting is None:
+            raise SystemExit(f"every rate and penalty tried at {sparsity} failed")
+        together[setting].append(sparsity)
+    yield [
+        joint_piece(tokens, TEST, seed, setting, *sparsities)
+        for seed in wanted
+        for setting, sparsities in together.items()
+    ]
+    for regime in ("iterative", "finetune"):
         for group in groups:
-            together: dict[tuple[float, float], list[float]] = defaultdict(list)
-            for sparsity in group:
-                setting = chosen(known_rows(file), tokens, sparsity)
-                if setting is None:
-                    raise SystemExit(f"every rate and penalty tried at {sparsity} failed")
-                together[setting].append(sparsity)
-            for setting, sparsities in together.items():
-                yield joint_piece(tokens, TEST, seed, setting, *sparsities)
-            yield layer_piece(tokens, seed, *group)
+            yield [layer_piece(regime, tokens, seed, *group) for seed in wanted]
 
 
 def known_rows(file: Path) -> Rows:
@@ -226,7 +239,8 @@ def by_line(known: Rows) -> Lines:
             setting = chosen(known, int(tokens), float(sparsity))
             if setting is None or training != label(setting):
                 continue
-        line = lines[int(tokens), f"{method} {regime}"]
+        before = "" if method == "elsa" or training == ADAPTIVE else BEFORE
+        line = lines[int(tokens), f"{method} {regime}{before}"]
         line.setdefault(float(sparsity), []).append(value)
     return dict(sorted(lines.items()))
 
@@ -252,9 +266,14 @@ def table(found: Lines) -> str:
 
 
 def drawn(found: Lines) -> str:
-    """Return a figure: a panel for each number of tokens, a line for each method and regime."""
+    """Return a figure: a panel for each number of tokens, a line for each method and regime.
+
+    Lines of the training before are drawn only where those of the present one are missing.
+    """
     panels: dict[int, dict[str, dict[float, float]]] = defaultdict(dict)
     for (tokens, name), line in found.items():
+        if (tokens, name.removesuffix(BEFORE)) in found and name.endswith(BEFORE):
+            continue
         panels[tokens][name] = {x: mean_and_std(v)[0] for x, v in sorted(line.items())}
     told = "{:,} training tokens: perplexity by sparsity"
     return figure(
@@ -280,16 +299,20 @@ def main() -> int:
 def study(flags: argparse.Namespace) -> int:
     """Run the parts in order until the time is over; return 1 if a cell failed."""
     code, end = 0, time.monotonic() + 60 * flags.minutes
-    wanted = (p for part in flags.parts for p in pieces(part, flags.seeds, flags.rows))
-    for piece in wanted:
-        if piece.cells() <= known_rows(flags.rows).keys():
+    wanted = (s for part in flags.parts for s in sweeps(part, flags.seeds, flags.rows))
+    for pieces in wanted:
+        known = known_rows(flags.rows).keys()
+        pieces = [piece for piece in pieces if not piece.cells() <= known]
+        if not pieces:
             continue
         if time.monotonic() > end:
             print("time is over: the same command goes on from here")
             break
         output = OutputConfig(out_dir=flags.out_dir, keep="none")
-        code = max(code, run(replace(piece.config, output=output)))
-        add_rows(flags.rows, piece, flags.out_dir)
+        config = BlocksConfig.of([replace(piece.config, output=output) for piece in pieces])
+        code = max(code, run(config))
+        for piece in pieces:
+            add_rows(flags.rows, piece, flags.out_dir)
     known = known_rows(flags.rows)
     if known:
         found = by_line(known)
