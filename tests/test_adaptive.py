@@ -29,6 +29,7 @@ from core.training.loop import Progress
 from core.training.optimizer import TrainingError
 from core.training_config import SHORT_ROUND, Training
 from orchestrator.config import OutputConfig, SweepConfig
+from orchestrator.plan.inputs import ADAPTIVE_STEPS
 from orchestrator.trial import training as recovery
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -141,13 +142,25 @@ def test_joint_training_keeps_its_identity_beside_it():
     assert joint.training(ADAPTIVE) == plain
 
 
+def step_sizes(finetune, **inputs) -> set[int]:
+    plan = plan_of(FinetuneConfig(**finetune), **inputs)
+    return {stage.work.batch_tokens for stage in plan.stages.values() if stage.work.trains}
+
+
 def test_its_smaller_batches_are_those_of_no_other_training():
-    of = [plan_of(FinetuneConfig(**each), adaptive_batch_tokens=16) for each in ({}, NO_RATE)]
-    sizes = [
-        {stage.work.batch_tokens for stage in plan.stages.values() if stage.work.trains}
-        for plan in of
+    assert step_sizes({}, batch_is_given=False) == {64}
+    assert step_sizes(NO_RATE, batch_is_given=False) == {16}
+    assert step_sizes(NO_RATE) == {64}
+
+
+def test_each_round_takes_its_steps_also_where_rounds_share_the_tokens():
+    tokens = ADAPTIVE_STEPS * 8 * 16
+    of = [
+        step_sizes(NO_RATE | {"budget": budget}, finetune_tokens=tokens, batch_is_given=False)
+        for budget in ("round", "total")
     ]
-    assert sizes == [{64}, {16}]
+    # Cells have one to three rounds of windows of 16 tokens.
+    assert of == [{8 * 16}, {8 * 16, 4 * 16, 2 * 16}]
 
 
 # Rounds in a trial -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 import torch
 import walked
 from safetensors.torch import load_file
+from stand_in_walk import MODEL
 
 from core.config import CalibrationConfig, EvalConfig, FinetuneConfig, PruneConfig
 from core.joint_config import JointConfig
@@ -20,8 +21,8 @@ from orchestrator.config import GridConfig, OutputConfig, SweepConfig
 from orchestrator.dry_run import describe_plan
 from orchestrator.estimate.memory import host_memory, phases
 from orchestrator.estimate.seconds import block_seconds
-from orchestrator.inputs.models import tokens_in
 from orchestrator.out_dir import mark
+from orchestrator.plan.inputs import TrainingText
 from orchestrator.plan.kinds import Joint, Prune
 from orchestrator.preparation import prepare, read_texts, trials_of
 from orchestrator.publish.recompute_command import is_read, narrowed
@@ -375,7 +376,9 @@ def test_a_default_has_the_identity_of_its_numbers(tiny_opt_dir, folder):
     ("tokens", "steps", "windows"), [(512, 4_096, 1), (512, 4, 4), (512, 1, 8), (16, 4, 1)]
 )
 def test_a_training_takes_its_steps_if_it_has_so_many_windows(tokens, steps, windows):
-    assert tokens_in(steps, tokens, seq_len=32) == windows * 32
+    text = TrainingText("train", "t", 32)
+    model = dataclasses.replace(MODEL, finetune=text, batch_is_given=False)
+    assert model.step_tokens(steps, tokens) == windows * 32
 
 
 def test_joint_training_takes_smaller_steps_unless_they_are_given(tiny_opt_dir, folder):

@@ -209,10 +209,9 @@ def plan_of(finetune: FinetuneConfig, **changes):
         training_dtype="float32",
         calibration=OldCalibration("cal", "c", 8, 16, "stream"),
         finetune=TrainingText("train", "t", 16),
-        finetune_tokens=1000,
         batch_tokens=64,
         evaluations=(OldEvaluation("test", "e", 16, 16),),
-        **changes,
+        **({"finetune_tokens": 1000} | changes),
     )
     grid = GridConfig(
         sparsities=(0.3, 0.5, 0.7),

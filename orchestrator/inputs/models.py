@@ -31,13 +31,10 @@ from orchestrator.inputs.known_models import (
 )
 from orchestrator.inputs.text_names import text_names
 from orchestrator.inputs.texts import ModelTexts, resolve_texts
-from orchestrator.plan.inputs import ModelInputs
+from orchestrator.plan.inputs import MOST_WINDOWS, ModelInputs
 
 EMBEDDED_TOKENS, EMBEDDED_BATCH_TOKENS = 32_768, 2_048
-HUB_TOKENS, HUB_BATCH_WINDOWS = 1_048_576, 8
-ADAPTIVE_STEPS, JOINT_STEPS = 128, 4_096
-"""Optimizer steps that these kinds of training take, if they have so many windows: more steps of
-fewer windows recover more. ELSA takes 4,096 in its paper."""
+HUB_TOKENS = 1_048_576
 
 
 @dataclass
@@ -191,22 +188,14 @@ def resolve_one(config: SweepConfig, name: str, resolver: Resolver) -> ResolvedM
         calibration=found.calibration,
         finetune=found.training,
         finetune_tokens=tokens,
-        batch_tokens=batch
-        or (EMBEDDED_BATCH_TOKENS if is_embedded else HUB_BATCH_WINDOWS * seq_len),
+        batch_tokens=batch or (EMBEDDED_BATCH_TOKENS if is_embedded else MOST_WINDOWS * seq_len),
         evaluations=found.evaluations,
         validation=found.validation,
-        adaptive_batch_tokens=batch or tokens_in(ADAPTIVE_STEPS, tokens, seq_len),
-        joint_batch_tokens=batch or tokens_in(JOINT_STEPS, tokens, seq_len),
+        batch_is_given=batch is not None,
     )
     if found.training is not None:
         require_whole_windows(config, inputs, seq_len)
     return ResolvedModel(source, facts, inputs, texts.by_identity(), is_checked=not is_recorded)
-
-
-def tokens_in(num_steps: int, tokens: int, seq_len: int) -> int:
-    """Return the tokens of an optimizer step where a training should take so many of them."""
-    windows = tokens // (seq_len or 1) // num_steps
-    return max(1, min(HUB_BATCH_WINDOWS, windows)) * seq_len
 
 
 def checked_facts(config: SweepConfig, source: ModelSource) -> ModelFacts:

@@ -14,6 +14,11 @@ from core.calibration_config import ExpertTokens, Sampling
 from orchestrator.plan.identity import values_of
 
 EXPERTS_VERSION = 1
+ADAPTIVE_STEPS, JOINT_STEPS = 128, 4_096
+"""Optimizer steps that a round of these kinds of training takes, if it has so many windows: more
+steps of fewer windows recover more. ELSA takes 4,096 in its paper."""
+MOST_WINDOWS = 8
+"""Windows in an optimizer step by default, and at most in one of these kinds of training."""
 """Raise it whenever the numbers change that are observed of experts."""
 
 
@@ -179,10 +184,18 @@ class ModelInputs:
     """Training tokens of one optimizer step."""
     evaluations: tuple[EvaluationText, ...]
     validation: ValidationText | None = None
-    adaptive_batch_tokens: int | None = None
-    """Training tokens of one optimizer step of adaptive training; None for `batch_tokens`."""
-    joint_batch_tokens: int | None = None
-    """Training tokens of one optimizer step of joint training; None for `batch_tokens`."""
+    batch_is_given: bool = True
+    """False if adaptive and joint training take as many tokens in a step as `step_tokens` says."""
+
+    def step_tokens(self, num_steps: int, tokens: int) -> int:
+        """Return the tokens of a step of a training of so many tokens that should take these steps.
+
+        A step has one to eight windows, unless its tokens were given.
+        """
+        if self.batch_is_given or self.finetune is None:
+            return self.batch_tokens
+        windows = tokens // self.finetune.seq_len // num_steps
+        return max(1, min(MOST_WINDOWS, windows)) * self.finetune.seq_len
 
     def record(self) -> dict[str, Any]:
         """Return the inputs as a sweep's record holds them."""

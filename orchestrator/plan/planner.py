@@ -20,7 +20,7 @@ from core.targets import Target
 from core.training_config import Training
 from orchestrator.config import GridConfig, is_pair
 from orchestrator.plan.cell import DENSE, Cell, Point, Settings
-from orchestrator.plan.inputs import Draw, ModelInputs, TaskInput
+from orchestrator.plan.inputs import ADAPTIVE_STEPS, JOINT_STEPS, Draw, ModelInputs, TaskInput
 from orchestrator.plan.kinds import Dense, Evaluate, Finetune, Joint, Prune, Speed, Tasks
 from orchestrator.plan.plan import Plan
 
@@ -193,7 +193,7 @@ class ModelPlanner:
             stages.append(self.add_prune(joint.start, self.root, path[0], seed))
         (tokens,) = self.round_tokens(1)
         training = joint.training(self.training)
-        batch = self.model.joint_batch_tokens
+        batch = self.model.step_tokens(JOINT_STEPS, tokens)
         work = Joint(
             method=point.method,
             settings=self.config.prune,
@@ -247,19 +247,17 @@ class ModelPlanner:
         """Add a round of training; return its id."""
         place = (parent, method, tokens, seed, index)
         if place not in self.placed:
-            batch = self.model.adaptive_batch_tokens if self.training.adapts else None
+            model, adapts = self.model, self.training.adapts
+            batch = model.step_tokens(ADAPTIVE_STEPS, tokens) if adapts else model.batch_tokens
             work = self.training_work(self.training, tokens, seed, index, batch)
             work = replace(work, is_control=method == DENSE)
             self.placed[place] = self.plan.add_stage(work, self.model.name, method, parent)
         return self.placed[place]
 
     def training_work(
-        self, training: Training, tokens: int, seed: int, index: int, batch_tokens: int | None
+        self, training: Training, tokens: int, seed: int, index: int, batch_tokens: int
     ) -> Finetune:
-        """Return the work of a round of training, with the text that a rate is chosen on.
-
-        `batch_tokens` None takes the model's.
-        """
+        """Return the work of a round of training, with the text that a rate is chosen on."""
         model = self.model
         # With one rate here the text is there for the choice of the other kind of training.
         is_others = self.grid.joins and len(training.lrs) <= 1
@@ -267,7 +265,7 @@ class ModelPlanner:
         return Finetune(
             text=model.finetune,
             tokens=tokens,
-            batch_tokens=batch_tokens or model.batch_tokens,
+            batch_tokens=batch_tokens,
             training=training,
             dtype=model.training_dtype,
             seed=seed,
