@@ -67,7 +67,7 @@ def test_a_part_first_chooses_and_then_tests_each_sparsity_with_its_own_setting(
         for sparsity in best
         for setting, piece in study["choices"](SHORT, sparsity).items()
     ]
-    pieces = list(study["pieces"]("short", [0], write(*told)))
+    pieces = [each for sweep in study["sweeps"]("short", [0], write(*told)) for each in sweep]
     texts = [piece.config.eval.texts for piece in pieces]
     num_choices = sum(map(len, study["TRIED"][SHORT].values()))
     assert set(texts[:num_choices]) == {("embedded:validation",)}
@@ -78,6 +78,34 @@ def test_a_part_first_chooses_and_then_tests_each_sparsity_with_its_own_setting(
         if piece.config.grid.methods == ("elsa",)
     }
     assert joint == {settings[0]: (0.9,), settings[2]: (0.95,), (1e-3, 0.01): (0.5, 0.7)}
+
+
+def test_seeds_run_in_one_sweep_whose_pieces_share_no_cell_and_finetune_comes_last(study, write):
+    settings = {0.9: (3e-3, 0.001), 0.95: (3e-3, 0.001), 0.5: (1e-3, 0.01), 0.7: (5e-4, 0.01)}
+    told = [(study["choices"](SHORT, s)[setting], 40.0) for s, setting in settings.items()]
+    sweeps = list(study["sweeps"]("short", [0, 2], write(*told)))
+    for sweep in sweeps:
+        cells = [cell for piece in sweep for cell in piece.cells()]
+        assert len(cells) == len(set(cells))
+    tests = [sweep for sweep in sweeps if sweep[0].config.eval.texts == ("embedded",)]
+    assert [{seed for piece in sweep for seed in piece.config.grid.seeds} for sweep in tests] == [
+        {0, 2}
+    ] * len(tests)
+    regimes = [sweep[0].config.grid.regimes for sweep in tests]
+    assert regimes == [("joint",), *[("iterative",)] * 2, *[("finetune",)] * 2]
+
+
+def test_rows_of_the_training_before_have_a_line_of_their_own_and_give_way_in_the_figure(study):
+    cell = (str(SHORT), "embedded", "0", "0.9", "alps", "iterative")
+    known = {(*cell, "adaptive"): 41.5, (*cell, study["ADAPTIVE"]): 36.0}
+    lines = study["by_line"](known)
+    assert {name: line for (_, name), line in lines.items()} == {
+        "alps iterative": {0.9: [36.0]},
+        "alps iterative, adaptive 1": {0.9: [41.5]},
+    }
+    assert "adaptive 1" not in study["drawn"](lines)
+    alone = {key: line for key, line in lines.items() if key[1].endswith("adaptive 1")}
+    assert "alps iterative, adaptive 1" in study["drawn"](alone)
 
 
 def test_rows_of_other_settings_and_of_validation_text_are_not_drawn(study, write):

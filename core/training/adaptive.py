@@ -54,7 +54,7 @@ def gap_windows(windows: Tensor, num_ranks: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Start:
-    """What a round starts from, as far as its recipe depends on it."""
+    """The start of a round, as far as its recipe depends on it."""
 
     gap: float
     """Nats a token, as `mean_gap` returns it."""

@@ -2,13 +2,14 @@
 
     python experiments/benches/compare_recipes.py "reconstruct 1e-3 8" "reconstruct 2e-3 1" \
         "distill 2e-3 1" "adaptive auto 1" "reconstruct*0.5 4e-3 1, distill*0.5 2e-3 1" \
-        [--method alps] [--regime iterative] [--sparsities 0.7 0.9] [--test]
+        [--method alps] [--regime iterative] [--sparsities 0.7 0.9] [--tokens 262144] [--test]
 
 A recipe is a list of phases, `OBJECTIVE[*SHARE] RATE WINDOWS`: the objective (`next_token`,
 `distill`: KL to the dense model alone at temperature 1, `reconstruct` or `adaptive`), its share of
-the round's 32,768 tokens, the peak learning rate (`auto` for that of `adaptive`), and the windows
-of 256 tokens in an optimizer step. Each phase has a warm-up and a decay of its own. Training
-computes in float32. The test text is read only with `--test`, for a recipe that was chosen.
+the round's tokens (32,768 by default), the peak learning rate (`auto` for the one that `adaptive`
+gives this objective), and the windows of 256 tokens in an optimizer step. Each phase has a warm-up
+and a decay of its own. Training computes in float32. The test text is read only with `--test`, for
+a recipe that was chosen.
 """
 
 from __future__ import annotations
