@@ -5,8 +5,9 @@
         [--figure experiments/figures/elsa.svg]
 
 The embedded model. Cells whose rows the file has are not run again, on whatever machine they ran,
-and finished cells are added to it. So the same command goes on where it stopped. `--minutes` starts
-no sweep after so long, so that a part fits two hours. Then it prints tables and draws a figure of
+and finished cells are added to it when their sweep ends or is stopped. So the same command goes on
+where it stopped. `--minutes` starts no sweep after so long; one holds all seeds that were asked
+for, so ask for one to fit two hours. Then it prints tables and draws a figure of
 all that the file has; `--parts` alone does only that.
 
 - `short`: 262,144 tokens a cell, seeds 0 to 2, 0.5, 0.7, 0.9 and 0.95.
@@ -106,7 +107,8 @@ class Piece:
     def rows(self, out_dir: str) -> Iterator[Cell]:
         """Yield the rows of its cells that are done, after its sweep was the last one to run."""
         wanted, [text] = self.cells(), self.config.eval.texts
-        for row in read_rows(os.path.join(out_dir, "results.parquet")):
+        file = os.path.join(out_dir, "results.parquet")
+        for row in read_rows(file) if os.path.exists(file) else ():
             # Rows of other sweeps of the store may differ in rate and penalty alone.
             if row["status"] != "done" or not row["in_current_grid"] or row["eval_text"] != text:
                 continue
@@ -213,8 +215,10 @@ def known_rows(file: Path) -> Rows:
 
 def add_rows(file: Path, piece: Piece, out_dir: str) -> None:
     """Add the rows of a sweep that the file lacks."""
-    found = {cell: f"{value:.4f}" for cell, value in known_rows(file).items()}
-    found |= {tuple(cell): perplexity for *cell, perplexity in piece.rows(out_dir)}
+    new = {tuple(cell): perplexity for *cell, perplexity in piece.rows(out_dir)}
+    if not new:
+        return
+    found = {cell: f"{value:.4f}" for cell, value in known_rows(file).items()} | new
     order = sorted(
         found,
         key=lambda cell: (int(cell[0]), cell[1], *cell[4:6], float(cell[3]), cell[2], cell[6]),
@@ -310,9 +314,11 @@ def study(flags: argparse.Namespace) -> int:
             break
         output = OutputConfig(out_dir=flags.out_dir, keep="none")
         config = BlocksConfig.of([replace(piece.config, output=output) for piece in pieces])
-        code = max(code, run(config))
-        for piece in pieces:
-            add_rows(flags.rows, piece, flags.out_dir)
+        try:
+            code = max(code, run(config))
+        finally:
+            for piece in pieces:
+                add_rows(flags.rows, piece, flags.out_dir)
     known = known_rows(flags.rows)
     if known:
         found = by_line(known)

@@ -29,7 +29,9 @@ from core.training.loop import Progress
 from core.training.optimizer import TrainingError
 from core.training_config import SHORT_ROUND, Training
 from orchestrator.config import OutputConfig, SweepConfig
+from orchestrator.failure import DamagedStageError
 from orchestrator.plan.inputs import ADAPTIVE_STEPS
+from orchestrator.plan.kinds import Finetune
 from orchestrator.trial import training as recovery
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -140,6 +142,23 @@ def test_joint_training_keeps_its_identity_beside_it():
     joint = JointConfig(lr=1e-3)
     plain = joint.training(Training())
     assert joint.training(ADAPTIVE) == plain
+
+
+def test_the_version_rises_where_numbers_can_differ_and_nowhere_else():
+    found = set()
+    for tokens in (SHORT_ROUND, SHORT_ROUND + 16):
+        plan = plan_of(FinetuneConfig(objective="adaptive"), finetune_tokens=tokens)
+        for stage in plan.stages.values():
+            if isinstance(work := stage.work, Finetune):
+                differs = not work.is_control and (work.round > 1 or tokens > SHORT_ROUND)
+                assert stage.fields["objective_version"] == 1 + differs
+                found.add((work.is_control, work.round > 1, tokens > SHORT_ROUND))
+    assert len(found) == 8
+    others = plan_of(FinetuneConfig(objective="reconstruct"), finetune_tokens=2 * SHORT_ROUND)
+    versions = {
+        stage.fields["objective_version"] for stage in others.stages.values() if stage.work.trains
+    }
+    assert versions == {1}
 
 
 def step_sizes(finetune, **inputs) -> set[int]:
@@ -256,13 +275,48 @@ def test_a_round_that_was_taken_back_does_not_count_as_learned(metrics, expected
     parents = {"prune": "train", "train": "dense"}
     known = {"train": metrics, "prune": {}}
     space = SimpleNamespace(
-        manifests=SimpleNamespace(need=lambda stage: {"metrics": known[stage]}),
+        told=lambda question: question(),
+        manifests=SimpleNamespace(find=lambda stage: {"metrics": known[stage]}),
         job=SimpleNamespace(
             root=SimpleNamespace(id="dense"),
             stage=lambda stage: SimpleNamespace(parent=parents[stage]),
         ),
     )
     assert recovery.was_distilled(space, SimpleNamespace(parent="prune")) is expected
+
+
+def test_a_stage_that_lost_an_earlier_one_asks_for_it():
+    space = SimpleNamespace(
+        told=lambda question: question(),
+        manifests=SimpleNamespace(find=lambda stage: None),
+        job=SimpleNamespace(root=SimpleNamespace(id="dense")),
+    )
+    with pytest.raises(DamagedStageError) as raised:
+        recovery.was_distilled(space, SimpleNamespace(parent="prune"))
+    assert raised.value.stage_id == "prune"
+
+
+@pytest.mark.parametrize(
+    ("share", "objective"), [(1.1, "reconstruct"), (0.9, "distill")], ids=["below", "above"]
+)
+def test_the_limit_of_a_round_follows_its_own_tokens(
+    tiny_opt_dir,
+    texts,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    share,
+    objective,
+):
+    def told(folder):
+        grid = {"methods": ("magnitude",), "sparsities": (0.5,)}
+        rows = trained_rows(walk(sweep_config(tiny_opt_dir, texts, folder, NO_RATE, **grid)))
+        [row] = [row for row in rows if row["method"] == "magnitude"]
+        return row, json.loads(row["finetune_rounds"])[0]
+
+    row, before = told(tmp_path / "a")
+    limit = share * before["gap_before"]
+    monkeypatch.setattr(adaptive, "SHORT_ROUND", row["num_finetune_tokens"] * limit**2)
+    assert told(tmp_path / "b")[1]["objective"] == objective
 
 
 class KilledError(BaseException):

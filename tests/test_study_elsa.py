@@ -122,7 +122,7 @@ def test_rows_of_other_settings_and_of_validation_text_are_not_drawn(study, writ
     assert study["by_line"](study["known_rows"](write(*tests))) == {}, "nothing is chosen"
 
 
-def test_rows_of_an_earlier_sweep_of_the_store_are_not_its_own(study, monkeypatch):
+def test_rows_of_an_earlier_sweep_of_the_store_are_not_its_own(study, monkeypatch, tmp_path):
     """Both may have the same columns in the file and differ in rate and penalty alone."""
     piece = study["joint_piece"](SHORT, "embedded", 0, (3e-3, 0.001), 0.9)
     row = {"status": "done", "eval_text": "embedded", "seed": 0, "sparsity": 0.9, "method": "elsa"}
@@ -133,7 +133,9 @@ def test_rows_of_an_earlier_sweep_of_the_store_are_not_its_own(study, monkeypatc
     ]
     monkeypatch.setitem(study["table"].__globals__, "read_rows", lambda path: rows)
     (cell,) = piece.cells()
-    assert list(piece.rows("out")) == [(*cell, "40.0000")]
+    assert list(piece.rows(str(tmp_path))) == [], "the sweep has not begun"
+    (tmp_path / "results.parquet").touch()
+    assert list(piece.rows(str(tmp_path))) == [(*cell, "40.0000")]
 
 
 def test_a_folder_that_holds_something_else_is_refused_in_one_line(tmp_path):

@@ -33,7 +33,7 @@ class RowLosses(ABC):
 
 
 def gradient_through(function: Callable[[Tensor], Tensor], rows: Tensor, given: Tensor) -> Tensor:
-    """Return the gradient of rows for that of what a function makes of them."""
+    """Return the gradient by `rows`, given that by `function(rows)`."""
     with torch.enable_grad():
         leaf = rows.detach().requires_grad_()
         made = function(leaf)

@@ -14,12 +14,12 @@ from core.calibration_config import ExpertTokens, Sampling
 from orchestrator.plan.identity import values_of
 
 EXPERTS_VERSION = 1
+"""Raise it whenever the numbers change that are observed of experts."""
 ADAPTIVE_STEPS, JOINT_STEPS = 128, 4_096
 """Optimizer steps that a round of these kinds of training takes, if it has so many windows: more
 steps of fewer windows recover more. ELSA takes 4,096 in its paper."""
 MOST_WINDOWS = 8
 """Windows in an optimizer step by default, and at most in one of these kinds of training."""
-"""Raise it whenever the numbers change that are observed of experts."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class ModelInputs:
     """False if adaptive and joint training take as many tokens in a step as `step_tokens` says."""
 
     def step_tokens(self, num_steps: int, tokens: int) -> int:
-        """Return the tokens of a step of a training of so many tokens that should take these steps.
+        """Return the tokens of one optimizer step where `tokens` should make `num_steps` of them.
 
         A step has one to eight windows, unless its tokens were given.
         """

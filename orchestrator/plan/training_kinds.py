@@ -53,8 +53,9 @@ class Finetune(Work):
         if self.mixes_precision:
             options.add("mixed_precision")
         versions = {f"{key}_version": v for key, v in TRAINING_VERSIONS.items() if key in options}
-        # The first round of few tokens is as it was.
-        if self.training.adapts and (self.tokens > SHORT_ROUND or self.round > 1):
+        # The first round of few tokens is as it was; the dense model is not trained.
+        can_differ = (self.tokens > SHORT_ROUND or self.round > 1) and not self.is_control
+        if self.training.adapts and can_differ:
             versions["objective_version"] = ADAPTIVE_VERSION
         choice = {} if self.validation is None else {"validation": self.validation.fields()}
         return {

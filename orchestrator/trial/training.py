@@ -6,6 +6,7 @@ stage's metrics, as do objective, rate and gap of a round that chooses them by t
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from dataclasses import replace
@@ -26,6 +27,7 @@ from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
 from core.training.optimizer import TrainingError
 from core.training_config import Training
+from orchestrator.failure import DamagedStageError
 from orchestrator.plan.kinds import Finetune, Joint
 from orchestrator.plan.stages import Stage
 from orchestrator.results.numbers import thinned
@@ -98,8 +100,8 @@ def recover_adaptively(
     before = gap()
     if before < NO_GAP:
         return {"num_tokens": 0, "losses": [], "num_steps": 0, "lr": 0.0, "gap_before": before}
-    distilled = space.told(lambda: was_distilled(space, stage))
-    start = Start(before, anatomy_of(model).hidden_size, windows.numel(), distilled)
+    hidden_size, distilled = anatomy_of(model).hidden_size, was_distilled(space, stage)
+    start = Start(before, hidden_size, windows.numel(), distilled)
     training = adapted(work.training, start)
     rounds = rounds_of(space, stage, f"{stage.id}-{training.objective}", training)
     dtype = teacher_dtype(space, work) if training.distill else space.weights.dense_dtype
@@ -119,10 +121,19 @@ def recover_adaptively(
 
 
 def was_distilled(space: Workspace, stage: Stage) -> bool:
-    """Return True if an earlier round of the branch learned predictions and was not taken back."""
+    """Return True if an earlier round of the branch learned predictions and was not taken back.
+
+    Collective.
+
+    Raises:
+        DamagedStageError: an earlier stage is not in the store.
+    """
     root, parent = space.job.root.id, stage.parent
     while parent is not None and parent != root:
-        metrics = space.manifests.need(parent)["metrics"]
+        manifest = space.told(functools.partial(space.manifests.find, parent))
+        if manifest is None:
+            raise DamagedStageError(parent, "it is not in the store")
+        metrics = manifest["metrics"]
         if metrics.get("objective") == DISTILLED and not metrics["taken_back"]:
             return True
         parent = space.job.stage(parent).parent
