@@ -272,11 +272,12 @@ def table(found: Lines) -> str:
 def drawn(found: Lines) -> str:
     """Return a figure: a panel for each number of tokens, a line for each method and regime.
 
-    Lines of the training before are drawn only where those of the present one are missing.
+    Lines of the training before are drawn until those of the present one are complete.
     """
     panels: dict[int, dict[str, dict[float, float]]] = defaultdict(dict)
     for (tokens, name), line in found.items():
-        if (tokens, name.removesuffix(BEFORE)) in found and name.endswith(BEFORE):
+        present = found.get((tokens, name.removesuffix(BEFORE)), {})
+        if name.endswith(BEFORE) and present.keys() >= line.keys():
             continue
         panels[tokens][name] = {x: mean_and_std(v)[0] for x, v in sorted(line.items())}
     told = "{:,} training tokens: perplexity by sparsity"
