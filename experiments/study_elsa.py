@@ -283,7 +283,7 @@ def drawn(found: Lines) -> str:
     told = "{:,} training tokens: perplexity by sparsity"
     return figure(
         [
-            Panel(told.format(tokens), lines, y_scale=math.log, label_width=130)
+            Panel(told.format(tokens), lines, y_scale=math.log, label_width=200)
             for tokens, lines in panels.items()
         ]
     )
