@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,7 @@ from orchestrator.failure import DamagedStageError
 from orchestrator.plan.inputs import ADAPTIVE_STEPS
 from orchestrator.plan.kinds import Finetune
 from orchestrator.trial import training as recovery
+from orchestrator.trial.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ADAPTIVE = Training(objective="adaptive")
@@ -98,7 +100,7 @@ def test_the_limit_falls_with_the_root_of_the_tokens_of_long_rounds_alone():
     for share, limit in limits.items():
         tokens = round(SHORT_ROUND / share)
         below, above = 0.999 * limit * SMALL_GAP, 1.001 * limit * SMALL_GAP
-        assert [start(gap, tokens=tokens).is_small for gap in (below, above)] == [True, False]
+        assert [start(gap, tokens=tokens).reconstructs for gap in (below, above)] == [True, False]
 
 
 def test_what_has_learned_predictions_goes_on_learning_them():
@@ -262,6 +264,22 @@ def test_a_branch_that_has_learned_predictions_reconstructs_no_more(
     assert rounds[1]["gap_before"] < SMALL_GAP
 
 
+def branch_of(metrics):
+    """Return a workspace of dense, train and prune with these metrics; the others are lost."""
+    parents = {"prune": "train", "train": "dense"}
+    found = {stage: {"metrics": each} for stage, each in metrics.items()}
+    space = SimpleNamespace(
+        told=lambda question: question(),
+        manifests=SimpleNamespace(find=found.get),
+        job=SimpleNamespace(
+            root=SimpleNamespace(id="dense"),
+            stage=lambda stage: SimpleNamespace(parent=parents[stage]),
+        ),
+    )
+    space.earlier_metrics = partial(Workspace.earlier_metrics, space)
+    return space
+
+
 @pytest.mark.parametrize(
     ("metrics", "expected"),
     [
@@ -272,25 +290,12 @@ def test_a_branch_that_has_learned_predictions_reconstructs_no_more(
     ],
 )
 def test_a_round_that_was_taken_back_does_not_count_as_learned(metrics, expected):
-    parents = {"prune": "train", "train": "dense"}
-    known = {"train": metrics, "prune": {}}
-    space = SimpleNamespace(
-        told=lambda question: question(),
-        manifests=SimpleNamespace(find=lambda stage: {"metrics": known[stage]}),
-        job=SimpleNamespace(
-            root=SimpleNamespace(id="dense"),
-            stage=lambda stage: SimpleNamespace(parent=parents[stage]),
-        ),
-    )
+    space = branch_of({"train": metrics, "prune": {}})
     assert recovery.was_distilled(space, SimpleNamespace(parent="prune")) is expected
 
 
 def test_a_stage_that_lost_an_earlier_one_asks_for_it():
-    space = SimpleNamespace(
-        told=lambda question: question(),
-        manifests=SimpleNamespace(find=lambda stage: None),
-        job=SimpleNamespace(root=SimpleNamespace(id="dense")),
-    )
+    space = branch_of({})
     with pytest.raises(DamagedStageError) as raised:
         recovery.was_distilled(space, SimpleNamespace(parent="prune"))
     assert raised.value.stage_id == "prune"

@@ -66,7 +66,7 @@ class Start:
     """True if an earlier round of the branch has learned the dense model's predictions."""
 
     @property
-    def is_small(self) -> bool:
+    def reconstructs(self) -> bool:
         """True if blocks are to be reconstructed; False for a gap that is NaN."""
         # With 262,144 tokens both are equal at 0.35 nats, which is 1 nat times the root of 1/8.
         limit = SMALL_GAP * min(1.0, math.sqrt(SHORT_ROUND / self.num_tokens))
@@ -80,9 +80,9 @@ def adapted(config: Training, start: Start) -> Training:
         config: settings with the adaptive objective.
         start: what the round starts from.
     """
-    rate = (RECONSTRUCT if start.is_small else DISTILL).at(start.gap, start.hidden_size)
+    rate = (RECONSTRUCT if start.reconstructs else DISTILL).at(start.gap, start.hidden_size)
     config = replace(config, lr=config.lr or rate)
-    if start.is_small:
+    if start.reconstructs:
         return replace(config, objective="reconstruct")
     softened = {"distill_mix": 1.0, "distill_temperature": 1.0}
     return replace(config, objective="next_token", distill=True, **softened)

@@ -192,8 +192,9 @@ class ModelInputs:
 
         A step has one to eight windows, unless its tokens were given.
         """
-        if self.batch_is_given or self.finetune is None:
+        if self.batch_is_given:
             return self.batch_tokens
+        assert self.finetune is not None
         windows = tokens // self.finetune.seq_len // num_steps
         return max(1, min(MOST_WINDOWS, windows)) * self.finetune.seq_len
 

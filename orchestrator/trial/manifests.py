@@ -30,12 +30,6 @@ class Manifests:
         found = self.store.files.for_each(wanted, self.find)
         return {stage for stage, manifest in zip(wanted, found) if manifest is not None}
 
-    def need(self, stage_id: str) -> dict[str, Any]:
-        """Return a manifest that must be there."""
-        manifest = self.find(stage_id)
-        assert manifest is not None, f"stage {stage_id} is not in the store"
-        return manifest
-
     def forget(self, stage_id: str) -> None:
         """Read a manifest again the next time."""
         self.found.pop(stage_id, None)

@@ -110,13 +110,10 @@ def dense_outlier_ratios(
     space: Workspace, stage: Stage, model: PreTrainedModel, windows: torch.Tensor
 ) -> list[float]:
     """Return those of the dense model; a branch's first prune stage measures them for all."""
-    root, parent = space.job.root.id, stage.parent
-    while parent is not None and parent != root:
-        ratios = space.manifests.need(parent)["metrics"].get("outlier_ratios")
-        if ratios is not None:
-            return ratios
-        parent = space.job.stage(parent).parent
-    assert stage.parent == root, "only the dense model has outliers to measure"
+    for metrics in space.earlier_metrics(stage):
+        if metrics.get("outlier_ratios") is not None:
+            return metrics["outlier_ratios"]
+    assert stage.parent == space.job.root.id, "only the dense model has outliers to measure"
     micro_batch = space.micro_batch(windows.shape[1])
     dtype, experts = DTYPES[space.weights.dense_dtype], expert_tokens_of(stage.work)
     calibration = Calibration(windows, micro_batch, dtype, experts=experts)

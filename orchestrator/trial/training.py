@@ -6,7 +6,6 @@ stage's metrics, as do objective, rate and gap of a round that chooses them by t
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from dataclasses import replace
@@ -27,7 +26,6 @@ from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
 from core.training.optimizer import TrainingError
 from core.training_config import Training
-from orchestrator.failure import DamagedStageError
 from orchestrator.plan.kinds import Finetune, Joint
 from orchestrator.plan.stages import Stage
 from orchestrator.results.numbers import thinned
@@ -124,20 +122,11 @@ def was_distilled(space: Workspace, stage: Stage) -> bool:
     """Return True if an earlier round of the branch learned predictions and was not taken back.
 
     Collective.
-
-    Raises:
-        DamagedStageError: an earlier stage is not in the store.
     """
-    root, parent = space.job.root.id, stage.parent
-    while parent is not None and parent != root:
-        manifest = space.told(functools.partial(space.manifests.find, parent))
-        if manifest is None:
-            raise DamagedStageError(parent, "it is not in the store")
-        metrics = manifest["metrics"]
-        if metrics.get("objective") == DISTILLED and not metrics["taken_back"]:
-            return True
-        parent = space.job.stage(parent).parent
-    return False
+    return any(
+        metrics.get("objective") == DISTILLED and not metrics["taken_back"]
+        for metrics in space.earlier_metrics(stage)
+    )
 
 
 def teacher_dtype(space: Workspace, work: Finetune) -> str:

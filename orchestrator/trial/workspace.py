@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -12,6 +13,7 @@ from core.measures.sparse_bytes import mask_bytes
 from core.measures.sparsity import measure
 from core.pruners.quantise import Grid, save_grids
 from core.ranks import Ranks
+from orchestrator.failure import DamagedStageError
 from orchestrator.inputs.token_reader import Awaited, TokenReader
 from orchestrator.plan.inputs import Reading, TrainingDraw
 from orchestrator.plan.job import Job
@@ -54,6 +56,22 @@ class Workspace:
         Another sweep may publish into this store at any time, so rank 0 decides for all.
         """
         return cast(T, self.ranks.gather(question() if self.ranks.rank == 0 else None)[0])
+
+    def earlier_metrics(self, stage: Stage) -> Iterator[dict[str, Any]]:
+        """Yield the metrics of the earlier stages of a branch, the last first, not the dense one's.
+
+        Collective.
+
+        Raises:
+            DamagedStageError: one of them is not in the store.
+        """
+        root, parent = self.job.root.id, stage.parent
+        while parent is not None and parent != root:
+            manifest = self.told(partial(self.manifests.find, parent))
+            if manifest is None:
+                raise DamagedStageError(parent, "it is not in the store")
+            yield manifest["metrics"]
+            parent = self.job.stage(parent).parent
 
     def publish(
         self, stage: Stage, metrics: dict[str, Any], grids: dict[str, Grid] | None = None
