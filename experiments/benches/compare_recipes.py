@@ -26,14 +26,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.config import FinetuneConfig
-from core.measures.gap import mean_gap
 from core.models.mask_files import Masks
 from core.models.sources import EMBEDDED, EMBEDDED_DIR
 from core.models.tokenizers import load_tokenizer
 from core.pruners import PRUNERS
 from core.texts.sources import resolve_text
 from core.texts.windows import token_stream
-from core.training.adaptive import DISTILL, RECONSTRUCT, gap_windows
+from core.training.adaptive import DISTILL, RECONSTRUCT
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 from core.training_config import Training
@@ -71,7 +70,7 @@ class Bench(PlainLoop):
     def __init__(self, method: str, tokens: int) -> None:
         """Load the model and tokenise its texts; a round has so many tokens."""
         super().__init__(FinetuneConfig(tokens=tokens))
-        self.method, self.distilled = method, False
+        self.method = method
         text, tokenizer = resolve_text(EMBEDDED, "validation"), load_tokenizer(EMBEDDED_DIR)
         self.validation = token_stream(text, tokenizer)[:VALIDATION_TOKENS]
         self.oneshot = functools.cache(self.prune_dense)
@@ -94,22 +93,19 @@ class Bench(PlainLoop):
         for phase in recipe:
             end = begin + round(phase.share * len(windows))
             mine = windows[begin:end]
-            training = self.recipe(model, mine, phase.training, self.distilled)
+            training = self.recipe(model, mine, phase.training)
             if training is not None:
                 self.distilled |= training.distill
                 finetune_(model, masks, mine.split(phase.windows), training, loop, self.dense)
             begin = end
 
-    def recipe(
-        self, model: PreTrainedModel, windows: Tensor, given: Training, distilled: bool
-    ) -> Training | None:
+    def recipe(self, model: PreTrainedModel, windows: Tensor, given: Training) -> Training | None:
         """Return the settings of a phase, with the rate of `adaptive` where none is given."""
         if given.adapts or given.lr is not None:
-            return super().recipe(model, windows, given, distilled)
-        seen = gap_windows(windows, 1)
-        gap = mean_gap(model, self.dense, seen, self.ranks, micro_batch=MICRO_BATCH)
+            return super().recipe(model, windows, given)
+        start = self.start_of(model, windows)
         rate = DISTILL if given.distill else RECONSTRUCT
-        return replace(given, lr=rate.at(gap, model.config.hidden_size))
+        return replace(given, lr=rate.at(start.gap, start.hidden_size))
 
     def compare(
         self, regime: str, sparsities: list[float], recipe: list[Phase], stream: Tensor

@@ -60,6 +60,8 @@ class PlainLoop:
     def __init__(self, finetune: FinetuneConfig) -> None:
         """Load the dense model and tokenise all texts."""
         self.finetune, self.seconds = finetune, Counter[str]()
+        self.distilled = False
+        """True if the branch has learned the dense model's predictions."""
         self.ranks = Ranks.current(torch.device("cpu"))
         with self.timed("texts"):
             source = resolve_model(EMBEDDED)
@@ -93,39 +95,32 @@ class PlainLoop:
         count = (self.finetune.tokens or TOKENS) // SEQ_LEN
         return training_windows(self.train, count, SEQ_LEN, SEED, index)
 
-    def train_(
-        self, model: PreTrainedModel, masks: Masks, index: int, distilled: bool = False
-    ) -> bool:
-        """Train a model in place for one round; return True if it has learned predictions by now.
-
-        Args:
-            model: the model.
-            masks: its masks.
-            index: number of the round.
-            distilled: True if it has learned the dense model's predictions before.
-        """
+    def train_(self, model: PreTrainedModel, masks: Masks, index: int) -> None:
+        """Train a model in place under its masks, for one round; the first begins a branch."""
+        self.distilled &= index > 1
         with self.timed("finetune"):
             windows = self.windows(index)
             dtype = DTYPES[training_dtype("auto", self.ranks.device)]
             loop = Loop(self.ranks, micro_batch=MICRO_BATCH, compute_dtype=dtype)
-            training = self.recipe(model, windows, self.finetune.training(), distilled)
-            if training is None:
-                return distilled
-            size = 1 if self.finetune.adapts else BATCH_TOKENS // SEQ_LEN
-            teacher = self.dense if training.needs_teacher else None
-            finetune_(model, masks, windows.split(size), training, loop, teacher)
-            return distilled or training.distill
+            training = self.recipe(model, windows, self.finetune.training())
+            if training is not None:
+                self.distilled |= training.distill
+                size = 1 if self.finetune.adapts else BATCH_TOKENS // SEQ_LEN
+                teacher = self.dense if training.needs_teacher else None
+                finetune_(model, masks, windows.split(size), training, loop, teacher)
 
-    def recipe(
-        self, model: PreTrainedModel, windows: Tensor, given: Training, distilled: bool
-    ) -> Training | None:
+    def recipe(self, model: PreTrainedModel, windows: Tensor, given: Training) -> Training | None:
         """Return the settings of a round; None if the dense model has nothing to teach."""
         if not given.adapts:
             return given
+        start = self.start_of(model, windows)
+        return None if start.gap < NO_GAP else adapted(given, start)
+
+    def start_of(self, model: PreTrainedModel, windows: Tensor) -> Start:
+        """Return the start of a round on these windows; its gap is measured."""
         seen = gap_windows(windows, 1)
         gap = mean_gap(model, self.dense, seen, self.ranks, micro_batch=MICRO_BATCH)
-        start = Start(gap, model.config.hidden_size, windows.numel(), distilled)
-        return None if gap < NO_GAP else adapted(given, start)
+        return Start(gap, model.config.hidden_size, windows.numel(), self.distilled)
 
     def evaluate(self, model: PreTrainedModel, cell: str) -> None:
         """Print the perplexity of a model."""
@@ -155,12 +150,12 @@ class PlainLoop:
                 self.evaluate(model, f"{method} oneshot {sparsity}")
                 self.train_(model, masks, 1)
                 self.evaluate(model, f"{method} finetune {sparsity}")
-            model, masks, distilled = copy.deepcopy(self.dense), {}, False
+            model, masks = copy.deepcopy(self.dense), {}
             for i, sparsity in enumerate(sparsities, start=1):
                 masks = self.prune(model, method, sparsity, masks)
                 if i > 1:  # The first is that of the other regimes.
                     self.evaluate(model, f"{method} iterative {sparsity}, untrained")
-                distilled = self.train_(model, masks, i, distilled)
+                self.train_(model, masks, i)
                 self.evaluate(model, f"{method} iterative {sparsity}")
 
 
