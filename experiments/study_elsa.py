@@ -6,9 +6,9 @@
 
 The embedded model. Cells whose rows the file has are not run again, on whatever machine they ran,
 and finished cells are added to it when their sweep ends or is stopped. So the same command goes on
-where it stopped. `--minutes` starts no sweep after so long; one holds all seeds that were asked
-for, so ask for one to fit two hours. Then it prints tables and draws a figure of
-all that the file has; `--parts` alone does only that.
+where it stopped. `--minutes` starts no sweep after so long. A sweep holds all seeds of `--seeds`:
+give one seed where a part must fit two hours. Then it prints tables and draws a figure of all that
+the file has; `--parts` alone does only that.
 
 - `short`: 262,144 tokens a cell, seeds 0 to 2, 0.5, 0.7, 0.9 and 0.95.
 - `million`: the same with 1,048,576 tokens.
@@ -23,8 +23,6 @@ own tokens; `four` takes those of `million`.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import math
 import os
 import sys
@@ -34,20 +32,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from line_figure import Panel, figure
+from elsa_rows import BEFORE, Cell, Lines, Rows, add_rows, drawn, known_rows, table
 
 from core.config import EvalConfig, FinetuneConfig
 from core.joint_config import JointConfig
 from orchestrator.blocks import BlocksConfig
 from orchestrator.cli import guarded, run
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
-from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.results.parquet import read_rows
 from orchestrator.store.files import replace_file
 
 ROWS = Path(__file__).parent / "studies" / "elsa.csv"
 FIGURE = Path(__file__).parent / "figures" / "elsa.svg"
-COLUMNS = ("tokens", "text", "seed", "sparsity", "method", "regime", "training", "perplexity")
 TEST, VALIDATION = "embedded", "embedded:validation"
 SEEDS = (0, 1, 2)
 HIGH, LOW = (0.9, 0.95), (0.5, 0.7)
@@ -71,16 +67,7 @@ TRIED = {
 ADAPTIVE = "adaptive 2"
 """Training of methods that prune layer by layer. Rows of `adaptive` are of the version before: it
 reconstructed up to 1 nat whatever the tokens, also models that had learned predictions before."""
-BEFORE = ", adaptive 1"
-"""End of the name of a line with that training."""
 KL = {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0}
-
-Cell = tuple[str, ...]
-"""The columns of a row without its perplexity."""
-Rows = dict[Cell, float]
-"""The perplexity of each cell that is done."""
-Lines = dict[tuple[int, str], dict[float, list[float]]]
-"""Perplexities by tokens and name of a line, then by sparsity."""
 
 
 @dataclass(frozen=True)
@@ -204,32 +191,6 @@ def sweeps(part: str, seeds: list[int], file: Path) -> Iterator[list[Piece]]:
             yield [layer_piece(regime, tokens, seed, *group) for seed in wanted]
 
 
-def known_rows(file: Path) -> Rows:
-    """Return the perplexity of each cell that the file has."""
-    if not file.exists():
-        return {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        _, *rows = csv.reader(lines)
-    return {tuple(cell): float(perplexity) for *cell, perplexity in rows}
-
-
-def add_rows(file: Path, piece: Piece, out_dir: str) -> None:
-    """Add the rows of a sweep that the file lacks."""
-    new = {tuple(cell): perplexity for *cell, perplexity in piece.rows(out_dir)}
-    if not new:
-        return
-    found = {cell: f"{value:.4f}" for cell, value in known_rows(file).items()} | new
-    order = sorted(
-        found,
-        key=lambda cell: (int(cell[0]), cell[1], *cell[4:6], float(cell[3]), cell[2], cell[6]),
-    )
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [COLUMNS, *((*cell, found[cell]) for cell in order)]
-    )
-    replace_file(text.getvalue().encode(), file)
-
-
 def by_line(known: Rows) -> Lines:
     """Return the perplexities of all seeds on the test text by method and regime.
 
@@ -256,37 +217,6 @@ def choice_lines(known: Rows) -> Lines:
         if text == VALIDATION:
             lines[int(tokens), training][float(sparsity)] = [value]
     return dict(sorted(lines.items()))
-
-
-def table(found: Lines) -> str:
-    """Return a Markdown table: perplexity by tokens and line, at each sparsity."""
-    columns = sorted({sparsity for line in found.values() for sparsity in line})
-    lines = ["| tokens | | " + " | ".join(f"{s:g}" for s in columns) + " |"]
-    lines.append("|---:|---|" + "---:|" * len(columns))
-    for (tokens, name), line in found.items():
-        values = [format_perplexity(*mean_and_std(line[s])) if s in line else "" for s in columns]
-        lines.append(f"| {tokens:,} | {name} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
-
-
-def drawn(found: Lines) -> str:
-    """Return a figure: a panel for each number of tokens, a line for each method and regime.
-
-    Lines of the training before are drawn until those of the present one are complete.
-    """
-    panels: dict[int, dict[str, dict[float, float]]] = defaultdict(dict)
-    for (tokens, name), line in found.items():
-        present = found.get((tokens, name.removesuffix(BEFORE)), {})
-        if name.endswith(BEFORE) and present.keys() >= line.keys():
-            continue
-        panels[tokens][name] = {x: mean_and_std(v)[0] for x, v in sorted(line.items())}
-    told = "{:,} training tokens: perplexity by sparsity"
-    return figure(
-        [
-            Panel(told.format(tokens), lines, y_scale=math.log, label_width=200)
-            for tokens, lines in panels.items()
-        ]
-    )
 
 
 def main() -> int:
@@ -319,7 +249,7 @@ def study(flags: argparse.Namespace) -> int:
             code = max(code, run(config))
         finally:
             for piece in pieces:
-                add_rows(flags.rows, piece, flags.out_dir)
+                add_rows(flags.rows, piece.rows(flags.out_dir))
     known = known_rows(flags.rows)
     if known:
         found = by_line(known)

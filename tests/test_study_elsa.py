@@ -29,7 +29,7 @@ def write(study, tmp_path):
         file = tmp_path / "rows.csv"
         with file.open("w", newline="", encoding="utf-8") as lines:
             writer = csv.writer(lines)
-            writer.writerow(study["COLUMNS"])
+            writer.writerow(study["known_rows"].__globals__["COLUMNS"])
             for piece, perplexity in given:
                 writer.writerows((*cell, perplexity) for cell in piece.cells())
         return file
@@ -131,7 +131,7 @@ def test_rows_of_an_earlier_sweep_of_the_store_are_not_its_own(study, monkeypatc
         row | {"in_current_grid": True, "perplexity": 40.0},
         row | {"in_current_grid": False, "perplexity": 50.0},
     ]
-    monkeypatch.setitem(study["table"].__globals__, "read_rows", lambda path: rows)
+    monkeypatch.setitem(study["joint_piece"].__globals__, "read_rows", lambda path: rows)
     (cell,) = piece.cells()
     assert list(piece.rows(str(tmp_path))) == [], "the sweep has not begun"
     (tmp_path / "results.parquet").touch()
