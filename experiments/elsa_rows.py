@@ -15,8 +15,8 @@ from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.store.files import replace_file
 
 COLUMNS = ("tokens", "text", "seed", "sparsity", "method", "regime", "training", "perplexity")
-BEFORE = ", adaptive 1"
-"""End of the name of a line with that training."""
+BEFORE = {"adaptive": ", adaptive 1", "adaptive 2": ", 128 steps"}
+"""End of the name of a line whose rows have such a training, which the present one follows."""
 
 Cell = tuple[str, ...]
 """The columns of a row without its perplexity."""
@@ -70,8 +70,8 @@ def drawn(found: Lines) -> str:
     """
     panels: dict[int, dict[str, dict[float, float]]] = defaultdict(dict)
     for (tokens, name), line in found.items():
-        present = found.get((tokens, name.removesuffix(BEFORE)), {})
-        if name.endswith(BEFORE) and present.keys() >= line.keys():
+        present = found.get((tokens, name.partition(",")[0]), {})
+        if line is not present and present.keys() >= line.keys():
             continue
         panels[tokens][name] = {x: mean_and_std(v)[0] for x, v in sorted(line.items())}
     told = "{:,} training tokens: perplexity by sparsity"

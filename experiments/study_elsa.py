@@ -64,9 +64,10 @@ TRIED = {
     },
 }
 """Rates and penalties to choose from, by tokens; more tokens begin near the choice of fewer."""
-ADAPTIVE = "adaptive 2"
-"""Training of methods that prune layer by layer. Rows of `adaptive` are of the version before: it
-reconstructed up to 1 nat whatever the tokens, also models that had learned predictions before."""
+ADAPTIVE = "adaptive 2, 512 steps"
+"""Training of methods that prune layer by layer. Rows of `adaptive` are of the first version: it
+reconstructed up to 1 nat whatever the tokens, also models that had learned predictions before.
+Rows of `adaptive 2` are of rounds that took 128 steps, where these take 512."""
 KL = {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0}
 
 
@@ -204,7 +205,7 @@ def by_line(known: Rows) -> Lines:
             setting = chosen(known, int(tokens), float(sparsity))
             if setting is None or training != label(setting):
                 continue
-        before = "" if method == "elsa" or training == ADAPTIVE else BEFORE
+        before = "" if method == "elsa" else BEFORE.get(training, "")
         line = lines[int(tokens), f"{method} {regime}{before}"]
         line.setdefault(float(sparsity), []).append(value)
     return dict(sorted(lines.items()))

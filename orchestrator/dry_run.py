@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -130,12 +130,27 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
     for text, count in texts.about.get(model.inputs.name, {}).items():
         lines.append(f"  each evaluation reads {count} tokens of {text.name}")
     to_run = [stage for stage in stages if stage.id in sweep.needed]
+    lines += step_lines(to_run, workers)
     if to_run:  # Timing this machine takes seconds.
         lines += work_of_model(sweep, texts, model, to_run, at_once)
     if not is_stored(model.source):
         lines.append("  its weights are not here: all of this follows from its config")
     kept = kept_bytes(stages, sweep.costs, sweep.dropped)
     return [*lines, f"  kept models: {kept / 2**30:.2f} GiB of disk"]
+
+
+def step_lines(stages: Sequence[Stage], workers: int) -> list[str]:
+    """Return what to do where an optimizer step has fewer windows than workers share it."""
+    draws = filter(None, (stage.work.training_draw() for stage in stages))
+    windows = min(filter(None, (stage.work.step_windows() for stage in stages)), default=workers)
+    if windows >= workers:
+        return []
+    tokens = workers * max(draw.text.seq_len for draw in draws)
+    count = f"{windows} window{'s' * (windows > 1)}"
+    return [
+        f"  a step of training has {count} for {workers} workers ({workers - windows} idle);",
+        f"  --finetune.batch-tokens {tokens} gives each worker one, and changes numbers",
+    ]
 
 
 def matrix_lines(facts: ModelFacts, routers: bool = False) -> list[str]:

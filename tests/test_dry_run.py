@@ -173,3 +173,20 @@ def test_matrices_are_counted_by_kind_and_those_left_out_named():
         "  prunes 6 matrices: 1 in_proj, 1 out_proj, 4 up_proj of experts",
         "  leaves out 1 matrices: 1 gate (router)",
     ]
+
+
+def test_workers_without_a_window_in_each_step_are_told(config, timed, capsys):
+    def lines(workers: int, batch: int) -> list[str]:
+        resources = replace(config.resources, num_workers=workers)
+        finetune = replace(config.finetune, batch_tokens=batch)
+        calibration = replace(config.calibration, num_samples=workers)
+        asked = replace(config, calibration=calibration, finetune=finetune, resources=resources)
+        assert run_sweep(asked) == 0
+        out = capsys.readouterr().out.splitlines()
+        return [line.strip() for line in out if "step of training" in line or "gives each" in line]
+
+    assert lines(3, 64) == [
+        "a step of training has 2 windows for 3 workers (1 idle);",
+        "--finetune.batch-tokens 96 gives each worker one, and changes numbers",
+    ]
+    assert lines(3, 96) == lines(1, 32) == []

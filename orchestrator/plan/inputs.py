@@ -15,7 +15,7 @@ from orchestrator.plan.identity import values_of
 
 EXPERTS_VERSION = 1
 """Raise it whenever the numbers change that are observed of experts."""
-ADAPTIVE_STEPS, JOINT_STEPS = 128, 4_096
+ADAPTIVE_STEPS, JOINT_STEPS = 512, 4_096
 """Optimizer steps that a round of these kinds of training takes, if it has so many windows: more
 steps of fewer windows recover more. ELSA takes 4,096 in its paper."""
 MOST_WINDOWS = 8

@@ -98,6 +98,10 @@ class Finetune(Work):
         count = self.tokens // self.text.seq_len
         return TrainingDraw(self.text, count, self.seed, self.round)
 
+    def step_windows(self) -> int:
+        """Return the windows of an optimizer step."""
+        return max(1, self.batch_tokens // self.text.seq_len)
+
     def operations(self, model: Counts, text_tokens: int) -> Operations:
         """Return forward and backward passes for each learning rate.
 
@@ -185,6 +189,10 @@ class Joint(Work):
     def training_draw(self) -> TrainingDraw:
         """Return the windows that it trains on."""
         return self.round.training_draw()
+
+    def step_windows(self) -> int:
+        """Return the windows of an optimizer step."""
+        return self.round.step_windows()
 
     def operations(self, model: Counts, text_tokens: int) -> Operations:
         """Return forward and backward passes for each learning rate.

@@ -227,7 +227,7 @@ class Round:
                 save_every_seconds=space.job.limits.checkpoint_seconds,
                 save_now=space.notice.save_now,
             )
-            batches = windows.split(max(1, work.batch_tokens // seq_len))
+            batches = windows.split(work.step_windows())
             whole = self.stage.work
             if isinstance(whole, Joint):
                 aim = Aim(whole.target, self.training, whole.joint)
