@@ -112,7 +112,7 @@ class FinetuneConfig(Training):
     """Tokens in a window. By default the model's maximum, at most 2048."""
     batch_tokens: int | None = None
     """Tokens in an optimizer step, over all workers. By default 2,048 for the embedded model, else
-    8 windows; for `adaptive` so few of these that a round takes 128 steps, for elsa so few that it
+    8 windows; for `adaptive` so few of these that a round takes 512 steps, for elsa so few that it
     takes 4,096."""
 
     def __post_init__(self) -> None:

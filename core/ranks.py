@@ -45,9 +45,12 @@ class Ranks:
         """Return a one-dimensional mesh over all ranks."""
         return init_device_mesh(self.device.type, (self.size,))
 
-    def share(self, items: Tensor) -> Tensor:
-        """Return this rank's share of a batch of windows: every `size`-th, from `rank` on."""
-        return items[self.rank :: self.size]
+    def share(self, items: Tensor, dealt: int = 0) -> Tensor:
+        """Return this rank's share of a batch of windows: every `size`-th, from `rank` on.
+
+        After `dealt` windows of earlier batches the next rank in turn has the first.
+        """
+        return items[(self.rank - dealt) % self.size :: self.size]
 
     def turns(self, items: Sequence[T]) -> list[tuple[T, bool]]:
         """Return every `size`-th item from `rank` on, as many on each rank.

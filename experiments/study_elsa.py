@@ -68,6 +68,7 @@ ADAPTIVE = "adaptive 2, 512 steps"
 """Training of methods that prune layer by layer. Rows of `adaptive` are of the first version: it
 reconstructed up to 1 nat whatever the tokens, also models that had learned predictions before.
 Rows of `adaptive 2` are of rounds that took 128 steps, where these take 512."""
+TABLE = "results.parquet"
 KL = {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0}
 
 
@@ -95,7 +96,7 @@ class Piece:
     def rows(self, out_dir: str) -> Iterator[Cell]:
         """Yield the rows of its cells that are done, after its sweep was the last one to run."""
         wanted, [text] = self.cells(), self.config.eval.texts
-        file = os.path.join(out_dir, "results.parquet")
+        file = os.path.join(out_dir, TABLE)
         for row in read_rows(file) if os.path.exists(file) else ():
             # Rows of other sweeps of the store may differ in rate and penalty alone.
             if row["status"] != "done" or not row["in_current_grid"] or row["eval_text"] != text:
@@ -232,6 +233,12 @@ def main() -> int:
     return guarded(lambda: study(parser.parse_args()))
 
 
+def written_at(out_dir: str) -> int | None:
+    """Return the time at which a sweep last wrote its table; None if there is none."""
+    file = Path(out_dir, TABLE)
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
 def study(flags: argparse.Namespace) -> int:
     """Run the parts in order until the time is over; return 1 if a cell failed."""
     code, end = 0, time.monotonic() + 60 * flags.minutes
@@ -246,11 +253,14 @@ def study(flags: argparse.Namespace) -> int:
             break
         output = OutputConfig(out_dir=flags.out_dir, keep="none")
         config = BlocksConfig.of([replace(piece.config, output=output) for piece in pieces])
+        before = written_at(flags.out_dir)
         try:
             code = max(code, run(config))
         finally:
-            for piece in pieces:
-                add_rows(flags.rows, piece.rows(flags.out_dir))
+            # A sweep that never began has left the table of the one before.
+            if written_at(flags.out_dir) != before:
+                for piece in pieces:
+                    add_rows(flags.rows, piece.rows(flags.out_dir))
     known = known_rows(flags.rows)
     if known:
         found = by_line(known)

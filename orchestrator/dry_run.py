@@ -24,6 +24,7 @@ from orchestrator.plan.cell import Cell
 from orchestrator.plan.changed_settings import StoredStages, changes
 from orchestrator.plan.search import most_further
 from orchestrator.plan.stages import Stage
+from orchestrator.plan.training_kinds import trained_rounds
 from orchestrator.plan.trials import Trial
 from orchestrator.planning import standing
 from orchestrator.preparation import Sweep, Texts
@@ -141,15 +142,19 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
 
 def step_lines(stages: Sequence[Stage], workers: int) -> list[str]:
     """Return what to do where an optimizer step has fewer windows than workers share it."""
-    draws = filter(None, (stage.work.training_draw() for stage in stages))
-    windows = min(filter(None, (stage.work.step_windows() for stage in stages)), default=workers)
-    if windows >= workers:
+    rounds = [each for stage in stages for each in trained_rounds(stage.work) if each.learns]
+    counts = [min(each.step_windows(), each.num_windows) for each in rounds]
+    least = min(counts, default=workers)
+    if least >= workers:
         return []
-    tokens = workers * max(draw.text.seq_len for draw in draws)
-    count = f"{windows} window{'s' * (windows > 1)}"
+    tokens = workers * max(each.text.seq_len for each in rounds)
+    remedy = f"--finetune.batch-tokens {tokens} gives each worker one, and changes numbers"
+    if min(each.num_windows for each in rounds) < workers:
+        remedy = f"only rounds of {tokens} tokens or more have one for each worker"
+    count = f"{least} window{'s' * (least > 1)}"
     return [
-        f"  a step of training has {count} for {workers} workers ({workers - windows} idle);",
-        f"  --finetune.batch-tokens {tokens} gives each worker one, and changes numbers",
+        f"  a step of training has {count} for {workers} workers ({workers - least} idle);",
+        f"  {remedy}",
     ]
 
 

@@ -25,13 +25,13 @@ from core.training.adaptive import (
     WIDTH,
     Start,
     adapted,
+    gap_windows,
 )
 from core.training.loop import Progress
 from core.training.optimizer import TrainingError
 from core.training_config import SHORT_ROUND, Training
 from orchestrator.config import OutputConfig, SweepConfig
 from orchestrator.failure import DamagedStageError
-from orchestrator.plan.inputs import ADAPTIVE_STEPS
 from orchestrator.plan.kinds import Finetune
 from orchestrator.trial import training as recovery
 from orchestrator.trial.workspace import Workspace
@@ -65,6 +65,11 @@ def test_the_dense_model_has_no_gap():
     dense = tiny_model(1)
     windows = torch.randint(50, (3, 8), generator=torch.Generator().manual_seed(0))
     assert mean_gap(copy.deepcopy(dense), dense, windows, Ranks.current()) == 0.0
+
+
+def test_the_windows_of_a_gap_do_not_depend_on_the_number_of_workers():
+    counts = {seq_len: len(gap_windows(torch.zeros(8, seq_len))) for seq_len in (1024, 2048, 8192)}
+    assert counts == {1024: 4, 2048: 2, 8192: 1}
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -175,7 +180,7 @@ def test_its_smaller_batches_are_those_of_no_other_training():
 
 
 def test_each_round_takes_its_steps_also_where_rounds_share_the_tokens():
-    tokens = ADAPTIVE_STEPS * 8 * 16
+    tokens = 512 * 8 * 16
     of = [
         step_sizes(NO_RATE | {"budget": budget}, finetune_tokens=tokens, batch_is_given=False)
         for budget in ("round", "total")
@@ -188,7 +193,9 @@ def test_each_round_takes_its_steps_also_where_rounds_share_the_tokens():
 
 
 def trained_rows(sweep) -> list[dict]:
-    return [row for row in rows_of(sweep) if row["regime"] == "finetune"]
+    found = [row for row in rows_of(sweep) if row["regime"] == "finetune"]
+    assert found
+    return found
 
 
 def weights_of(row, folder):

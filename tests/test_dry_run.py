@@ -176,17 +176,23 @@ def test_matrices_are_counted_by_kind_and_those_left_out_named():
 
 
 def test_workers_without_a_window_in_each_step_are_told(config, timed, capsys):
-    def lines(workers: int, batch: int) -> list[str]:
+    def lines(workers: int, batch: int, tokens: int = 128) -> list[str]:
         resources = replace(config.resources, num_workers=workers)
-        finetune = replace(config.finetune, batch_tokens=batch)
+        finetune = replace(config.finetune, batch_tokens=batch, tokens=tokens)
         calibration = replace(config.calibration, num_samples=workers)
         asked = replace(config, calibration=calibration, finetune=finetune, resources=resources)
         assert run_sweep(asked) == 0
         out = capsys.readouterr().out.splitlines()
-        return [line.strip() for line in out if "step of training" in line or "gives each" in line]
+        told = [i for i, line in enumerate(out) if "step of training" in line]
+        return [line.strip() for i in told for line in out[i : i + 2]]
 
     assert lines(3, 64) == [
         "a step of training has 2 windows for 3 workers (1 idle);",
         "--finetune.batch-tokens 96 gives each worker one, and changes numbers",
     ]
     assert lines(3, 96) == lines(1, 32) == []
+    # A round of two windows has none for a third worker.
+    assert lines(3, 96, tokens=64) == [
+        "a step of training has 2 windows for 3 workers (1 idle);",
+        "only rounds of 96 tokens or more have one for each worker",
+    ]

@@ -202,6 +202,56 @@ def test_adaptive_training_only_looks_at_the_dense_model(opt_1b):
     assert control.fields() == work.fields()
 
 
+def test_training_that_adapts_takes_the_memory_of_its_larger_objective(opt_1b):
+    inputs = dataclasses.replace(opt_1b.inputs, batch_is_given=False, finetune_tokens=2**15)
+
+    def bytes_of(tokens: int, inputs=inputs, **settings) -> float:
+        cost = dataclasses.replace(opt_1b, inputs=inputs, finetune=Training(**settings))
+        return sum(memory.phases(cost, True, 1, tokens)["finetune"].values())
+
+    adaptive, blocks = ({"objective": name} for name in ("adaptive", "reconstruct"))
+    predictions = {"distill": True, "distill_mix": 1.0}
+    # Its steps have one window of 2,048 tokens.
+    assert bytes_of(2**14, **adaptive) == bytes_of(2**11, **adaptive)
+    assert bytes_of(2**11, **adaptive) == bytes_of(2**11, **predictions)
+    assert bytes_of(2**11, **adaptive) > max(bytes_of(2**11, **blocks), bytes_of(2**11))
+    # Reconstruction holds the hidden states of a whole round.
+    long = dataclasses.replace(inputs, finetune_tokens=2**20)
+    assert bytes_of(2**11, long, **adaptive) == bytes_of(2**11, long, **blocks)
+    assert bytes_of(2**11, long, **blocks) > bytes_of(2**11, long, **predictions)
+    # The gap is measured to a dense model beside the one in bf16 that it learns from.
+    other = dataclasses.replace(inputs, dtype="float16")
+    more = bytes_of(2**11, other, **adaptive) - bytes_of(2**11, **adaptive)
+    assert more == 2 * opt_1b.facts.num_parameters
+
+
+def test_a_worker_holds_its_part_of_a_step_at_most(opt_1b):
+    def activations(tokens: int, workers: int) -> float:
+        return memory.phases(opt_1b, True, workers, tokens)["finetune"]["activations"]
+
+    # A step of 8 windows of 2,048 tokens.
+    assert activations(2**15, 1) == activations(2**14, 1) > activations(2**13, 1)
+    assert activations(2**14, 4) == activations(2**12, 1)
+
+
+def test_workers_without_a_window_make_training_no_faster(opt_1b):
+    stage = training(8 * 2**14, seq_len=2048)
+    taken = {
+        workers: compute_seconds(dataclasses.replace(opt_1b, num_workers=workers), stage, 0)
+        - dataclasses.replace(opt_1b, num_workers=workers).optimizer_seconds(8)
+        for workers in (1, 6, 8, 16)
+    }
+    # Some of six workers have two windows of a step, as each of four has.
+    assert taken[6] == pytest.approx(taken[1] / 4)
+    assert taken[16] == pytest.approx(taken[8]) == pytest.approx(taken[1] / 8)
+
+
+def test_each_rate_that_is_tried_takes_its_steps(opt_1b):
+    work = training(8 * 2**14, seq_len=2048).work
+    three = dataclasses.replace(work, training=Training(lr=(1e-4, 2e-4, 3e-4)))
+    assert three.further_seconds(opt_1b) == pytest.approx(3 * work.further_seconds(opt_1b))
+
+
 def test_overlapping_windows_are_counted_whole(opt_1b):
     def evaluate(stride, most=None):
         done = evaluating(1024, stride, most).work.operations(opt_1b, 10_240)

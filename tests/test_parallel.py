@@ -504,6 +504,13 @@ def test_shares_split_windows_without_loss():
     assert [share.tolist() for share in shares] == [[0, 3, 6], [1, 4], [2, 5]]
 
 
+def test_small_batches_go_to_the_ranks_in_turn():
+    ranks = [Ranks(rank, 3, torch.device("cpu")) for rank in range(3)]
+    first, second = torch.arange(2), torch.arange(2, 6)
+    shares = [[r.share(first).tolist(), r.share(second, len(first)).tolist()] for r in ranks]
+    assert shares == [[[0], [3]], [[1], [4]], [[], [2, 5]]]
+
+
 @pytest.mark.parametrize(
     ("costs", "size", "load"), [([5, 4, 3, 3, 3], 2, 9), ([7, 1, 1, 1], 2, 7), ([1, 1], 3, 1)]
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import weakref
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from core.methods import METHODS
 from core.models.mask_files import load_masks
 from core.ranks import Ranks
 from core.training import finetune
+from core.training.loop import FinetuneReport
 from core.training.optimizer import TrainingError
 from orchestrator.config import GridConfig, OutputConfig, ResourceConfig, SweepConfig
 from orchestrator.inputs.tokens import save_tokens
@@ -246,6 +248,30 @@ def test_plain_training_keeps_the_identities_it_had_before_there_were_options(
     plan = plan_of(finetune)
     assert identity(sorted(plan.stages)) == stages
     assert identity(sorted(plan.cells)) == cells
+
+
+def test_a_rate_that_failed_leaves_nothing_in_memory(monkeypatch):
+    moments: list[weakref.ref[torch.Tensor]] = []
+
+    class Failing:
+        space, stage, rate = None, None, 1.0
+
+        def train(self, *given):
+            large = torch.zeros(8)
+            moments.append(weakref.ref(large))
+            raise TrainingError("loss is nan")
+
+    class Working(Failing):
+        rate = 0.1
+
+        def train(self, *given):
+            assert [one() for one in moments] == [None]
+            return FinetuneReport(8, [1.0], 0)
+
+    monkeypatch.setattr(recovery, "validation_nll", lambda *given: 1.0)
+    rounds, masks = [Failing(), Working()], {}
+    found, _ = recovery.train_best(rounds, torch.nn.Linear(2, 2), None, masks, torch.zeros(1, 8))
+    assert found["lr"] == 0.1 and found["validation_losses"] == {"1": None, "0.1": 1.0}
 
 
 def test_one_rate_in_a_list_is_that_rate():

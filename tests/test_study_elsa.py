@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -97,13 +99,15 @@ def test_seeds_run_in_one_sweep_whose_pieces_share_no_cell_and_finetune_comes_la
 
 def test_rows_of_the_training_before_have_a_line_of_their_own_and_give_way_in_the_figure(study):
     cell = (str(SHORT), "embedded", "0", "0.9", "alps", "iterative")
-    known = {(*cell, "adaptive"): 41.5, (*cell, study["ADAPTIVE"]): 36.0}
+    known = {(*cell, "adaptive"): 41.5, (*cell, "adaptive 2"): 38.0}
+    known[*cell, study["ADAPTIVE"]] = 36.0
     lines = study["by_line"](known)
     assert {name: line for (_, name), line in lines.items()} == {
         "alps iterative": {0.9: [36.0]},
+        "alps iterative, 128 steps": {0.9: [38.0]},
         "alps iterative, adaptive 1": {0.9: [41.5]},
     }
-    assert "adaptive 1" not in study["drawn"](lines)
+    assert "," not in "".join(re.findall(">(alps[^<]*)<", study["drawn"](lines)))
     alone = {key: line for key, line in lines.items() if key[1].endswith("adaptive 1")}
     assert "alps iterative, adaptive 1" in study["drawn"](alone)
 
@@ -136,6 +140,32 @@ def test_rows_of_an_earlier_sweep_of_the_store_are_not_its_own(study, monkeypatc
     assert list(piece.rows(str(tmp_path))) == [], "the sweep has not begun"
     (tmp_path / "results.parquet").touch()
     assert list(piece.rows(str(tmp_path))) == [(*cell, "40.0000")]
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_sweep_that_never_began_adds_no_row_of_the_one_before(
+    study, monkeypatch, tmp_path, begins
+):
+    piece, table = study["layer_piece"]("iterative", SHORT, 0, 0.9), tmp_path / "results.parquet"
+    table.touch()
+    row = {"status": "done", "eval_text": "embedded", "seed": 0, "sparsity": 0.9, "method": "alps"}
+    row |= {"regime": "iterative", "num_finetune_tokens": SHORT}
+    row |= {"in_current_grid": True, "perplexity": 40.0}
+
+    def run(config) -> int:
+        if begins:
+            os.utime(table, ns=(0, 0))
+        raise ValueError("--models m: is not there")
+
+    names = study["study"].__globals__
+    monkeypatch.setitem(names, "read_rows", lambda path: [row])
+    monkeypatch.setitem(names, "run", run)
+    monkeypatch.setitem(names, "sweeps", lambda *given: iter([[piece]]))
+    rows = tmp_path / "rows.csv"
+    flags = {"parts": ["short"], "seeds": [0], "minutes": 1.0, "out_dir": str(tmp_path)}
+    with pytest.raises(ValueError, match="not there"):
+        study["study"](argparse.Namespace(**flags, rows=rows, figure=tmp_path / "f.svg"))
+    assert list(study["known_rows"](rows).values()) == [40.0] * begins
 
 
 def test_a_folder_that_holds_something_else_is_refused_in_one_line(tmp_path):

@@ -47,9 +47,9 @@ RECONSTRUCT = Rate(at_one=4e-3, power=0.5, highest=8e-3)
 DISTILL = Rate(at_one=1.3e-3, power=0.7, highest=4e-3)
 
 
-def gap_windows(windows: Tensor, num_ranks: int) -> Tensor:
+def gap_windows(windows: Tensor) -> Tensor:
     """Return the windows of a round [num_windows, seq_len] that its gap is measured on."""
-    return windows[: max(num_ranks, GAP_TOKENS // windows.shape[1])]
+    return windows[: max(1, GAP_TOKENS // windows.shape[1])]
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,9 @@ def adapted(config: Training, start: Start) -> Training:
         return replace(config, objective="reconstruct")
     softened = {"distill_mix": 1.0, "distill_temperature": 1.0}
     return replace(config, objective="next_token", distill=True, **softened)
+
+
+def either(config: Training) -> list[Training]:
+    """Return the settings of both objectives, of which a round takes one."""
+    starts = (Start(gap, hidden_size=1, num_tokens=1) for gap in (NO_GAP, math.inf))
+    return [adapted(config, start) for start in starts]

@@ -51,10 +51,12 @@ class Chain:
         stored = next(model.parameters()).dtype
         with gathered(model), autocast(ranks.device, stored, dtype):
             self.calls = Calls(model, ranks.device)
+            dealt = 0
             for batch in batches:
                 # A rank may have no window of a small batch.
-                has_windows = ranks.rank < len(batch)
-                pieces = ranks.share(batch).split(loop.micro_batch) if has_windows else ()
+                mine = ranks.share(batch, dealt)
+                pieces = mine.split(loop.micro_batch) if len(mine) else ()
+                dealt += len(batch)
                 self.first.append(len(self.calls.shapes))
                 self.hidden.append([self.calls.add(ids).float() for ids in pieces])
 

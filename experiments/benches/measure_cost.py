@@ -134,7 +134,7 @@ def describe_inputs(flags: argparse.Namespace, facts: ModelFacts) -> ModelInputs
         calibration=CalibrationText("random", "r", flags.samples, seq_len, "stream"),
         finetune=TrainingText("random", "r", seq_len),
         finetune_tokens=flags.tokens,
-        batch_tokens=4096,
+        batch_tokens=max(4096, flags.tokens),
         evaluations=(EvaluationText("random", "r", seq_len, seq_len),),
     )
 

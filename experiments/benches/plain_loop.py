@@ -118,7 +118,7 @@ class PlainLoop:
 
     def start_of(self, model: PreTrainedModel, windows: Tensor) -> Start:
         """Return the start of a round on these windows; its gap is measured."""
-        seen = gap_windows(windows, 1)
+        seen = gap_windows(windows)
         gap = mean_gap(model, self.dense, seen, self.ranks, micro_batch=MICRO_BATCH)
         return Start(gap, model.config.hidden_size, windows.numel(), self.distilled)
 

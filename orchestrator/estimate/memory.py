@@ -10,9 +10,12 @@ from dataclasses import replace
 from core.measures.row_pieces import piece_bytes
 from core.models.families import family_of
 from core.split.costs import EXPERT_BYTES, STACK_BYTES, STACKED_COPIES, WIDTH
+from core.training.adaptive import either
+from core.training_config import Training
 from orchestrator.estimate.devices import BASE_BYTES, WIDTHS
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.estimate.training import offloaded_parts, training_parts
+from orchestrator.plan.inputs import ADAPTIVE_STEPS, JOINT_STEPS
 
 SPLIT_WIDTH = 24
 """Bytes of a weight in the matrix that is projected: its goal, scores, keys and marks."""
@@ -110,9 +113,25 @@ class Sizes:
         return 0.0 if self.cost.device == "cpu" else min(stacked, STACK_BYTES)
 
     def training(self) -> Parts:
-        """Return the parts of training."""
-        cost, facts, n = self.cost, self.cost.facts, self.num_workers
-        compute = WIDTHS[cost.inputs.training_dtype]
+        """Return the parts of a round of masked training; of one that adapts, the most it takes."""
+        config, inputs = self.cost.finetune, self.cost.inputs
+        if not config.adapts:
+            return self.trained(config, inputs.batch_tokens)
+        step = inputs.step_tokens(ADAPTIVE_STEPS, inputs.finetune_tokens)
+        found = [self.trained(one, step) for one in either(config)]
+        if inputs.dtype != inputs.training_dtype == "bfloat16":
+            # The gap is measured to a dense model of its own dtype, which stays there.
+            dense = WIDTHS[inputs.dtype] * self.cost.facts.num_parameters / self.num_workers
+            found[-1]["weights"] += dense
+        return max(found, key=lambda parts: sum(parts.values()))
+
+    def trained(self, config: Training, step_tokens: int) -> Parts:
+        """Return the parts of training with one objective and optimizer steps of so many tokens."""
+        cost, facts, n = replace(self.cost, finetune=config), self.cost.facts, self.num_workers
+        compute, tokens = WIDTHS[cost.inputs.training_dtype], self.tokens
+        if text := cost.inputs.finetune:
+            # A worker's part of a step can be smaller than a micro-batch.
+            tokens = min(tokens, -(-(step_tokens // text.seq_len) // n) * text.seq_len)
         gathered = self.gathered(compute)
         if gathered:
             # Gradients of whole weights, and the float32 buffer in which ranks sum them.
@@ -127,16 +146,20 @@ class Sizes:
             "gradients": 4 * facts.num_parameters / n,
             "adam": 8 * facts.num_parameters / n,
             "masks": self.masks + cost.block_parameters / n,
-            "activations": self.tokens * (facts.num_blocks * block + outside + working)
+            "activations": tokens * (facts.num_blocks * block + outside + working)
             + piece_bytes(cost.device),
         }
-        return training_parts(cost, plain, n, self.tokens, self.kept(compute))
+        return training_parts(cost, plain, n, tokens, self.kept(compute))
 
     def joining(self) -> Parts:
         """Return the parts of joint training: sparse copies and duals, and a matrix being split."""
         largest = max(one.rows * one.cols for group in self.groups for one in group)
         copies = 8 * self.cost.block_parameters + SPLIT_WIDTH * largest
-        return self.training() | {"copies": copies / self.num_workers}
+        inputs, config = self.cost.inputs, self.cost.finetune
+        # Joint training never adapts.
+        config = replace(config, objective="next_token") if config.adapts else config
+        step = inputs.step_tokens(JOINT_STEPS, inputs.finetune_tokens)
+        return self.trained(config, step) | {"copies": copies / self.num_workers}
 
     def kept(self, compute: int) -> tuple[float, float]:
         """Return the bytes that a token keeps from the forward to the backward pass.

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from core.config import FinetuneConfig, PruneConfig
+from core.config import PruneConfig
 from core.models.facts import Linear, ModelFacts
 from core.precision import DTYPES
 from core.pruners import make_pruner
+from core.training_config import Training
 from orchestrator.estimate import experts
 from orchestrator.estimate.devices import MEMORY_BYTES_A_SECOND, RATES, WIDTHS
 from orchestrator.estimate.solving import solve_operations, solve_seconds
@@ -34,7 +35,7 @@ class ModelCost:
     device: str
     rates: Mapping[str, float] | None = None
     """Operations a second by `WORK DTYPE` or dtype; those of `RATES` where None."""
-    finetune: FinetuneConfig = FinetuneConfig()
+    finetune: Training = Training()
     """Objective and choice of what trains."""
     recompute: bool = False
     """True if blocks run again in the backward pass."""

@@ -43,10 +43,16 @@ def seconds(cost: ModelCost, stage: Stage, text_tokens: int) -> float:
 
 
 def compute_seconds(cost: ModelCost, stage: Stage, text_tokens: int) -> float:
-    """Return the seconds of a stage's own work, without loading and storing."""
+    """Return the seconds of a stage's own work, without loading and storing.
+
+    Workers that have no window of an optimizer step wait for the others.
+    """
     operations = stage.work.operations(cost, text_tokens)
     found = sum(count / cost.rate(*work) for work, count in operations.items())
-    return found / cost.num_workers + stage.work.further_seconds(cost)
+    workers: float = cost.num_workers
+    if windows := stage.work.step_windows():
+        workers = windows / -(-windows // cost.num_workers)
+    return found / workers + stage.work.further_seconds(cost)
 
 
 def block_seconds(cost: ModelCost, stages: Iterable[Stage]) -> float:

@@ -84,7 +84,8 @@ def offloaded_parts(cost: ModelCost, parts: dict[str, float], width: int) -> dic
     """
     block = cost.block_parameters / cost.facts.num_blocks
     outside = cost.facts.num_parameters - cost.block_parameters
-    models = 2 if cost.finetune.distill and "adam" in parts else 1
+    learns = cost.finetune.distill or cost.finetune.adapts
+    models = 2 if learns and "adam" in parts else 1
     most = {
         # Shards on the way; the part `gathered` has what they become.
         "weights": models * width * (block + outside),

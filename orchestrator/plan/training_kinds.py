@@ -93,10 +93,19 @@ class Finetune(Work):
         """Return the training text, and the one that a learning rate is chosen on."""
         return (self.text,) if self.validation is None else (self.text, self.validation)
 
+    @property
+    def learns(self) -> bool:
+        """False for the dense model where training adapts: it has no gap to itself."""
+        return not (self.training.adapts and self.is_control)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of the round; a budget holds whole windows."""
+        return self.tokens // self.text.seq_len
+
     def training_draw(self) -> TrainingDraw:
-        """Return the windows of this round; a budget holds whole windows."""
-        count = self.tokens // self.text.seq_len
-        return TrainingDraw(self.text, count, self.seed, self.round)
+        """Return the windows of this round."""
+        return TrainingDraw(self.text, self.num_windows, self.seed, self.round)
 
     def step_windows(self) -> int:
         """Return the windows of an optimizer step."""
@@ -108,7 +117,7 @@ class Finetune(Work):
         Of the dense model adaptive training only measures the gap to itself.
         """
         seq_len, training = self.text.seq_len, self.training
-        if training.adapts and self.is_control:
+        if not self.learns:
             tokens = min(self.tokens, max(seq_len, GAP_TOKENS))
             return {("training", self.dtype): 2 * model.forward_operations(tokens, seq_len)}
         if training.objective in ("reconstruct", "adaptive"):
@@ -121,9 +130,10 @@ class Finetune(Work):
 
     def further_seconds(self, model: Counts) -> float:
         """Return what the optimizer takes to move weights and moments."""
-        if self.training.adapts and self.is_control:
+        if not self.learns:
             return 0.0
-        return model.optimizer_seconds(self.tokens / self.batch_tokens)
+        steps = -(-self.num_windows // self.step_windows())
+        return model.optimizer_seconds(max(1, len(self.training.lrs)) * steps)
 
 
 @dataclass(frozen=True)
@@ -195,12 +205,16 @@ class Joint(Work):
         return self.round.step_windows()
 
     def operations(self, model: Counts, text_tokens: int) -> Operations:
-        """Return forward and backward passes for each learning rate.
-
-        Of the dense model adaptive training only measures the gap to itself.
-        """
+        """Return forward and backward passes for each learning rate."""
         return self.round.operations(model, text_tokens)
 
     def further_seconds(self, model: Counts) -> float:
         """Return what the optimizer takes to move weights, moments, copies and duals."""
         return SPLITTING_SHARE * self.round.further_seconds(model)
+
+
+def trained_rounds(work: Work) -> list[Finetune]:
+    """Return the round of training that a stage is; none of other stages."""
+    if isinstance(work, Joint):
+        return [work.round]
+    return [work] if isinstance(work, Finetune) else []

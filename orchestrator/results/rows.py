@@ -14,7 +14,7 @@ from orchestrator.plan.identity import row_key
 from orchestrator.plan.job import Job
 from orchestrator.plan.kinds import Evaluate, Finetune, Joint, Prune
 from orchestrator.plan.stages import stage_identity
-from orchestrator.plan.work import Work
+from orchestrator.plan.training_kinds import trained_rounds
 from orchestrator.results import versions
 from orchestrator.results.bought import bytes_columns, speed_columns
 from orchestrator.store.rows import Rows
@@ -240,7 +240,7 @@ def calibration_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[s
 def training_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the tokens of all rounds, the last rate, and what differs from plain training."""
     works = [(s, job.stage(s).work) for s in cell.stages]
-    rounds = [(s, each) for s, work in works for each in rounds_of(work)]
+    rounds = [(s, each) for s, work in works for each in trained_rounds(work)]
     tokens = sum(metrics.get(s, {}).get("num_tokens", 0) for s, _ in rounds)
     if not rounds:
         return {"num_finetune_tokens": tokens}
@@ -260,13 +260,6 @@ def training_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str,
         "finetune_settings": json.dumps(settings, sort_keys=True) if settings else None,
         **({"finetune_rounds": json.dumps(told)} if told else {}),
     }
-
-
-def rounds_of(work: Work) -> list[Finetune]:
-    """Return the round of training that a stage is; none of other stages."""
-    if isinstance(work, Joint):
-        return [work.round]
-    return [work] if isinstance(work, Finetune) else []
 
 
 def unit_columns(result: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from core.models.anatomy import anatomy_of
 from core.models.mask_files import Masks
 from core.parallel import local
 from core.precision import DTYPES
-from core.training.adaptive import NO_GAP, Start, adapted, gap_windows
+from core.training.adaptive import NO_GAP, Start, adapted, either, gap_windows
 from core.training.elsa import Aim, JointReport, elsa_
 from core.training.finetune import finetune_
 from core.training.loop import FinetuneReport, Loop
@@ -28,6 +28,7 @@ from core.training.optimizer import TrainingError
 from core.training_config import Training
 from orchestrator.plan.kinds import Finetune, Joint
 from orchestrator.plan.stages import Stage
+from orchestrator.plan.training_kinds import trained_rounds
 from orchestrator.results.numbers import thinned
 from orchestrator.trial.checkpoints import opened_checkpoint, save_checkpoint
 from orchestrator.trial.evaluation import perplexity_on
@@ -41,8 +42,7 @@ DISTILLED = "distill"
 
 def work_of(stage: Stage) -> Finetune:
     """Return the round of training that a stage is."""
-    work = stage.work.round if isinstance(stage.work, Joint) else stage.work
-    assert isinstance(work, Finetune)
+    [work] = trained_rounds(stage.work)
     return work
 
 
@@ -52,9 +52,9 @@ def checkpoint_names(stage: Stage) -> list[str]:
     if not training.adapts:
         return names_of(stage.id, training)
     # A checkpoint of one objective is none of the other.
-    starts = (Start(gap, hidden_size=1, num_tokens=1) for gap in (NO_GAP, math.inf))
-    chosen = (adapted(training, start) for start in starts)
-    return [name for each in chosen for name in names_of(f"{stage.id}-{each.objective}", each)]
+    return [
+        name for each in either(training) for name in names_of(f"{stage.id}-{each.objective}", each)
+    ]
 
 
 def names_of(name: str, training: Training) -> list[str]:
@@ -90,7 +90,7 @@ def recover_adaptively(
     """
     work, micro_batch = work_of(stage), space.micro_batch(windows.shape[1])
     dense = space.weights.teacher(space.weights.dense_dtype)
-    seen = gap_windows(windows, space.ranks.size)
+    seen = gap_windows(windows)
 
     def gap() -> float:
         return mean_gap(model, dense, seen, space.ranks, micro_batch=micro_batch)
@@ -156,7 +156,8 @@ def train_best(
             done = each.train(model, teacher, masks, windows)
         except TrainingError as failed:
             logger.warning("learning rate %g is out: %s", each.rate, failed)
-            losses[f"{each.rate:g}"], error = None, failed
+            # The frames of its traceback hold the optimizer.
+            losses[f"{each.rate:g}"], error = None, failed.with_traceback(None)
             continue
         nll = validation_nll(space, stage, model)
         losses[f"{each.rate:g}"] = nll if math.isfinite(nll) else None

@@ -70,7 +70,11 @@ def expected_bytes(
     """
     samples, length = sample
     flags = argparse.Namespace(
-        device=place.device, dtype="auto", samples=samples, seq_len=length, tokens=length
+        device=place.device,
+        dtype="auto",
+        samples=samples,
+        seq_len=length,
+        tokens=micro_batch * length,
     )
     facts = describe_model(source)
     cost = ModelCost(facts, describe_inputs(flags, facts), place.device)
