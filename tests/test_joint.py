@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -126,11 +127,16 @@ def test_the_zeros_of_a_sparse_model_bind_if_that_is_asked_for(make_model_dir, f
         assert json.loads(row["method_settings"])["keep_zeros"] is True
 
 
-def test_the_rate_with_the_lowest_validation_loss_keeps_its_masks(tiny_opt_dir, folder):
+def with_validation(folder) -> dict[str, str]:
+    """Make a part of the test text the one that a rate is chosen on; return the setting."""
     lines = (folder / "test.txt").read_text().splitlines()
     (folder / "validation.txt").write_text("\n".join(lines[6:]) + "\n")
     (folder / "test.txt").write_text("\n".join(lines[:6]) + "\n")
-    text = {"validation": str(folder / "validation.txt")}
+    return {"validation": str(folder / "validation.txt")}
+
+
+def test_the_rate_with_the_lowest_validation_loss_keeps_its_masks(tiny_opt_dir, folder):
+    text = with_validation(folder)
     config = config_of(tiny_opt_dir, folder, {"lr": (1e-6, 3e-3)}, text, sparsities=(0.5,))
     sweep = walked.walk(config)
     (row,) = (row for row in rows_of(sweep) if row["method"] == "elsa")
@@ -145,36 +151,42 @@ class KilledError(BaseException):
     """Stands for a process that is killed."""
 
 
-def test_a_killed_run_resumes_to_the_bits_of_a_calm_one(tiny_opt_dir, tmp_path, write_texts):
+@pytest.mark.parametrize(
+    ("rates", "at_rate"), [(1e-3, 1), ((3e-3, 1e-3), 1), ((3e-3, 1e-3), 2)], ids=str
+)
+def test_a_killed_run_resumes_to_the_bits_of_a_calm_one(
+    tiny_opt_dir, tmp_path, write_texts, rates, at_rate
+):
     found = {}
     for name in ("calm", "killed"):
         folder = tmp_path / name
         folder.mkdir()
         write_texts(folder)
-        config = config_of(tiny_opt_dir, folder, sparsities=(0.5,))
+        text = with_validation(folder) if isinstance(rates, tuple) else None
+        config = config_of(tiny_opt_dir, folder, {"lr": rates}, text, sparsities=(0.5,))
         output = dataclasses.replace(config.output, checkpoint_seconds=0.0)
         config = dataclasses.replace(config, output=output)
         if name == "killed":
-            kill_after(config, steps=5)
+            kill_after(config, 5, at_rate)
             assert any((folder / "out" / "checkpoints").rglob("*.safetensors"))
         (row,) = (row for row in rows_of(walked.walk(config)) if row["method"] == "elsa")
-        found[name] = (*stored(folder, row), row["perplexity"])
+        found[name] = (*stored(folder, row), (row["perplexity"], row["finetune_lr"]))
     (weights, masks, calm), (others, same, killed) = found["calm"], found["killed"]
     assert calm == killed
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     assert all(torch.equal(masks[name], same[name]) for name in masks)
 
 
-def kill_after(config: SweepConfig, steps: int) -> None:
-    """Run a sweep until a checkpoint of so many steps is stored, and die."""
-    sweep = prepare(config)
+def kill_after(config: SweepConfig, steps: int, at_rate: int) -> None:
+    """Run a sweep until a checkpoint of so many steps with a rate is stored, and die."""
+    sweep, reached = prepare(config), itertools.count(1)
     mark(sweep.store)
     (job,) = walked.jobs_of(sweep)
     add = training_loop.Progress.save_if_due
 
     def dying(progress):
         add(progress)
-        if progress.done == steps:
+        if progress.done == steps and next(reached) == at_rate:
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
