@@ -131,7 +131,7 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
     for text, count in texts.about.get(model.inputs.name, {}).items():
         lines.append(f"  each evaluation reads {count} tokens of {text.name}")
     to_run = [stage for stage in stages if stage.id in sweep.needed]
-    lines += step_lines(to_run, workers)
+    lines += [f"  {line}" for line in step_lines(to_run, workers)]
     if to_run:  # Timing this machine takes seconds.
         lines += work_of_model(sweep, texts, model, to_run, at_once)
     if not is_stored(model.source):
@@ -153,8 +153,8 @@ def step_lines(stages: Sequence[Stage], workers: int) -> list[str]:
         remedy = f"only rounds of {tokens} tokens or more have one for each worker"
     count = f"{least} window{'s' * (least > 1)}"
     return [
-        f"  a step of training has {count} for {workers} workers ({workers - least} idle);",
-        f"  {remedy}",
+        f"a step of training has {count} for {workers} workers ({workers - least} idle);",
+        remedy,
     ]
 
 

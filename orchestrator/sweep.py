@@ -13,7 +13,7 @@ from orchestrator.cluster import slots
 from orchestrator.cluster.temp_folder import temp_folder
 from orchestrator.cluster.trackers import require_usable
 from orchestrator.config import SweepConfig
-from orchestrator.dry_run import describe_plan
+from orchestrator.dry_run import describe_plan, step_lines
 from orchestrator.estimate.devices import gpus_per_worker, usable_bytes
 from orchestrator.estimate.memory import memory
 from orchestrator.estimate.plans import require_tasks_fit, require_training_fits
@@ -62,7 +62,8 @@ def run_sweep(config: SweepConfig) -> int:
         print(describe_plan(sweep, texts, trials, planned))
         return 0
     mark(sweep.store)
-    for line in lines_left_out(config):
+    to_train = [sweep.plan.stages[stage] for stage in sorted(sweep.needed)]
+    for line in (*lines_left_out(config), *step_lines(to_train, resources.num_workers)):
         print(line, flush=True)
     sweep.store.save_indexes()
     sweep.store.stages.set_aside(sweep.found.damaged)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from without_ray import without_ray
 
 from core.models.facts import Linear, ModelFacts
 from core.texts import tokenization
@@ -176,12 +177,15 @@ def test_matrices_are_counted_by_kind_and_those_left_out_named():
 
 
 def test_workers_without_a_window_in_each_step_are_told(config, timed, capsys):
-    def lines(workers: int, batch: int, tokens: int = 128) -> list[str]:
+    def lines(workers: int, batch: int, tokens: int = 128, dry: bool = True) -> list[str]:
         resources = replace(config.resources, num_workers=workers)
         finetune = replace(config.finetune, batch_tokens=batch, tokens=tokens)
         calibration = replace(config.calibration, num_samples=workers)
+        output = replace(config.output, dry_run=dry)
         asked = replace(config, calibration=calibration, finetune=finetune, resources=resources)
-        assert run_sweep(asked) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            without_ray(patch)
+            assert run_sweep(replace(asked, output=output)) == 0
         out = capsys.readouterr().out.splitlines()
         told = [i for i, line in enumerate(out) if "step of training" in line]
         return [line.strip() for i in told for line in out[i : i + 2]]
@@ -191,6 +195,9 @@ def test_workers_without_a_window_in_each_step_are_told(config, timed, capsys):
         "--finetune.batch-tokens 96 gives each worker one, and changes numbers",
     ]
     assert lines(3, 96) == lines(1, 32) == []
+    planned = lines(2, 32)
+    assert planned[0].endswith("1 window for 2 workers (1 idle);")
+    assert lines(2, 32, dry=False) == planned and lines(2, 32) == []
     # A round of two windows has none for a third worker.
     assert lines(3, 96, tokens=64) == [
         "a step of training has 2 windows for 3 workers (1 idle);",
