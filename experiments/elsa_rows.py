@@ -16,7 +16,7 @@ from orchestrator.store.files import replace_file
 
 COLUMNS = ("tokens", "text", "seed", "sparsity", "method", "regime", "training", "perplexity")
 BEFORE = {"adaptive": ", adaptive 1", "adaptive 2": ", 128 steps"}
-"""End of the name of a line whose rows have such a training, which the present one follows."""
+"""Ends of the names of lines, by the training of their rows; the present training has none."""
 
 Cell = tuple[str, ...]
 """The columns of a row without its perplexity."""

@@ -259,7 +259,7 @@ class ModelPlanner:
     ) -> Finetune:
         """Return the work of a round of training, with the text that a rate is chosen on."""
         model = self.model
-        # With one rate here the text is there for the choice of the other kind of training.
+        # Masked training with one rate chooses nothing: the text is for the rates of the other.
         is_others = self.grid.joins and len(training.lrs) <= 1
         assert model.finetune is not None
         return Finetune(
