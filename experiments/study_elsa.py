@@ -39,6 +39,7 @@ from core.joint_config import JointConfig
 from orchestrator.blocks import BlocksConfig
 from orchestrator.cli import guarded, run
 from orchestrator.config import GridConfig, OutputConfig, SweepConfig
+from orchestrator.results import collection
 from orchestrator.results.parquet import read_rows
 from orchestrator.store.files import replace_file
 
@@ -68,7 +69,6 @@ ADAPTIVE = "adaptive 2, 512 steps"
 """Training of methods that prune layer by layer. Rows of `adaptive` are of the first version: it
 reconstructed up to 1 nat whatever the tokens, also models that had learned predictions before.
 Rows of `adaptive 2` are of rounds that took 128 steps, where these take 512."""
-TABLE = "results.parquet"
 KL = {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0}
 
 
@@ -96,7 +96,7 @@ class Piece:
     def rows(self, out_dir: str) -> Iterator[Cell]:
         """Yield the rows of its cells that are done, after its sweep was the last one to run."""
         wanted, [text] = self.cells(), self.config.eval.texts
-        file = os.path.join(out_dir, TABLE)
+        file = os.path.join(out_dir, collection.FILE)
         for row in read_rows(file) if os.path.exists(file) else ():
             # Rows of other sweeps of the store may differ in rate and penalty alone.
             if row["status"] != "done" or not row["in_current_grid"] or row["eval_text"] != text:
@@ -206,7 +206,7 @@ def by_line(known: Rows) -> Lines:
             setting = chosen(known, int(tokens), float(sparsity))
             if setting is None or training != label(setting):
                 continue
-        before = "" if method == "elsa" else BEFORE.get(training, "")
+        before = "" if method == "elsa" or training == ADAPTIVE else BEFORE[training]
         line = lines[int(tokens), f"{method} {regime}{before}"]
         line.setdefault(float(sparsity), []).append(value)
     return dict(sorted(lines.items()))
@@ -235,7 +235,7 @@ def main() -> int:
 
 def written_at(out_dir: str) -> int | None:
     """Return the time at which a sweep last wrote its table; None if there is none."""
-    file = Path(out_dir, TABLE)
+    file = Path(out_dir, collection.FILE)
     return file.stat().st_mtime_ns if file.exists() else None
 
 

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--blocks", nargs="+", type=int, help="compare in these blocks only")
     parser.add_argument("--original-alps", type=Path, metavar="CHECKOUT")
     flags = parser.parse_args()
-    targets = [Target.structured(t) if ":" in t else Target(float(t)) for t in flags.targets]
+    targets = targets_of(flags.targets)
     solvers = {name: solver_of(name) for name in flags.methods}
     if flags.original_alps is not None:
         solvers = {flags.methods[0]: solvers[flags.methods[0]]}
@@ -68,6 +68,11 @@ def main() -> None:
                 compare(list(solvers.values()), group, held_out, ratios, seconds)
             print(f"block {index}", file=sys.stderr, flush=True)
     report(list(solvers), ratios, seconds)
+
+
+def targets_of(told: Sequence[str]) -> list[Target]:
+    """Return the targets of a flag: sparsities and N:M."""
+    return [Target.structured(one) if ":" in one else Target(float(one)) for one in told]
 
 
 def solver_of(name: str) -> Solver:

@@ -11,25 +11,23 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, final
 
 import torch
+from compare_errors import targets_of
 from original_alps import Solver, original_alps
-from plain_loop import MICRO_BATCH, PlainLoop
+from plain_loop import PlainLoop
 from torch import Tensor
 
-from core.activations import Calibration
 from core.config import FinetuneConfig, PruneConfig
 from core.methods import METHODS, Method
 from core.pruners import PRUNERS
 from core.pruners.hessian import Hessian
 from core.pruners.pruner import Pruned, Pruner, Solution, Statistic
 from core.ranks import Ranks
-from core.sequential import prune_
 from core.split.costs import Work
 from core.targets import Target
 
@@ -76,16 +74,14 @@ def main() -> None:
     }
     print(f"| ALPS | {' | '.join(flags.targets)} | seconds |")
     print(f"|---|{'---:|' * (len(flags.targets) + 1)}")
-    calibration = Calibration(loop.calibration, MICRO_BATCH, torch.float32)
     for name, pruner in pruners.items():
-        found, seconds = [], 0.0
-        for told in flags.targets:
-            target = Target.structured(told) if ":" in told else Target(float(told))
-            model, start = copy.deepcopy(loop.dense), time.perf_counter()
-            prune_(model, pruner, target, loop.ranks, calibration)
-            seconds += time.perf_counter() - start
+        found = []
+        loop.seconds.clear()
+        for target in targets_of(flags.targets):
+            model = copy.deepcopy(loop.dense)
+            loop.prune_by(pruner, model, target, {})
             found.append(f"{loop.perplexity(model, loop.test):.2f}")
-        print(f"| {name} | {' | '.join(found)} | {seconds:.0f} |", flush=True)
+        print(f"| {name} | {' | '.join(found)} | {loop.seconds['prune']:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

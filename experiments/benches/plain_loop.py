@@ -34,7 +34,7 @@ from core.models.mask_files import Masks
 from core.models.sources import EMBEDDED, resolve_model
 from core.models.tokenizers import load_tokenizer
 from core.precision import DTYPES, training_dtype
-from core.pruners import make_pruner
+from core.pruners import Pruner, make_pruner
 from core.ranks import Ranks
 from core.sequential import prune_
 from core.targets import Target
@@ -83,12 +83,15 @@ class PlainLoop:
 
     def prune(self, model: PreTrainedModel, method: str, sparsity: float, masks: Masks) -> Masks:
         """Prune a model in place; return its masks."""
+        return self.prune_by(make_pruner(method, PruneConfig()), model, Target(sparsity), masks)
+
+    def prune_by(
+        self, pruner: Pruner, model: PreTrainedModel, target: Target, masks: Masks
+    ) -> Masks:
+        """Prune a model in place by any pruner; return its masks."""
         with self.timed("prune"):
             calibration = Calibration(self.calibration, MICRO_BATCH, torch.float32)
-            pruner = make_pruner(method, PruneConfig())
-            return prune_(
-                model, pruner, Target(sparsity), self.ranks, calibration, masks or None
-            ).masks
+            return prune_(model, pruner, target, self.ranks, calibration, masks or None).masks
 
     def windows(self, index: int) -> Tensor:
         """Return the training windows of a round."""
