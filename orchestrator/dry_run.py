@@ -143,8 +143,7 @@ def describe_model(sweep: Sweep, texts: Texts, model: ResolvedModel, at_once: in
 def step_lines(stages: Sequence[Stage], workers: int) -> list[str]:
     """Return what to do where an optimizer step has fewer windows than workers share it."""
     rounds = [each for stage in stages for each in trained_rounds(stage.work) if each.learns]
-    counts = [min(each.step_windows(), each.num_windows) for each in rounds]
-    least = min(counts, default=workers)
+    least = min((each.step_windows for each in rounds), default=workers)
     if least >= workers:
         return []
     tokens = workers * max(each.text.seq_len for each in rounds)

@@ -62,8 +62,8 @@ def run_sweep(config: SweepConfig) -> int:
         print(describe_plan(sweep, texts, trials, planned))
         return 0
     mark(sweep.store)
-    to_train = [sweep.plan.stages[stage] for stage in sorted(sweep.needed)]
-    for line in (*lines_left_out(config), *step_lines(to_train, resources.num_workers)):
+    to_run = [sweep.plan.stages[stage] for stage in sweep.needed]
+    for line in (*lines_left_out(config), *step_lines(to_run, resources.num_workers)):
         print(line, flush=True)
     sweep.store.save_indexes()
     sweep.store.stages.set_aside(sweep.found.damaged)

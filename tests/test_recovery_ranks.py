@@ -31,6 +31,7 @@ from core.training import lora
 from core.training.finetune import finetune_
 from core.training.loop import Loop
 from core.training.optimizer import MaskedAdamW
+from core.training.reconstruction import Chain
 
 STEPS = 8
 # Odd sizes: neither 321 and 61 rows nor the windows of a batch split evenly over two ranks.
@@ -235,3 +236,12 @@ def test_saved_by_two_ranks_zeros_and_ties_are_kept(folder, both, case):
     assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
     for name, tensor in both[0][case]["through"]["weights"].items():
         assert torch.equal(loaded.get_parameter(name), tensor), name
+
+
+def test_windows_of_small_steps_go_to_the_ranks_in_turn():
+    """Otherwise the first rank would hold the hidden states of a whole round."""
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"])
+    batches = torch.arange(32).view(4, 8).split(1)
+    loops = [Loop(Ranks(rank, 2, torch.device("cpu")), micro_batch=8) for rank in range(2)]
+    held = [[len(pieces) for pieces in Chain(model, batches, loop).hidden] for loop in loops]
+    assert held == [[1, 0, 1, 0], [0, 1, 0, 1]]

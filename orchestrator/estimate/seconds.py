@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from orchestrator.estimate.model_cost import ModelCost
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.stages import Stage
+from orchestrator.plan.training_kinds import trained_rounds
 
 STAGE_SECONDS = 0.3
 """Seconds around a stage of a small model, measured: hashing, manifest, row."""
@@ -50,8 +51,8 @@ def compute_seconds(cost: ModelCost, stage: Stage, text_tokens: int) -> float:
     operations = stage.work.operations(cost, text_tokens)
     found = sum(count / cost.rate(*work) for work, count in operations.items())
     workers: float = cost.num_workers
-    if windows := stage.work.step_windows():
-        workers = windows / -(-windows // cost.num_workers)
+    for each in trained_rounds(stage.work):
+        workers = each.step_windows / -(-each.step_windows // cost.num_workers)
     return found / workers + stage.work.further_seconds(cost)
 
 

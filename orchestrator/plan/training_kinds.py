@@ -103,13 +103,14 @@ class Finetune(Work):
         """Windows of the round; a budget holds whole windows."""
         return self.tokens // self.text.seq_len
 
+    @property
+    def step_windows(self) -> int:
+        """Windows of an optimizer step: at least one, and no more than the round has."""
+        return max(1, min(self.num_windows, self.batch_tokens // self.text.seq_len))
+
     def training_draw(self) -> TrainingDraw:
         """Return the windows of this round."""
         return TrainingDraw(self.text, self.num_windows, self.seed, self.round)
-
-    def step_windows(self) -> int:
-        """Return the windows of an optimizer step."""
-        return max(1, self.batch_tokens // self.text.seq_len)
 
     def operations(self, model: Counts, text_tokens: int) -> Operations:
         """Return forward and backward passes for each learning rate.
@@ -132,7 +133,7 @@ class Finetune(Work):
         """Return what the optimizer takes to move weights and moments."""
         if not self.learns:
             return 0.0
-        steps = -(-self.num_windows // self.step_windows())
+        steps = -(-self.num_windows // self.step_windows)
         return model.optimizer_seconds(max(1, len(self.training.lrs)) * steps)
 
 
@@ -199,10 +200,6 @@ class Joint(Work):
     def training_draw(self) -> TrainingDraw:
         """Return the windows that it trains on."""
         return self.round.training_draw()
-
-    def step_windows(self) -> int:
-        """Return the windows of an optimizer step."""
-        return self.round.step_windows()
 
     def operations(self, model: Counts, text_tokens: int) -> Operations:
         """Return forward and backward passes for each learning rate."""

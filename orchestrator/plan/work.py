@@ -89,10 +89,6 @@ class Work:
         """Return the windows that the stage trains on; None where it does not train."""
         return None
 
-    def step_windows(self) -> int:
-        """Return the windows of an optimizer step; 0 where the stage does not train."""
-        return 0
-
     def operations(self, model: Counts, text_tokens: int) -> Operations:
         """Return the operations that the stage takes.
 

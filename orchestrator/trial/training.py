@@ -228,7 +228,7 @@ class Round:
                 save_every_seconds=space.job.limits.checkpoint_seconds,
                 save_now=space.notice.save_now,
             )
-            batches = windows.split(work.step_windows())
+            batches = windows.split(work.step_windows)
             whole = self.stage.work
             if isinstance(whole, Joint):
                 aim = Aim(whole.target, self.training, whole.joint)
