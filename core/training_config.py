@@ -15,8 +15,7 @@ DEFAULT_LR = 3e-4
 GAP_TOKENS = 4_096
 """Tokens on which `adaptive` measures the gap, at least one window: the first of the round."""
 SHORT_ROUND = 32_768
-"""Tokens of a round up to which `adaptive` reconstructs where the gap is at most 1 nat. In longer
-rounds this limit falls with the square root of the tokens."""
+"""Tokens up to which `adaptive` trains the first round of a branch as it always has."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Training:
     """`next_token`: loss of the next token; `reconstruct`: train the two halves of each block, one
     after the other, to give the outputs of the dense block (arXiv 2510.14444). `adaptive` measures
     before each round how far the predictions are from those of the dense model. Up to 1 nat a token
-    (less in a round of more than 32,768 tokens) it reconstructs. Above it, it learns these
+    (less in a round of more than 49,152 tokens) it reconstructs. Above it, it learns these
     predictions, and goes on with them in the later rounds of the branch. A larger gap gets a larger
     learning rate, and a round that does not lower the gap is taken back."""
     distill: bool = False

@@ -15,7 +15,11 @@ from orchestrator.results.numbers import format_perplexity, mean_and_std
 from orchestrator.store.files import replace_file
 
 COLUMNS = ("tokens", "text", "seed", "sparsity", "method", "regime", "training", "perplexity")
-BEFORE = {"adaptive": ", adaptive 1", "adaptive 2": ", 128 steps"}
+BEFORE = {
+    "adaptive": ", adaptive 1",
+    "adaptive 2": ", 128 steps",
+    "adaptive 2, 512 steps": ", adaptive 2",
+}
 """Ends of the names of lines, by the training of their rows; the present training has none."""
 
 Cell = tuple[str, ...]

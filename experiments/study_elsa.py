@@ -30,6 +30,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from elsa_rows import BEFORE, Cell, Lines, Rows, add_rows, drawn, known_rows, table
@@ -54,6 +55,7 @@ PARTS = {
     "four": (4_194_304, SEEDS[:1], (HIGH, LOW[1:])),
 }
 """Tokens a cell, seeds and sparsities of each part."""
+LAYER_METHODS = ("sparsegpt", "alps")
 TRIED = {
     262_144: {
         HIGH: ((3e-3, 0.003), (3e-3, 0.001), (3e-3, 0.0003), (2e-3, 0.001), (5e-3, 0.001)),
@@ -65,10 +67,11 @@ TRIED = {
     },
 }
 """Rates and penalties to choose from, by tokens; more tokens begin near the choice of fewer."""
-ADAPTIVE = "adaptive 2, 512 steps"
+ADAPTIVE = "adaptive 3"
 """Training of methods that prune layer by layer. Rows of `adaptive` are of the first version: it
 reconstructed up to 1 nat whatever the tokens, also models that had learned predictions before.
-Rows of `adaptive 2` are of rounds that took 128 steps, where these take 512."""
+Rows of `adaptive 2` reconstruct up to a limit that falls with the root of the tokens, where it now
+falls with the tokens; their rounds took 128 steps or, where it is said, 512 as they do now."""
 KL = {"distill": True, "distill_mix": 1.0, "distill_temperature": 1.0}
 
 
@@ -129,16 +132,12 @@ def label(setting: tuple[float, float]) -> str:
     return f"KL, rate {lr}, penalty {penalty}"
 
 
-def layer_piece(regime: str, tokens: int, seed: int, *sparsities: float) -> Piece:
-    """Return the sweep of methods that prune layer by layer and then train."""
+def layer_piece(regime: str, tokens: int, method: str, sparsity: float, seed: int) -> Piece:
+    """Return the cell of a method that prunes layer by layer and then trains."""
     rounds = {"schedule": "cubic", "num_rounds": 4} if regime == "iterative" else {}
     config = SweepConfig(
         grid=GridConfig(
-            methods=("sparsegpt", "alps"),
-            regimes=(regime,),
-            sparsities=sparsities,
-            seeds=(seed,),
-            **rounds,
+            methods=(method,), regimes=(regime,), sparsities=(sparsity,), seeds=(seed,), **rounds
         ),
         finetune=FinetuneConfig(objective="adaptive", tokens=tokens, budget="total"),
         eval=EvalConfig(texts=(TEST,)),
@@ -190,7 +189,8 @@ def sweeps(part: str, seeds: list[int], file: Path) -> Iterator[list[Piece]]:
     ]
     for regime in ("iterative", "finetune"):
         for group in groups:
-            yield [layer_piece(regime, tokens, seed, *group) for seed in wanted]
+            cells = product(LAYER_METHODS, group, wanted)
+            yield [layer_piece(regime, tokens, *cell) for cell in cells]
 
 
 def by_line(known: Rows) -> Lines:

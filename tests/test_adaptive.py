@@ -100,8 +100,8 @@ def test_a_small_gap_is_reconstructed_and_a_large_one_distilled():
     )
 
 
-def test_the_limit_falls_with_the_root_of_the_tokens_of_long_rounds_alone():
-    limits = {64: 1.0, 1: 1.0, 0.25: 0.5, 0.01: 0.1}
+def test_the_limit_falls_with_the_tokens_of_long_rounds_alone():
+    limits = {64: 1.0, 1: 1.0, 0.67: 1.0, 0.25: 0.375, 0.01: 0.015}
     for share, limit in limits.items():
         tokens = round(SHORT_ROUND / share)
         below, above = 0.999 * limit * SMALL_GAP, 1.001 * limit * SMALL_GAP
@@ -152,14 +152,17 @@ def test_joint_training_keeps_its_identity_beside_it():
 
 
 def test_the_version_rises_where_numbers_can_differ_and_nowhere_else():
+    # By whether the round is a later one, and then a long one.
+    versions = {(False, False): 1, (True, False): 2, (False, True): 3, (True, True): 3}
     found = set()
     for tokens in (SHORT_ROUND, SHORT_ROUND + 16):
         plan = plan_of(FinetuneConfig(objective="adaptive"), finetune_tokens=tokens)
         for stage in plan.stages.values():
             if isinstance(work := stage.work, Finetune):
-                differs = not work.is_control and (work.round > 1 or tokens > SHORT_ROUND)
-                assert stage.fields["objective_version"] == 1 + differs
-                found.add((work.is_control, work.round > 1, tokens > SHORT_ROUND))
+                place = work.round > 1, tokens > SHORT_ROUND
+                expected = 1 if work.is_control else versions[place]
+                assert stage.fields["objective_version"] == expected
+                found.add((work.is_control, *place))
     assert len(found) == 8
     others = plan_of(FinetuneConfig(objective="reconstruct"), finetune_tokens=2 * SHORT_ROUND)
     versions = {
@@ -327,7 +330,7 @@ def test_the_limit_of_a_round_follows_its_own_tokens(
 
     row, before = told(tmp_path / "a")
     limit = share * before["gap_before"]
-    monkeypatch.setattr(adaptive, "SHORT_ROUND", row["num_finetune_tokens"] * limit**2)
+    monkeypatch.setattr(adaptive, "SMALL_GAP_TOKENS", row["num_finetune_tokens"] * limit)
     assert told(tmp_path / "b")[1]["objective"] == objective
 
 

@@ -146,7 +146,8 @@ def test_rows_of_an_earlier_sweep_of_the_store_are_not_its_own(study, monkeypatc
 def test_a_sweep_that_never_began_adds_no_row_of_the_one_before(
     study, monkeypatch, tmp_path, begins
 ):
-    piece, table = study["layer_piece"]("iterative", SHORT, 0, 0.9), tmp_path / "results.parquet"
+    piece = study["layer_piece"]("iterative", SHORT, "alps", 0.9, 0)
+    table = tmp_path / "results.parquet"
     table.touch()
     row = {"status": "done", "eval_text": "embedded", "seed": 0, "sparsity": 0.9, "method": "alps"}
     row |= {"regime": "iterative", "num_finetune_tokens": SHORT}

@@ -135,10 +135,13 @@ def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     bench = Bench(flags.method, flags.tokens)
     stream = bench.test if flags.test else bench.validation
-    before = [bench.perplexity(bench.oneshot(s)[0], stream) for s in flags.sparsities]
+    pruned = [bench.oneshot(sparsity)[0] for sparsity in flags.sparsities]
+    before = [bench.perplexity(model, stream) for model in pruned]
+    gaps = [bench.start_of(model, bench.windows(1)).gap for model in pruned]
     print(f"| {flags.method} {flags.regime} | {' | '.join(map(str, flags.sparsities))} | seconds |")
     print(f"|---{'|---:' * (len(before) + 1)}|")
-    print(f"| untrained, pruned at once | {' | '.join(f'{p:.2f}' for p in before)} | |", flush=True)
+    print(f"| untrained, pruned at once | {' | '.join(f'{p:.2f}' for p in before)} | |")
+    print(f"| its gap | {' | '.join(f'{gap:.3f}' for gap in gaps)} | |", flush=True)
     for text in flags.recipes:
         start = time.perf_counter()
         recipe = [Phase.parse(part) for part in text.split(",")]

@@ -21,8 +21,9 @@ TRAINING_VERSIONS = {"objective": 1, "distill": 1, "trainable": 1, "mixed_precis
 
 Raise a version of this file whenever the numbers that it stands for change.
 """
-ADAPTIVE_VERSION = 2
-"""Version of the objective `adaptive`, where its numbers can differ from those of the first."""
+LONG_ROUND_VERSION, LATER_ROUND_VERSION = 3, 2
+"""Versions of the objective `adaptive` where its numbers can differ from those of the first: in
+rounds of many tokens, and in short rounds after another."""
 SPLITTING_SHARE = 1.5
 """Memory that a step of joint training moves, as a multiple of that of masked training."""
 
@@ -53,10 +54,13 @@ class Finetune(Work):
         if self.mixes_precision:
             options.add("mixed_precision")
         versions = {f"{key}_version": v for key, v in TRAINING_VERSIONS.items() if key in options}
-        # The first round of few tokens is as it was; the dense model is not trained.
-        can_differ = (self.tokens > SHORT_ROUND or self.round > 1) and not self.is_control
-        if self.training.adapts and can_differ:
-            versions["objective_version"] = ADAPTIVE_VERSION
+        # The dense model is not trained.
+        if self.training.adapts and not self.is_control:
+            # The first round of few tokens is as it was.
+            if self.tokens > SHORT_ROUND:
+                versions["objective_version"] = LONG_ROUND_VERSION
+            elif self.round > 1:
+                versions["objective_version"] = LATER_ROUND_VERSION
         choice = {} if self.validation is None else {"validation": self.validation.fields()}
         return {
             "version": FINETUNE_VERSION,
