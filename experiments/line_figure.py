@@ -32,8 +32,12 @@ class Panel:
         """Width with edges and names, in pixels."""
         return EDGE + PLOT_WIDTH + self.label_width
 
-    def drawn(self) -> str:
-        """Return the panel as elements of an SVG."""
+    def drawn(self, colors: Mapping[str, str]) -> str:
+        """Return the panel as elements of an SVG.
+
+        Args:
+            colors: those of the lines, by name.
+        """
         places = sorted({x for line in self.lines.values() for x in line})
         values = [value for line in self.lines.values() for value in line.values()]
         low, high = min(values), max(max(values), min(values) * 1.01)
@@ -50,7 +54,8 @@ class Panel:
         parts += [text(EDGE - 8, at(places[0], v)[1], f"{v:.4g}", "end") for v in (low, high)]
         ends = {name: at(*max(line.items())) for name, line in self.lines.items()}
         heights = apart({name: y for name, (_, y) in ends.items()})
-        for color, (name, line) in zip(itertools.cycle(SERIES), self.lines.items()):
+        for name, line in self.lines.items():
+            color = colors[name]
             points = " ".join(f"{x:.1f},{y:.1f}" for x, y in itertools.starmap(at, line.items()))
             stroke = f'fill="none" stroke="{color}" stroke-width="2"'
             parts.append(f'<polyline points="{points}" {stroke}/>')
@@ -59,10 +64,13 @@ class Panel:
 
 
 def figure(panels: Sequence[Panel]) -> str:
-    """Return panels side by side as one SVG."""
+    """Return panels side by side as one SVG; lines of one name have one color."""
+    names = dict.fromkeys(name for panel in panels for name in panel.lines)
+    colors = dict(zip(names, itertools.cycle(SERIES)))
     left = [0, *itertools.accumulate(panel.width for panel in panels)]
     parts = [
-        f'<g transform="translate({x} 0)">{panel.drawn()}</g>' for x, panel in zip(left, panels)
+        f'<g transform="translate({x} 0)">{panel.drawn(colors)}</g>'
+        for x, panel in zip(left, panels)
     ]
     size = f'width="{left[-1]}" height="{HEIGHT}" font-family="sans-serif" font-size="11"'
     start = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'

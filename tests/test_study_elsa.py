@@ -20,7 +20,8 @@ SHORT = 262_144
 @pytest.fixture
 def study(monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)
-    return runpy.run_path(str(EXPERIMENTS / "study_elsa.py"))
+    names = runpy.run_path(str(EXPERIMENTS / "study_elsa.py"))
+    return {**names["drawn"].__globals__, **names}
 
 
 @pytest.fixture
@@ -110,6 +111,14 @@ def test_rows_of_the_training_before_have_a_line_of_their_own_and_give_way_in_th
     assert "," not in "".join(re.findall(">(alps[^<]*)<", study["drawn"](lines)))
     alone = {key: line for key, line in lines.items() if key[1].endswith("adaptive 1")}
     assert "alps iterative, adaptive 1" in study["drawn"](alone)
+
+
+def test_a_line_has_one_color_in_all_panels(study):
+    alone, both = {"b": {0.5: 2.0}}, {"a": {0.5: 1.0}, "b": {0.5: 2.0}}
+    drawn = study["figure"]([study["Panel"]("one", lines) for lines in (alone, both)])
+    colors = re.findall(r'fill="([^"]+)">(a|b)<', drawn)
+    assert sorted(name for _, name in colors) == ["a", "b", "b"]
+    assert len(set(colors)) == 2 == len({color for color, _ in colors})
 
 
 def test_rows_of_other_settings_and_of_validation_text_are_not_drawn(study, write):
