@@ -24,8 +24,8 @@ class Training:
 
     lr: float | tuple[float, ...] | None = None
     """Peak learning rate of AdamW. With several, each round keeps the one that has the lowest loss
-    on --finetune.validation; rows count the tokens of that one alone. By default 3e-4; `adaptive`
-    sets it by the damage."""
+    on --finetune.validation. Of a row, `num_finetune_tokens` counts the tokens of that one, and
+    `num_tried_tokens` those of all. By default 3e-4; `adaptive` sets it by the damage."""
     warmup_frac: float = 0.1
     """Share of the steps in which the learning rate rises, 0 to 1. Then it falls linearly to 0."""
     weight_decay: float = 0.0

@@ -143,6 +143,7 @@ def test_the_rate_with_the_lowest_validation_loss_keeps_its_masks(tiny_opt_dir, 
     metrics = sweep.store.stages.at(row["stage_id"]).manifest()["metrics"]
     losses = metrics["validation_losses"]
     assert row["finetune_lr"] == float(min(losses, key=losses.__getitem__))
+    assert row["num_tried_tokens"] == 2 * row["num_finetune_tokens"] == 2 * 512
     weights, masks = stored(folder, row)
     assert all(not weights[f"{name}.weight"][~mask].any() for name, mask in masks.items())
 

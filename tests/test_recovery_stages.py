@@ -108,8 +108,10 @@ def test_every_kind_of_training_walks_every_regime(tiny_opt_dir, texts, tmp_path
             {k: v for k, v in row.items() if not k.startswith("_")} | {"in_current_grid": True}
         )
         rounds = row["round"]
-        # Of several learning rates only the tokens behind the weights that were kept count.
+        # Of several learning rates only the tokens behind the weights that were kept count here.
         assert row["num_finetune_tokens"] == 512 * rounds
+        tried = 512 * rounds * len(config.finetune.lrs) if name == "rates" else None
+        assert row.get("num_tried_tokens") == tried
         assert math.isfinite(row["perplexity"])
         settings = json.loads(row["finetune_settings"] or "{}")
         assert settings.keys() == SETTINGS[name].keys() - {"distill_mix"}

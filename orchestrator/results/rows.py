@@ -241,9 +241,11 @@ def training_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str,
     """Return the tokens of all rounds, the last rate, and what differs from plain training."""
     works = [(s, job.stage(s).work) for s in cell.stages]
     rounds = [(s, each) for s, work in works for each in trained_rounds(work)]
-    tokens = sum(metrics.get(s, {}).get("num_tokens", 0) for s, _ in rounds)
+    counts = [(metrics.get(s, {}).get("num_tokens", 0), work.training.lrs) for s, work in rounds]
+    tokens = sum(count for count, _ in counts)
     if not rounds:
         return {"num_finetune_tokens": tokens}
+    tried = sum(count * max(1, len(rates)) for count, rates in counts)
     stage_id, work = rounds[-1]
     fields, rates = work.training.fields(), work.training.lrs
     settings = {name: fields[name] for name in TRAINING_COLUMNS if name in fields}
@@ -258,6 +260,7 @@ def training_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str,
         "num_finetune_tokens": tokens,
         "finetune_lr": chosen,
         "finetune_settings": json.dumps(settings, sort_keys=True) if settings else None,
+        **({"num_tried_tokens": tried} if tried != tokens else {}),
         **({"finetune_rounds": json.dumps(told)} if told else {}),
     }
 

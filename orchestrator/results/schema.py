@@ -80,6 +80,7 @@ FURTHER: dict[str, pa.DataType] = {
     "environment": _TEXT,
     "lm_eval_version": _TEXT,
     "window_start": _TEXT,
+    "num_tried_tokens": _COUNT,
     "finetune_rounds": _TEXT,
     "within": pa.list_(_REAL),
     "searched": pa.bool_(),
@@ -89,6 +90,7 @@ FURTHER: dict[str, pa.DataType] = {
 evaluation recorded, such as the hash of its sources, threads, TF32 and the attention's
 implementation. `lm_eval_version`: version of the harness behind the columns of tasks.
 `window_start`: `bos` where every window of calibration, training and evaluation begins with it.
+`num_tried_tokens`: training tokens of all learning rates together, where a cell tried several.
 `finetune_rounds`: JSON of what adaptive training measured and chose, a list with each round.
 `within`: ratios to dense that the current sweep searches for, in all rows of its grid. `searched`:
 true in rows of cells that only its search has asked for. `also`: JSON list of columns, those of
