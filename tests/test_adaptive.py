@@ -151,7 +151,7 @@ def test_joint_training_keeps_its_identity_beside_it():
     assert joint.training(ADAPTIVE) == plain
 
 
-def test_the_version_rises_where_numbers_can_differ_and_nowhere_else():
+def test_the_version_rises_in_long_rounds_and_later_ones_and_nowhere_else():
     # By whether the round is a later one, and then a long one.
     versions = {(False, False): 1, (True, False): 2, (False, True): 3, (True, True): 3}
     found = set()
@@ -244,6 +244,7 @@ def test_a_round_that_does_not_lower_the_gap_is_taken_back(
         (told,) = json.loads(row["finetune_rounds"])
         assert told["taken_back"] and not (told["gap_after"] or math.inf) < told["gap_before"]
         assert row["perplexity"] == row["perplexity_before_finetune"]
+        assert row["num_finetune_tokens"] == 512, "what was trained in vain counts"
 
 
 def iterative_rounds(sweep) -> list[dict]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.blocks import blocks_of
+
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 SHORT = 262_144
 
@@ -96,6 +98,8 @@ def test_seeds_run_in_one_sweep_whose_pieces_share_no_cell_and_finetune_comes_la
     ] * len(tests)
     regimes = [sweep[0].config.grid.regimes for sweep in tests]
     assert regimes == [("joint",), *[("iterative",)] * 2, *[("finetune",)] * 2]
+    for sweep in tests[1:]:
+        assert all(len(piece.cells()) == 1 for piece in sweep), "a cell can run alone"
 
 
 def test_rows_of_the_training_before_have_a_line_of_their_own_and_give_way_in_the_figure(study):
@@ -176,6 +180,19 @@ def test_a_sweep_that_never_began_adds_no_row_of_the_one_before(
     with pytest.raises(ValueError, match="not there"):
         study["study"](argparse.Namespace(**flags, rows=rows, figure=tmp_path / "f.svg"))
     assert list(study["known_rows"](rows).values()) == [40.0] * begins
+
+
+def test_missing_cells_alone_are_run(study, monkeypatch, tmp_path, write):
+    known, missing = (study["layer_piece"]("iterative", SHORT, "alps", s, 0) for s in (0.9, 0.95))
+    ran = []
+    names = study["study"].__globals__
+    monkeypatch.setitem(names, "run", lambda config: ran.append(config) or 0)
+    monkeypatch.setitem(names, "sweeps", lambda *given: iter([[known, missing], [known]]))
+    flags = {"parts": ["short"], "seeds": [0], "minutes": 1.0, "out_dir": str(tmp_path)}
+    flags |= {"rows": write((known, 40.0)), "figure": tmp_path / "f.svg"}
+    assert study["study"](argparse.Namespace(**flags)) == 0
+    [config] = ran
+    assert (config.grid.sparsities, blocks_of(config)) == ((0.95,), (config,))
 
 
 def test_a_folder_that_holds_something_else_is_refused_in_one_line(tmp_path):

@@ -23,7 +23,7 @@ SMALL_GAP = 1.0
 """Gap in nats a token up to which blocks are reconstructed in a short round."""
 SMALL_GAP_TOKENS = 1.5 * SHORT_ROUND
 """Gap times tokens of the round up to which they are in a longer one. Both objectives do equally
-well at a gap of 0.4 to 1.7 nats with 65,536 tokens, 0.1 to 0.5 with 131,072, 0.12 to 0.35 with
+well at a gap of 0.4 to 1.7 nats with 65,536 tokens, 0.1 to 0.7 with 131,072, 0.12 to 0.35 with
 262,144, and below 0.05 with 1,048,576."""
 WIDTH = 160
 """Hidden size of the model that the rates are for. Those of wider models are lower by the ratio of

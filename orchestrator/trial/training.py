@@ -113,7 +113,8 @@ def recover_adaptively(
         if not math.isfinite(before):
             raise
         logger.warning("a round is taken back: %s", failed)
-        metrics, after = {"num_tokens": 0, "losses": [], "num_steps": 0}, math.nan
+        metrics = {"num_tokens": windows.numel(), "losses": [], "num_steps": 0}
+        after = math.nan
     told = after if math.isfinite(after) else None
     return {**chosen, "gap_after": told, "taken_back": not after < before, **metrics}
 
