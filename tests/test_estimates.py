@@ -166,6 +166,20 @@ def test_offloaded_shards_leave_two_blocks_on_the_card(opt_1b):
     assert memory.memory(offloaded, True, 4, 2048) < memory.memory(opt_1b, True, 4, 2048)
 
 
+def test_joint_training_keeps_no_dense_model_on_the_card_beside_adaptive_rounds(opt_1b):
+    plain, adaptive = (
+        memory.phases(
+            dataclasses.replace(opt_1b, cpu_offload=True, joins=True, finetune=training),
+            True,
+            1,
+            2048,
+        )
+        for training in (Training(), Training(objective="adaptive"))
+    )
+    assert adaptive["joint"] == plain["joint"]
+    assert adaptive["finetune"]["weights"] == 2 * plain["finetune"]["weights"]
+
+
 def test_memory_is_the_largest_phase(opt_1b):
     phases = memory.phases(opt_1b, True, 2, 2048)
     assert memory.memory(opt_1b, True, 2, 2048) == max(

@@ -84,7 +84,8 @@ def offloaded_parts(cost: ModelCost, parts: dict[str, float], width: int) -> dic
     """
     block = cost.block_parameters / cost.facts.num_blocks
     outside = cost.facts.num_parameters - cost.block_parameters
-    learns = cost.finetune.distill or cost.finetune.adapts
+    # Joint training, the one with copies, never adapts.
+    learns = cost.finetune.distill or (cost.finetune.adapts and "copies" not in parts)
     models = 2 if learns and "adam" in parts else 1
     most = {
         # Shards on the way; the part `gathered` has what they become.
