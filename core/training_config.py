@@ -94,6 +94,11 @@ class Training:
         return self.lr if isinstance(self.lr, tuple) else (self.lr,)
 
     @property
+    def num_trainings(self) -> int:
+        """Times that a round trains: once for each learning rate, or with the one that it sets."""
+        return max(1, len(self.lrs))
+
+    @property
     def adapts(self) -> bool:
         """True if each round chooses its objective by the damage."""
         return self.objective == "adaptive"

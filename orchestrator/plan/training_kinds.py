@@ -131,14 +131,14 @@ class Finetune(Work):
         else:
             passes = 4 if training.distill else 3
             once = model.forward_operations(self.tokens, seq_len) * passes
-        return {("training", self.dtype): max(1, len(training.lrs)) * once}
+        return {("training", self.dtype): training.num_trainings * once}
 
     def further_seconds(self, model: Counts) -> float:
         """Return what the optimizer takes to move weights and moments."""
         if not self.learns:
             return 0.0
         steps = -(-self.num_windows // self.step_windows)
-        return model.optimizer_seconds(max(1, len(self.training.lrs)) * steps)
+        return model.optimizer_seconds(self.training.num_trainings * steps)
 
 
 @dataclass(frozen=True)

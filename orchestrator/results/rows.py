@@ -241,11 +241,11 @@ def training_columns(job: Job, cell: Cell, metrics: dict[str, Any]) -> dict[str,
     """Return the tokens of all rounds, the last rate, and what differs from plain training."""
     works = [(s, job.stage(s).work) for s in cell.stages]
     rounds = [(s, each) for s, work in works for each in trained_rounds(work)]
-    counts = [(metrics.get(s, {}).get("num_tokens", 0), work.training.lrs) for s, work in rounds]
-    tokens = sum(count for count, _ in counts)
+    counts = [metrics.get(s, {}).get("num_tokens", 0) for s, _ in rounds]
+    tokens = sum(counts)
     if not rounds:
         return {"num_finetune_tokens": tokens}
-    tried = sum(count * max(1, len(rates)) for count, rates in counts)
+    tried = sum(n * work.training.num_trainings for n, (_, work) in zip(counts, rounds))
     stage_id, work = rounds[-1]
     fields, rates = work.training.fields(), work.training.lrs
     settings = {name: fields[name] for name in TRAINING_COLUMNS if name in fields}
